@@ -1,0 +1,31 @@
+// TransferAgent: how one node reads another node's blocks and tells it when it is done with them.
+import type { KvPool } from '../native.js';
+import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
+
+/** A read that ran to its end; `valid[i]` is 1 where block i arrived intact, 0 where its owner no longer holds it. */
+export interface ReadResult {
+  readonly valid: Uint8Array;
+  readonly numBytes: number;
+}
+
+/**
+ * Listens on the node's side channel (loopback unless told otherwise) for handshakes, notifications and, over tcp,
+ * reads; connects to peers on first use and keeps the connection.
+ */
+export interface TransferAgent {
+  /** Where peers reach this node: goes into `kv_transfer_params` as remote_host and remote_port. */
+  readonly host: string;
+  readonly port: number;
+  /** How a given peer's blocks are read: `shm` where its pool can be mapped, else `tcp`. Null before the first contact. */
+  transportOf(engineId: string): 'shm' | 'tcp' | null;
+  /** Rejects with PEER_FAILED when the peer cannot be reached, is another engine than expected, or is incompatible. */
+  read(pull: PullSpec, into: KvPool): Promise<ReadResult>;
+  /** Tells the owner that this node is done with what it held under `remote.requestId`. Never rejects; retries once. */
+  sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<void>;
+  /** Called for every notification that arrives. */
+  onNotif(listener: (notif: FinishedSend) => void): void;
+  /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  close(): Promise<void>;
+}

@@ -1,0 +1,13 @@
+// The Model interface: token ids and block tables in, logits out.
+import type { ForwardInput, KvPool } from '../native.js';
+
+export interface Model {
+  readonly vocabSize: number;
+  /** Longest sequence that the rotary embedding was made for. */
+  readonly maxPositionEmbeddings: number;
+  /** Shape of one KV pool block for this model. */
+  readonly kvShape: { readonly numLayers: number; readonly numKvHeads: number; readonly headDim: number };
+  /** (num_logits_rows, vocab_size) logits; writes K and V of every token into the pool. One call at a time. */
+  forward(pool: KvPool, input: ForwardInput): Promise<Float32Array>;
+  close(): void;
+}

@@ -1,0 +1,136 @@
+// The native module's typed face, and the only file that loads it. Everything is validated here, before it crosses.
+//
+// NOTE for the implementer: the interfaces below are the contract that other layers are written against.
+
+/** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`, float32, one region. */
+export interface KvPoolLayout {
+  readonly numBlocks: number;
+  readonly numLayers: number;
+  readonly numKvHeads: number;
+  readonly blockSize: number;
+  readonly headDim: number;
+}
+
+/**
+ * A node's KV blocks in a memfd, with a table of one row a block beside them (generation counter, SHA-256).
+ * Peers of the same user map it through `/proc/<pid>/fd/<fd>` and read it without asking.
+ */
+export interface KvPool {
+  readonly layout: KvPoolLayout;
+  /** num_layers * 2 * num_kv_heads * block_size * head_dim * 4 */
+  readonly blockBytes: number;
+  readonly fd: number;
+  /** Says that the block now holds exactly the tokens named by `hash` (64 hex digits). */
+  publish(blockId: number, hash: string): void;
+  /** Says that the block's contents are about to change. Call before it is written again. */
+  retract(blockId: number): void;
+  /** `hash` null = nothing published. The generation changes with every publish and retract. */
+  row(blockId: number): { readonly generation: number; readonly hash: string | null };
+  /** The block's bytes, a live view. For tests and small reads. */
+  block(blockId: number): Uint8Array;
+  /**
+   * Copies blocks out for a peer: each is copied only if its row says `hashes[i]` before and after.
+   * `data` has blockIds.length * blockBytes bytes; `valid[i]` is 1 where block i is what was asked for. Synchronous.
+   */
+  copyOut(blockIds: readonly number[], hashes: readonly string[]): { data: Uint8Array; valid: Uint8Array };
+  /** Copies `data` (blockIds.length * blockBytes bytes, in order) into the blocks. Synchronous. */
+  copyIn(blockIds: readonly number[], data: Uint8Array): void;
+  /** Unmaps and closes. Must not be called while a forward pass or a read uses the pool. Idempotent. */
+  close(): void;
+}
+
+/** A peer's pool, mapped read-only. */
+export interface PeerPool {
+  readonly layout: KvPoolLayout;
+  /**
+   * One-sided read on a native thread: copies remote block i into local block i of `into`, verified against
+   * `hashes[i]` before and after. Resolves to one byte per block: 1 = arrived intact, 0 = stale (local bytes undefined).
+   */
+  read(
+    into: KvPool,
+    remoteBlockIds: readonly number[],
+    localBlockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array>;
+  close(): void;
+}
+
+/** What the forward pass needs to know of a decoder; weights shapes follow from it. */
+export interface NativeModelConfig {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly rmsNormEps: number;
+  /** RMSNorm over head_dim on q and k before the rotary embedding (Qwen3). */
+  readonly qkNorm: boolean;
+  /** Biases on q, k, v (Qwen2). */
+  readonly attentionBias: boolean;
+  readonly tieWordEmbeddings: boolean;
+  /** (head_dim / 2) rotary inverse frequencies, any rope scaling already applied. */
+  readonly invFreq: Float32Array;
+  /** Factor on cos and sin (1 unless a rope scaling asks for another). */
+  readonly ropeAttentionScaling: number;
+}
+
+export type TensorDtype = 'F32' | 'BF16' | 'F16';
+
+/** Where one tensor lies in a safetensors file; the native module maps the file and converts. */
+export interface TensorLocation {
+  /** Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
+  readonly name: string;
+  readonly path: string;
+  readonly dtype: TensorDtype;
+  readonly shape: readonly number[];
+  /** Byte offset in the file, and length in bytes. */
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** One step's tokens, all requests flattened, no padding. */
+export interface ForwardInput {
+  /** (num_tokens) */
+  readonly tokenIds: Int32Array;
+  /** (num_tokens) */
+  readonly positions: Int32Array;
+  /** (num_requests + 1) prefix sums of tokens per request. */
+  readonly cuSeqlensQ: Int32Array;
+  /** Block tables of all requests, one after the other… */
+  readonly blockTables: Int32Array;
+  /** …and where each begins: (num_requests + 1). */
+  readonly cuBlocks: Int32Array;
+  /** (num_logits_rows) indices into tokenIds whose logits are wanted. */
+  readonly logitsIndices: Int32Array;
+}
+
+export interface NativeModel {
+  readonly config: NativeModelConfig;
+  /**
+   * Runs the whole forward pass on native threads: writes K and V of every token into the pool at
+   * `block_table[position / block_size]`, slot `position % block_size`, and resolves to (num_logits_rows, vocab_size)
+   * logits. A token's logits are bit-equal whatever else is in the batch and however its prompt was chunked.
+   * One call at a time.
+   */
+  forward(pool: KvPool, input: ForwardInput): Promise<Float32Array>;
+  /** Frees the weights and ends the threads. Idempotent; must not be called during a forward pass. */
+  close(): void;
+}
+
+export interface Native {
+  createPool(layout: KvPoolLayout): KvPool;
+  /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
+  openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool;
+  /** Maps and packs the weights on a native thread. */
+  loadModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    numThreads: number,
+  ): Promise<NativeModel>;
+  /** Which kernels were chosen on this machine, e.g. `avx512`. */
+  readonly isa: string;
+}
+
+export declare function loadNative(): Native;

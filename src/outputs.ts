@@ -1,0 +1,112 @@
+// What the layers of one engine hand each other: the plan of a step, its results, KV loads.
+
+import type { FinishedStatus, Request } from './request.js';
+import type { BlockHash, CacheQueryAnswer, KvTransferParams, PrefillStats } from './wire.js';
+
+// ---------------------------------------------------------------------------------------------- one engine step
+
+/** One request's share of a step. */
+export interface ScheduledRequest {
+  /** Read-only for the worker. Its `tokenIds` hold the tokens to run at [numComputedTokens, +numScheduledTokens). */
+  readonly request: Request;
+  /** Position of the first token to run in this step. */
+  readonly numComputedTokens: number;
+  readonly numScheduledTokens: number;
+  /** Block table: block i holds positions [i * blockSize, (i + 1) * blockSize). */
+  readonly blockIds: readonly number[];
+  /** True if the last scheduled token is the request's last known one, so that a token is sampled. */
+  readonly samples: boolean;
+}
+
+export interface SchedulerOutput {
+  readonly scheduled: readonly ScheduledRequest[];
+  readonly totalNumScheduledTokens: number;
+  /** Requests that ended since the last step; the worker drops what it keeps for them. */
+  readonly finishedRequestIds: readonly string[];
+  /** Answered in this pass, with zero scheduled tokens. */
+  readonly cacheQueryAnswers: readonly CacheQueryAnswer[];
+  readonly kvConnectorMetadata: KVConnectorMetadata | null;
+}
+
+/** One token's log probability and its alternatives, most likely first. */
+export interface TokenLogprobs {
+  readonly tokenId: number;
+  readonly logprob: number;
+  /** 1-based rank of the token among the vocabulary. */
+  readonly rank: number;
+  readonly top: readonly { readonly tokenId: number; readonly logprob: number }[];
+}
+
+export interface ModelRunnerOutput {
+  /** Request id → the token sampled in this step. */
+  readonly sampledTokenIds: ReadonlyMap<string, number>;
+  readonly logprobs: ReadonlyMap<string, TokenLogprobs>;
+  readonly kvConnectorOutput: KVConnectorOutput | null;
+}
+
+/** What one step means to the outside, per request. */
+export interface EngineCoreOutput {
+  readonly requestId: string;
+  readonly newTokenIds: readonly number[];
+  readonly newLogprobs: readonly TokenLogprobs[];
+  /** Null while the request goes on. */
+  readonly finished: FinishedStatus | null;
+  readonly stopReason: number | string | null;
+  readonly kvTransferParams: KvTransferParams | null;
+  /** Present from the output that carries the first token on. */
+  readonly prefillStats: PrefillStats | null;
+  readonly cacheQueryAnswer: CacheQueryAnswer | null;
+  /** A sentence for the client when `finished` is FINISHED_ERROR or FINISHED_IGNORED. */
+  readonly error: string | null;
+}
+
+// ---------------------------------------------------------------------------------------------- KV connector
+
+/** Where a peer's blocks can be read, from `kv_transfer_params`. */
+export interface RemoteBlocks {
+  readonly engineId: string;
+  readonly host: string;
+  readonly port: number;
+  /** The owner's id of the held blocks; named in the notification that ends the hold. */
+  readonly requestId: string;
+}
+
+/** One request's load: read these blocks, then notify. No blocks = notify only. */
+export interface PullSpec {
+  readonly requestId: string;
+  readonly remote: RemoteBlocks;
+  readonly remoteBlockIds: readonly number[];
+  readonly localBlockIds: readonly number[];
+  /** What each remote block must contain, checked before and after its copy. */
+  readonly blockHashes: readonly BlockHash[];
+}
+
+export interface KVConnectorMetadata {
+  readonly pulls: readonly PullSpec[];
+}
+
+/** End of one load, successful or not; always reported, also for an aborted request. */
+export interface FinishedPull {
+  readonly requestId: string;
+  readonly numBlocks: number;
+  readonly numBytes: number;
+  readonly transferMs: number;
+  /** `stale`: the owner no longer holds (all of) these tokens. `failed`: the peer could not be read. */
+  readonly failure: 'stale' | 'failed' | null;
+}
+
+/** A peer said that it is done with blocks held for it. */
+export interface FinishedSend {
+  /** What the peer was told as `remote_request_id`. */
+  readonly requestId: string;
+  /** Blocks that it read; 0 = it needed none. */
+  readonly numBlocks: number;
+}
+
+/** Worker half → scheduler half, once a step. */
+export interface KVConnectorOutput {
+  readonly finishedSending: readonly FinishedSend[];
+  readonly finishedRecving: readonly FinishedPull[];
+  /** Local block ids whose load failed; reported no later than the pull they belong to. */
+  readonly invalidBlockIds: readonly number[];
+}

@@ -1,0 +1,1 @@
+console.log('package-cli: nothing yet');

@@ -1,0 +1,130 @@
+// A request as every layer below the server knows it, and the parameters it came with.
+import type { BlockHash, KvTransferParams, PrefillStats } from './wire.js';
+
+export type RequestStatus =
+  | 'WAITING'
+  | 'WAITING_FOR_REMOTE_KVS'
+  | 'RUNNING'
+  | 'PREEMPTED'
+  | 'FINISHED_STOPPED'
+  | 'FINISHED_LENGTH_CAPPED'
+  | 'FINISHED_ABORTED'
+  | 'FINISHED_IGNORED'
+  | 'FINISHED_ERROR';
+
+export type FinishedStatus = Extract<RequestStatus, `FINISHED_${string}`>;
+
+export interface SamplingParams {
+  readonly maxTokens: number;
+  readonly minTokens: number;
+  /** 0 = greedy. */
+  readonly temperature: number;
+  readonly topP: number;
+  /** 0 = all. */
+  readonly topK: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly presencePenalty: number;
+  readonly frequencyPenalty: number;
+  readonly seed: number | null;
+  readonly ignoreEos: boolean;
+  /** Stop strings; matched by the engine on detokenised text. */
+  readonly stop: readonly string[];
+  readonly stopTokenIds: readonly number[];
+  readonly includeStopStrInOutput: boolean;
+  readonly skipSpecialTokens: boolean;
+  /** How many alternatives to report per token; null = no logprobs at all, 0 = only the sampled token. */
+  readonly logprobs: number | null;
+  /** Added to the logits before sampling: token id → bias. */
+  readonly logitBias: ReadonlyMap<number, number>;
+}
+
+export const defaultSamplingParams: SamplingParams = {
+  maxTokens: 16,
+  minTokens: 0,
+  temperature: 1,
+  topP: 1,
+  topK: 0,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: null,
+  ignoreEos: false,
+  stop: [],
+  stopTokenIds: [],
+  includeStopStrInOutput: false,
+  skipSpecialTokens: true,
+  logprobs: null,
+  logitBias: new Map(),
+};
+
+export interface RequestInit {
+  readonly requestId: string;
+  readonly promptTokenIds: readonly number[];
+  readonly samplingParams: SamplingParams;
+  /** End-of-sequence ids of the model; generation stops there unless `ignoreEos`. */
+  readonly eosTokenIds?: readonly number[];
+  readonly cacheSalt?: string | null;
+  /** Conversation identity, if the client gave one. */
+  readonly sessionId?: string | null;
+  readonly kvTransferParams?: KvTransferParams | null;
+  /** Set for a cache query: the scheduler answers it with zero scheduled tokens. */
+  readonly cacheQuery?: CacheQueryOptions | null;
+}
+
+export interface CacheQueryOptions {
+  /** Take a lease on the blocks found, so that they stay until read, released or expired. */
+  readonly lease: boolean;
+}
+
+/** State of one request. Mutated by the scheduler only; the worker reads it. */
+export class Request {
+  readonly requestId: string;
+  /** Prompt followed by what was sampled so far. */
+  readonly tokenIds: number[];
+  readonly numPromptTokens: number;
+  readonly samplingParams: SamplingParams;
+  readonly eosTokenIds: readonly number[];
+  readonly cacheSalt: string | null;
+  readonly sessionId: string | null;
+  readonly kvTransferParams: KvTransferParams | null;
+  readonly cacheQuery: CacheQueryOptions | null;
+  /** Hashes of the full blocks of `tokenIds`, extended as tokens are appended. */
+  readonly blockHashes: BlockHash[] = [];
+  readonly arrivalTimeMs: number;
+
+  status: RequestStatus = 'WAITING';
+  /** Tokens whose KV exists on this node (or is scheduled to exist after the current step). */
+  numComputedTokens = 0;
+  numPreemptions = 0;
+  /** Token id or null that ended the request, as vLLM's `stop_reason`. */
+  stopReason: number | string | null = null;
+  /** How the prompt's tokens came to be here; set when the prefill is complete. */
+  prefillStats: PrefillStats | null = null;
+
+  constructor(init: RequestInit, arrivalTimeMs: number) {
+    this.requestId = init.requestId;
+    this.tokenIds = [...init.promptTokenIds];
+    this.numPromptTokens = init.promptTokenIds.length;
+    this.samplingParams = init.samplingParams;
+    this.eosTokenIds = init.eosTokenIds ?? [];
+    this.cacheSalt = init.cacheSalt ?? null;
+    this.sessionId = init.sessionId ?? null;
+    this.kvTransferParams = init.kvTransferParams ?? null;
+    this.cacheQuery = init.cacheQuery ?? null;
+    this.arrivalTimeMs = arrivalTimeMs;
+  }
+
+  get numTokens(): number {
+    return this.tokenIds.length;
+  }
+
+  get numOutputTokens(): number {
+    return this.tokenIds.length - this.numPromptTokens;
+  }
+
+  get isFinished(): boolean {
+    return this.status.startsWith('FINISHED_');
+  }
+}

@@ -1,0 +1,114 @@
+// Objects that cross process boundaries: KV transfer parameters, cache queries, the ledger. Names are never translated.
+
+/** Hex SHA-256 of a block's tokens and everything before them; the same on every node with the same seed. */
+export type BlockHash = string;
+
+// ---------------------------------------------------------------------------------------------- wire objects
+
+/**
+ * `kv_transfer_params` as vLLM's proxies and nodes exchange them; names are vLLM's and are never translated.
+ * Fields behind the blank line are this project's additions; a vLLM node ignores them.
+ */
+export interface KvTransferParams {
+  readonly do_remote_prefill?: boolean;
+  readonly do_remote_decode?: boolean;
+  readonly remote_engine_id?: string | null;
+  /** Logical block ids, one list per KV-cache group; this engine has one group. */
+  readonly remote_block_ids?: readonly (readonly number[])[] | null;
+  /** The owner's id of what it holds: a finished request, or the lease of a cache query. */
+  readonly remote_request_id?: string | null;
+  readonly remote_host?: string | null;
+  readonly remote_port?: number | null;
+  readonly tp_size?: number;
+  /** Tokens whose KV the owner holds. */
+  readonly remote_num_tokens?: number;
+  /** On the owner's own monotonic clock, in seconds; informational here, reads are verified instead. */
+  readonly remote_blocks_expiry_time?: number | null;
+  readonly transfer_mode?: 'pull';
+  /** P's cached prompt tokens, local and pulled, for D's `usage.prompt_tokens_details.cached_tokens`. */
+  readonly remote_prefill_cached_tokens?: number;
+
+  /** How long the owner will hold the blocks from when it said so, in ms. */
+  readonly remote_lease_expires_in_ms?: number;
+  /** The request is a cache query; `lease` asks for the found blocks to be held. */
+  readonly cache_query?: boolean;
+  readonly lease?: boolean;
+  /** P's part of the ledger, for D to complete. */
+  readonly remote_prefill_stats?: PrefillStats;
+}
+
+/** Storage that a cached block lies in. */
+export type Tier = 'local' | 'dedicated' | 'shared';
+
+/** Answer to a cache query, as `POST /v1/cache_query` returns it. */
+export interface CacheQueryAnswer {
+  readonly object: 'cache_query';
+  readonly engine_id: string;
+  readonly request_id: string;
+  readonly block_size: number;
+  readonly num_prompt_tokens: number;
+  /** Tokens of the prompt's longest cached prefix: full blocks only. */
+  readonly num_tokens: number;
+  readonly num_blocks: number;
+  readonly block_ids: readonly number[];
+  readonly block_hashes: readonly BlockHash[];
+  readonly tier: Tier;
+  readonly lease: { readonly id: string; readonly expires_in_ms: number } | null;
+  /** What a proxy hands to P unchanged, so that P may pull these blocks; null when nothing was leased. */
+  readonly kv_transfer_params: KvTransferParams | null;
+}
+
+// ---------------------------------------------------------------------------------------------- the ledger
+
+/** Bins of prompt tokens; each token of a turn's prompt lies in exactly one. */
+export const ledgerBins = [
+  // not computed
+  'local_hit',
+  'pulled_from_d',
+  'pulled_from_store',
+  // computed for the first time
+  'new',
+  // computed again, by reason
+  'generated_on_d',
+  'evicted',
+  'partial_block',
+  'below_threshold',
+  'lease_expired',
+  'template_mismatch',
+  'transfer_failed',
+  'last_token',
+] as const;
+
+export type LedgerBin = (typeof ledgerBins)[number];
+
+export type Ledger = Readonly<Record<LedgerBin, number>>;
+
+/** Bins that count as computed although they had been computed before somewhere in the system. */
+export const recomputedBins = [
+  'generated_on_d',
+  'evicted',
+  'partial_block',
+  'below_threshold',
+  'lease_expired',
+  'template_mismatch',
+  'transfer_failed',
+  'last_token',
+] as const satisfies readonly LedgerBin[];
+
+/** How a prompt's tokens came to have KV on the node that prefilled it. Also a wire object: `prefill_stats`. */
+export interface PrefillStats {
+  readonly num_prompt_tokens: number;
+  /** Tokens run through the prefill node's model: `new` plus every recomputed bin. */
+  readonly num_computed_tokens: number;
+  readonly num_recomputed_tokens: number;
+  readonly ledger: Ledger;
+  /** End of what the prefill node was offered by D (tokens from position 0); 0 = nothing; null = D was not asked. */
+  readonly num_remote_tokens: number | null;
+  readonly kv_bytes_d_to_p: number;
+  readonly kv_transfer_ms_d_to_p: number;
+  /** Filled in by D: what the hand-over moved. */
+  readonly kv_bytes_p_to_d: number;
+  readonly kv_transfer_ms_p_to_d: number;
+  /** Filled in by D: prompt tokens that D itself ran through its model (1 after a full hand-over). */
+  readonly num_decode_computed_tokens: number;
+}
