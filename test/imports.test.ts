@@ -1,0 +1,136 @@
+// The import table of ARCHITECTURE.md as data: every import in src/ and commands/ must be allowed by it.
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
+
+const vocabulary = new Set(['request', 'outputs', 'wire', 'config', 'errors', 'log']);
+
+/** Layer → what it may import besides itself. A `type:` entry may be imported with `import type` only. */
+const allowed: Record<string, readonly string[]> = {
+  vocabulary: [],
+  native: ['vocabulary'],
+  'kv-transfer': ['vocabulary', 'native'],
+  model: ['vocabulary', 'native'],
+  core: ['vocabulary', 'type:kv-transfer'],
+  worker: ['vocabulary', 'native', 'kv-transfer', 'model'],
+  engine: ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'worker'],
+  server: ['vocabulary', 'engine', 'model', 'kv-transfer'],
+  bench: ['vocabulary', 'server'],
+  cli: ['vocabulary'],
+  commands: ['vocabulary', 'cli', 'native', 'model', 'server', 'bench'],
+  // The library's face and the packaging step see everything they name.
+  index: ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'worker', 'engine', 'server', 'bench'],
+  bin: [],
+  'package-cli': [],
+};
+
+/** Single modules that an otherwise closed layer may be entered through. */
+const doors: Record<string, readonly RegExp[]> = {
+  'server→kv-transfer': [/^src\/kv-transfer\/params\.ts$/],
+  'bench→server': [/^src\/server\/cluster[^/]*\.ts$/],
+};
+
+interface Import {
+  readonly from: string;
+  readonly to: string;
+  readonly typeOnly: boolean;
+}
+
+function layerOf(file: string): string {
+  const parts = file.split('/');
+  if (parts[0] === 'commands') return 'commands';
+  if (parts.length > 2) return parts[1]!;
+  const name = parts[1]!.replace(/\.ts$/, '');
+  if (vocabulary.has(name)) return 'vocabulary';
+  return name.startsWith('cli-') ? 'cli' : name;
+}
+
+function sourceFiles(folder: string): string[] {
+  return readdirSync(path.join(root, folder), { recursive: true, encoding: 'utf8' })
+    .filter((file) => file.endsWith('.ts'))
+    .map((file) => `${folder}/${file.split(path.sep).join('/')}`);
+}
+
+function importsOf(file: string): Import[] {
+  const text = readFileSync(path.join(root, file), 'utf8');
+  const statements = text.matchAll(
+    /^(?:import|export)\s+(type\s)?(?:[^'";]*?\sfrom\s+)?'(\.[^']+)';|import\('(\.[^']+)'\)/gm,
+  );
+  return [...statements].map(([, type, fixed, dynamic]) => ({
+    from: file,
+    to: path.posix.join(path.posix.dirname(file), (fixed ?? dynamic)!).replace(/\.js$/, '.ts'),
+    typeOnly: type !== undefined,
+  }));
+}
+
+function violation({ from, to, typeOnly }: Import): string | null {
+  const layer = layerOf(from);
+  const target = layerOf(to);
+  if (layer === target) return null;
+  const targets = allowed[layer];
+  if (!targets) return `${from}: layer '${layer}' is not in the import table`;
+  if (!targets.includes(target) && !(typeOnly && targets.includes(`type:${target}`))) {
+    return `${from} imports ${to}: ${layer} may not import ${target}`;
+  }
+  const entries = doors[`${layer}→${target}`];
+  if (entries && !entries.some((entry) => entry.test(to))) {
+    return `${from} imports ${to}: ${layer} enters ${target} only through ${entries.join(', ')}`;
+  }
+  return null;
+}
+
+const files = [...sourceFiles('src'), ...sourceFiles('commands')];
+const imports = files.flatMap(importsOf);
+
+test('every import follows the one-way table', () => {
+  assert.equal(imports.map(violation).filter(Boolean), []);
+});
+
+test('no module imports itself in a circle', () => {
+  const edges = new Map<string, string[]>();
+  for (const { from, to, typeOnly } of imports) {
+    if (!typeOnly) edges.set(from, [...(edges.get(from) ?? []), to]);
+  }
+  const done = new Set<string>();
+  const visit = (file: string, trail: readonly string[]): string[] | null => {
+    if (trail.includes(file)) return [...trail.slice(trail.indexOf(file)), file];
+    if (done.has(file)) return null;
+    for (const next of edges.get(file) ?? []) {
+      const cycle = visit(next, [...trail, file]);
+      if (cycle) return cycle;
+    }
+    done.add(file);
+    return null;
+  };
+  for (const file of edges.keys()) assert.is(visit(file, []), null);
+});
+
+test('the table covers every file and has no dead layer', () => {
+  const layers = new Set(files.map(layerOf));
+  assert.equal(
+    [...layers].filter((layer) => !(layer in allowed)),
+    [],
+  );
+  assert.equal(
+    Object.keys(allowed).filter((layer) => !layers.has(layer)),
+    [],
+  );
+});
+
+test('only one file of core, kv-transfer, model and worker layers loads the native module', () => {
+  const loaders = files.filter((file) =>
+    readFileSync(path.join(root, file), 'utf8').includes('createRequire'),
+  );
+  assert.equal(
+    loaders.filter(
+      (file) => !['src/native.ts', 'src/package-cli.ts', 'src/cli.ts', 'src/bin.ts'].includes(file),
+    ),
+    [],
+  );
+});
+
+test.run();
