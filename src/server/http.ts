@@ -1,0 +1,195 @@
+// A small router on node:http: JSON bodies with a limit, vLLM-style JSON errors, clean shutdown.
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { hasCode, messageOf, VllmPdError } from '../errors.js';
+import { createLogger } from '../log.js';
+
+const log = createLogger('http');
+
+/** Largest request body that is read, in bytes: a prompt of some million token ids. */
+export const defaultBodyLimitBytes = 32 * 1024 * 1024;
+
+export interface RouteContext {
+  readonly req: IncomingMessage;
+  readonly res: ServerResponse;
+  /** Path and query of the request; its origin means nothing. */
+  readonly url: URL;
+}
+
+export interface Route {
+  readonly method: 'GET' | 'POST';
+  /** Matched exactly. A GET route answers HEAD too. */
+  readonly path: string;
+  /** May throw or reject: a VllmPdError is answered with its status, anything else with 500. */
+  readonly handler: (context: RouteContext) => Promise<void> | void;
+}
+
+export interface HttpServer {
+  readonly server: Server;
+  readonly host: string;
+  /** The port that was bound, also when 0 was asked for. */
+  readonly port: number;
+  readonly url: string;
+  /** Ends open connections and resolves when all are gone. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Listens, or throws ADDRESS_IN_USE (naming the port) or INVALID_ARGUMENT (an address that is not this machine's). */
+export async function createHttpServer(
+  routes: readonly Route[],
+  address: { readonly host: string; readonly port: number },
+): Promise<HttpServer> {
+  const server = createServer({ keepAliveTimeout: 65_000 }, (req, res) => void dispatch(routes, req, res));
+  await listen(server, address.host, address.port);
+  const { port } = server.address() as AddressInfo;
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  let closed: Promise<void> | null = null;
+  return {
+    server,
+    host: address.host,
+    port,
+    url: `http://${host}:${port}`,
+    close() {
+      closed ??= new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      });
+      return closed;
+    },
+  };
+}
+
+function listen(server: Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause) => {
+      if (hasCode(cause, 'EADDRINUSE')) {
+        const suggestions = [
+          'Stop the program that listens there, or choose another port (0 = any free one).',
+        ];
+        reject(
+          new VllmPdError('ADDRESS_IN_USE', `Port ${port} on ${host} is already in use.`, {
+            cause,
+            suggestions,
+          }),
+        );
+      } else {
+        const message = `Cannot listen on ${host}:${port}: ${messageOf(cause)}.`;
+        reject(new VllmPdError('INVALID_ARGUMENT', message, { cause, param: 'host' }));
+      }
+    });
+    server.listen(port, host, () => {
+      server.removeAllListeners('error');
+      resolve();
+    });
+  });
+}
+
+async function dispatch(routes: readonly Route[], req: IncomingMessage, res: ServerResponse): Promise<void> {
+  try {
+    const url = parseUrl(req);
+    await routeOf(routes, req, url).handler({ req, res, url });
+  } catch (error) {
+    if (!(error instanceof VllmPdError) || error.status >= 500) {
+      log.error({ err: error, path: req.url }, 'request failed');
+    }
+    sendError(res, error);
+  }
+}
+
+function parseUrl(req: IncomingMessage): URL {
+  const url = URL.parse(req.url ?? '/', 'http://localhost');
+  if (url === null) throw new VllmPdError('INVALID_ARGUMENT', `The request target \`${req.url}\` is no URL.`);
+  return url;
+}
+
+function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Route {
+  const samePath = routes.filter((route) => route.path === url.pathname);
+  if (samePath.length === 0) {
+    throw new VllmPdError('NOT_FOUND', `There is no path \`${url.pathname}\` on this server.`);
+  }
+  const method = req.method === 'HEAD' ? 'GET' : req.method;
+  const route = samePath.find((candidate) => candidate.method === method);
+  if (route) return route;
+  const methods = samePath.map((candidate) => candidate.method).join(', ');
+  throw new VllmPdError(
+    'METHOD_NOT_ALLOWED',
+    `Expected method ${methods} for \`${url.pathname}\` but received ${req.method}.`,
+  );
+}
+
+/** Reads the whole body. A body over the limit is drained, so that the client gets to read the answer, and BODY_TOO_LARGE. */
+export async function readBody(req: IncomingMessage, limitBytes = defaultBodyLimitBytes): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let numBytes = 0;
+  for await (const chunk of req as AsyncIterable<Buffer>) {
+    numBytes += chunk.length;
+    if (numBytes <= limitBytes) chunks.push(chunk);
+    else chunks.length = 0;
+    // Leaving the loop destroys the connection: nobody has to swallow an endless body.
+    if (numBytes > 4 * limitBytes) break;
+  }
+  if (numBytes > limitBytes) {
+    const message = `Expected a request body of at most ${limitBytes} bytes but received more.`;
+    throw new VllmPdError('BODY_TOO_LARGE', message);
+  }
+  return Buffer.concat(chunks);
+}
+
+/** The parsed body; INVALID_ARGUMENT when it is no JSON. */
+export async function readJson(req: IncomingMessage, limitBytes = defaultBodyLimitBytes): Promise<unknown> {
+  const body = await readBody(req, limitBytes);
+  try {
+    return JSON.parse(body.toString('utf8')) as unknown;
+  } catch (cause) {
+    const received = body.length === 0 ? 'an empty body' : `a body that is none: ${messageOf(cause)}`;
+    throw new VllmPdError('INVALID_ARGUMENT', `Expected a JSON body but received ${received}.`, { cause });
+  }
+}
+
+export function sendJson(res: ServerResponse, status: number, body: unknown): void {
+  if (res.destroyed || res.headersSent) return;
+  const text = JSON.stringify(body);
+  res.writeHead(status, {
+    'content-type': 'application/json',
+    'content-length': Buffer.byteLength(text),
+  });
+  res.end(text);
+}
+
+export interface ErrorBody {
+  readonly error: {
+    readonly message: string;
+    readonly type: string;
+    readonly param: string | null;
+    /** The HTTP status. */
+    readonly code: number;
+  };
+}
+
+/** vLLM's JSON form of an error. */
+export function errorBody(error: unknown): ErrorBody {
+  if (error instanceof VllmPdError) {
+    const { message, type, status } = error;
+    return { error: { message, type, param: error.param ?? null, code: status } };
+  }
+  return { error: { message: messageOf(error), type: 'InternalServerError', param: null, code: 500 } };
+}
+
+/** Answers with the error's status; when an answer has begun already, cuts it off so that it is not taken for complete. */
+export function sendError(res: ServerResponse, error: unknown): void {
+  if (res.headersSent) {
+    if (!res.writableEnded) res.destroy();
+    return;
+  }
+  const body = errorBody(error);
+  sendJson(res, body.error.code, body);
+}
+
+/** A signal that fires when the client goes away before the answer was complete. */
+export function disconnectSignal(res: ServerResponse): AbortSignal {
+  const controller = new AbortController();
+  res.once('close', () => {
+    if (!res.writableFinished) controller.abort();
+  });
+  return controller.signal;
+}
