@@ -97,9 +97,9 @@ async function dispatch(routes: readonly Route[], req: IncomingMessage, res: Ser
 }
 
 function parseUrl(req: IncomingMessage): URL {
-  const url = URL.parse(req.url ?? '/', 'http://localhost');
-  if (url === null) throw new VllmPdError('INVALID_ARGUMENT', `The request target \`${req.url}\` is no URL.`);
-  return url;
+  const target = req.url ?? '/';
+  if (URL.canParse(target, 'http://localhost')) return new URL(target, 'http://localhost');
+  throw new VllmPdError('INVALID_ARGUMENT', `The request target \`${target}\` is no URL.`);
 }
 
 function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Route {
