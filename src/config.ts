@@ -1,4 +1,5 @@
 // What an engine is started with: plain data, already checked, with vLLM's names and defaults.
+import { availableParallelism } from 'node:os';
 
 /** What a node is for. `both` is an aggregated node: it prefills and decodes by itself. */
 export type NodeRole = 'prefill' | 'decode' | 'both';
@@ -63,7 +64,20 @@ export interface EngineConfig {
   readonly seed: number;
 }
 
+/** What a user chose, by flags or by a workload; whatever is absent takes its default. */
+export interface EngineOptions {
+  /** A name that `resolveModel` knows, or a Hugging Face model folder. */
+  readonly model?: string;
+  readonly servedModelName?: string;
+  readonly cache?: Partial<CacheConfig>;
+  readonly scheduler?: Partial<SchedulerConfig>;
+  readonly kvTransfer?: Partial<Omit<KvTransferConfig, 'engineId' | 'role'>>;
+  readonly numThreads?: number;
+  readonly seed?: number;
+}
+
 export const defaults = {
+  model: 'default',
   blockSize: 16,
   numBlocks: 1024,
   hashSeed: '0',
@@ -74,4 +88,62 @@ export const defaults = {
   kvRecomputeThreshold: 64,
   kvLeaseDurationMs: 30_000,
   decoderKvBlocksTtlMs: 480_000,
+  kvTransferMode: 'bi',
+  kvLookup: 'query',
+  agent: 'auto',
+  sideChannelHost: '127.0.0.1',
+  // vLLM fails the request; here a load that did not arrive costs recomputation only.
+  kvLoadFailurePolicy: 'recompute',
+  seed: 0,
 } as const;
+
+/** Both sets of choices; where both say something, `over` holds. */
+export function mergeEngineOptions(base: EngineOptions, over: EngineOptions): EngineOptions {
+  return {
+    ...base,
+    ...over,
+    cache: { ...base.cache, ...over.cache },
+    scheduler: { ...base.scheduler, ...over.scheduler },
+    kvTransfer: { ...base.kvTransfer, ...over.kvTransfer },
+  };
+}
+
+/** Fills in the defaults. `node` brings what is not a choice: the resolved folder, this start's id, the role. */
+export function completeEngineConfig(
+  options: EngineOptions,
+  node: { readonly modelPath: string; readonly engineId: string; readonly role: NodeRole },
+): EngineConfig {
+  return {
+    modelPath: node.modelPath,
+    servedModelName: options.servedModelName ?? options.model ?? defaults.model,
+    cache: {
+      blockSize: defaults.blockSize,
+      numBlocks: defaults.numBlocks,
+      enablePrefixCaching: true,
+      hashSeed: defaults.hashSeed,
+      ...options.cache,
+    },
+    scheduler: {
+      maxNumSeqs: defaults.maxNumSeqs,
+      maxNumBatchedTokens: defaults.maxNumBatchedTokens,
+      maxModelLen: defaults.maxModelLen,
+      ...options.scheduler,
+    },
+    kvTransfer: {
+      mode: defaults.kvTransferMode,
+      lookup: defaults.kvLookup,
+      kvRecomputeThreshold: defaults.kvRecomputeThreshold,
+      kvLeaseDurationMs: defaults.kvLeaseDurationMs,
+      decoderKvBlocksTtlMs: defaults.decoderKvBlocksTtlMs,
+      agent: defaults.agent,
+      sideChannelHost: defaults.sideChannelHost,
+      sideChannelPort: 0,
+      kvLoadFailurePolicy: defaults.kvLoadFailurePolicy,
+      ...options.kvTransfer,
+      engineId: node.engineId,
+      role: node.role,
+    },
+    numThreads: options.numThreads ?? availableParallelism(),
+    seed: options.seed ?? defaults.seed,
+  };
+}
