@@ -18,8 +18,11 @@ export interface TransferAgent {
   readonly port: number;
   /** How a given peer's blocks are read: `shm` where its pool can be mapped, else `tcp`. Null before the first contact. */
   transportOf(engineId: string): 'shm' | 'tcp' | null;
-  /** Rejects with PEER_FAILED when the peer cannot be reached, is another engine than expected, or is incompatible. */
-  read(pull: PullSpec, into: KvPool): Promise<ReadResult>;
+  /**
+   * Rejects with PEER_FAILED when the peer cannot be reached, is another engine than expected, or is incompatible, and
+   * when `signal` aborts. Once the promise is settled, nothing writes into `into` any more.
+   */
+  read(pull: PullSpec, into: KvPool, signal?: AbortSignal): Promise<ReadResult>;
   /** Tells the owner that this node is done with what it held under `remote.requestId`. Never rejects; retries once. */
   sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<void>;
   /** Called for every notification that arrives. */

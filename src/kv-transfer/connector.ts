@@ -47,6 +47,8 @@ export interface KVConnectorScheduler {
     numExternalTokens: number,
     blockHashes: readonly BlockHash[],
   ): void;
+  /** True while something is queued for `buildConnectorMeta`, so that the engine steps once more even when it is idle. */
+  readonly hasQueuedPulls: boolean;
   /** Loads to start in this step; clears what was queued. Null when there is nothing to do. */
   buildConnectorMeta(): KVConnectorMetadata | null;
   /** Digests the worker half's report; returns the loads that ended. */

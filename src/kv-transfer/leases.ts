@@ -1,0 +1,79 @@
+// Leases: which finished requests and cache queries hold blocks for a peer, and until when. Each hold ends exactly once.
+
+/** `prefill`: P keeps a prompt for D. `ticket`: D keeps a turn for P. `query`: a cache query asked for a lease. */
+export type HoldKind = 'prefill' | 'ticket' | 'query';
+
+/** How a hold ended. */
+export type HoldEnd = 'notified' | 'released' | 'expired';
+
+interface Hold {
+  readonly kind: HoldKind;
+  readonly expiresAtMs: number;
+}
+
+export class Leases {
+  readonly #holds = new Map<string, Hold>();
+  readonly #numEnded: Record<HoldEnd, number> = { notified: 0, released: 0, expired: 0 };
+  #ended: string[] = [];
+  /** Earliest expiry; undefined = not known since the hold that had it ended. */
+  #nextDeadlineMs: number | null | undefined = null;
+
+  /** False (and no effect) when a hold of that id stands already. */
+  grant(id: string, kind: HoldKind, expiresAtMs: number): boolean {
+    if (this.#holds.has(id)) return false;
+    this.#holds.set(id, { kind, expiresAtMs });
+    if (this.#nextDeadlineMs !== undefined) {
+      this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs ?? Number.POSITIVE_INFINITY, expiresAtMs);
+    }
+    return true;
+  }
+
+  /** False when there is no such hold: it never was, or it has ended. */
+  end(id: string, how: HoldEnd): boolean {
+    const hold = this.#holds.get(id);
+    if (!hold) return false;
+    this.#holds.delete(id);
+    this.#ended.push(id);
+    this.#numEnded[how] += 1;
+    if (hold.expiresAtMs === this.#nextDeadlineMs) this.#nextDeadlineMs = undefined;
+    return true;
+  }
+
+  /** Ends what has run out by `nowMs`; a hold lasts up to, but not including, its deadline. */
+  expire(nowMs: number): void {
+    const next = this.nextDeadlineMs();
+    if (next === null || next > nowMs) return;
+    for (const [id, hold] of this.#holds) {
+      if (hold.expiresAtMs <= nowMs) this.end(id, 'expired');
+    }
+  }
+
+  nextDeadlineMs(): number | null {
+    if (this.#nextDeadlineMs === undefined) {
+      let next = Number.POSITIVE_INFINITY;
+      for (const { expiresAtMs } of this.#holds.values()) next = Math.min(next, expiresAtMs);
+      this.#nextDeadlineMs = this.#holds.size > 0 ? next : null;
+    }
+    return this.#nextDeadlineMs;
+  }
+
+  /** Ids that ended since the last call, in the order in which they did. */
+  takeEnded(): readonly string[] {
+    const ended = this.#ended;
+    this.#ended = [];
+    return ended;
+  }
+
+  kindOf(id: string): HoldKind | null {
+    return this.#holds.get(id)?.kind ?? null;
+  }
+
+  get size(): number {
+    return this.#holds.size;
+  }
+
+  /** Holds that ended in this way since start. */
+  numEnded(how: HoldEnd): number {
+    return this.#numEnded[how];
+  }
+}

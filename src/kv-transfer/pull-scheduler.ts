@@ -1,0 +1,242 @@
+// The connector's scheduler half: what to pull from whom, what to hold for whom and for how long.
+import type { KvTransferConfig } from '../config.js';
+import type { FinishedPull, KVConnectorMetadata, KVConnectorOutput, PullSpec } from '../outputs.js';
+import type { Request } from '../request.js';
+import type { BlockHash, KvTransferParams } from '../wire.js';
+import type { FinishDecision, KVConnectorScheduler, PullOutcome, QueryLease } from './connector.js';
+import { type HoldEnd, type HoldKind, Leases } from './leases.js';
+import { offerOf } from './offer.js';
+import { cachedTokensOf, classifyTransfer, remoteBlocksOf } from './params.js';
+
+export interface PullConnectorSchedulerOptions {
+  readonly config: KvTransferConfig;
+  readonly blockSize: number;
+  /** Where peers reach this node's agent. */
+  readonly host: string;
+  readonly port: number;
+  /** Monotonic, in ms; the clock that `Request.arrivalTimeMs` was read from. */
+  readonly clock: () => number;
+}
+
+const nothingHeld: FinishDecision = { holdBlocks: false, kvTransferParams: null };
+
+export class PullConnectorScheduler implements KVConnectorScheduler {
+  readonly #config: KvTransferConfig;
+  readonly #blockSize: number;
+  readonly #host: string;
+  readonly #port: number;
+  readonly #clock: () => number;
+  readonly #leases = new Leases();
+  /** Live requests whose one load, or whose notification in its place, was queued. */
+  readonly #settled = new Set<string>();
+  /** Loads queued and not yet reported back → when the owner's lease runs out by this node's clock. */
+  readonly #pendingLoads = new Map<string, number>();
+  #queue: PullSpec[] = [];
+  #numLeasesGranted = 0;
+
+  constructor(options: PullConnectorSchedulerOptions) {
+    this.#config = options.config;
+    this.#blockSize = options.blockSize;
+    this.#host = options.host;
+    this.#port = options.port;
+    this.#clock = options.clock;
+  }
+
+  getNumNewMatchedTokens(request: Request, numLocalTokens: number): number {
+    if (this.#settled.has(request.requestId) || this.#isOwnHold(request)) return 0;
+    const offer = offerOf(request, this.#config, this.#blockSize);
+    if (!offer) return 0;
+    const numExternalTokens = Math.max(0, offer.numUsableTokens - numLocalTokens);
+    return numExternalTokens < offer.minTokens ? 0 : numExternalTokens;
+  }
+
+  getNumRemoteTokens(request: Request): number | null {
+    if (this.#isOwnHold(request)) return null;
+    return offerOf(request, this.#config, this.#blockSize)?.numOfferedTokens ?? null;
+  }
+
+  updateStateAfterAlloc(
+    request: Request,
+    blockIds: readonly number[],
+    numLocalTokens: number,
+    numExternalTokens: number,
+    blockHashes: readonly BlockHash[],
+  ): void {
+    if (this.#settled.has(request.requestId)) return;
+    if (numExternalTokens === 0) {
+      this.#releasePeer(request);
+      return;
+    }
+    const source = remoteBlocksOf(request.kvTransferParams);
+    if (!source) return;
+    this.#settled.add(request.requestId);
+    const first = numLocalTokens / this.#blockSize;
+    const end = Math.ceil((numLocalTokens + numExternalTokens) / this.#blockSize);
+    this.#queue.push({
+      requestId: request.requestId,
+      remote: source.remote,
+      remoteBlockIds: source.blockIds.slice(first, end),
+      localBlockIds: blockIds.slice(first, end),
+      blockHashes: blockHashes.slice(first, end),
+    });
+    const leaseMs = request.kvTransferParams?.remote_lease_expires_in_ms ?? Number.POSITIVE_INFINITY;
+    this.#pendingLoads.set(request.requestId, request.arrivalTimeMs + leaseMs);
+  }
+
+  get hasQueuedPulls(): boolean {
+    return this.#queue.length > 0;
+  }
+
+  buildConnectorMeta(): KVConnectorMetadata | null {
+    if (this.#queue.length === 0) return null;
+    const pulls = this.#queue;
+    this.#queue = [];
+    return { pulls };
+  }
+
+  updateConnectorOutput(output: KVConnectorOutput): readonly PullOutcome[] {
+    for (const { requestId } of output.finishedSending) this.#leases.end(requestId, 'notified');
+    const nowMs = this.#clock();
+    return output.finishedRecving.flatMap((pull) => {
+      const leaseEndsAtMs = this.#pendingLoads.get(pull.requestId);
+      if (leaseEndsAtMs === undefined) return [];
+      this.#pendingLoads.delete(pull.requestId);
+      return [
+        {
+          requestId: pull.requestId,
+          numBytes: pull.numBytes,
+          transferMs: pull.transferMs,
+          failure: failureOf(pull, nowMs >= leaseEndsAtMs),
+        },
+      ];
+    });
+  }
+
+  requestFinished(request: Request, blockIds: readonly number[], numTokens: number): FinishDecision {
+    this.requestDropped(request);
+    const kind = this.#holdKindFor(request);
+    const heldBlockIds = blockIds.slice(0, Math.ceil(numTokens / this.#blockSize));
+    if (kind === null || heldBlockIds.length === 0) return nothingHeld;
+    const durationMs = kind === 'ticket' ? this.#config.decoderKvBlocksTtlMs : this.#config.kvLeaseDurationMs;
+    if (!this.#leases.grant(request.requestId, kind, this.#clock() + durationMs)) return nothingHeld;
+    const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
+    const stats = request.prefillStats;
+    if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
+    return {
+      holdBlocks: true,
+      kvTransferParams: {
+        ...params,
+        remote_prefill_cached_tokens: cachedTokensOf(stats),
+        remote_prefill_stats: stats,
+      },
+    };
+  }
+
+  requestDropped(request: Request): void {
+    this.#releasePeer(request);
+    this.#settled.delete(request.requestId);
+  }
+
+  grantLease(request: Request, blockIds: readonly number[], numTokens: number): QueryLease {
+    this.#numLeasesGranted += 1;
+    const id = `lease-${this.#numLeasesGranted}-${request.requestId}`;
+    const expiresInMs = this.#config.kvLeaseDurationMs;
+    this.#leases.grant(id, 'query', this.#clock() + expiresInMs);
+    return {
+      id,
+      expiresInMs,
+      kvTransferParams: this.#describeHold(id, 'query', blockIds, numTokens, expiresInMs),
+    };
+  }
+
+  releaseLease(id: string): boolean {
+    return this.#leases.kindOf(id) === 'query' && this.#leases.end(id, 'released');
+  }
+
+  takeEndedHolds(): readonly string[] {
+    this.#leases.expire(this.#clock());
+    return this.#leases.takeEnded();
+  }
+
+  nextDeadlineMs(): number | null {
+    return this.#leases.nextDeadlineMs();
+  }
+
+  get numHolds(): number {
+    return this.#leases.size;
+  }
+
+  get numPendingLoads(): number {
+    return this.#pendingLoads.size;
+  }
+
+  /** Holds that ended in this way since start. */
+  numEndedHolds(how: HoldEnd): number {
+    return this.#leases.numEnded(how);
+  }
+
+  /** The params name this very node: reading from itself would deadlock on its own hold, so that is ended instead. */
+  #isOwnHold(request: Request): boolean {
+    return request.kvTransferParams?.remote_engine_id === this.#config.engineId;
+  }
+
+  /** Ends, without a read, what a peer (or this node itself) holds for the request. Once per request. */
+  #releasePeer(request: Request): void {
+    if (this.#settled.has(request.requestId)) return;
+    const kind = classifyTransfer(request.kvTransferParams);
+    const source = remoteBlocksOf(request.kvTransferParams);
+    if (!source || (kind !== 'remote_prefill' && kind !== 'remote_decode')) return;
+    this.#settled.add(request.requestId);
+    if (this.#isOwnHold(request)) {
+      this.#leases.end(source.remote.requestId, 'released');
+      return;
+    }
+    this.#queue.push({
+      requestId: request.requestId,
+      remote: source.remote,
+      remoteBlockIds: [],
+      localBlockIds: [],
+      blockHashes: [],
+    });
+  }
+
+  #holdKindFor(request: Request): HoldKind | null {
+    if (request.status !== 'FINISHED_STOPPED' && request.status !== 'FINISHED_LENGTH_CAPPED') return null;
+    const kind = classifyTransfer(request.kvTransferParams);
+    if (kind === 'remote_decode') return 'prefill';
+    const { role, mode, lookup } = this.#config;
+    const givesTickets = role !== 'prefill' && mode === 'bi' && lookup === 'ticket';
+    return givesTickets && request.kvTransferParams !== null && kind !== 'cache_query' ? 'ticket' : null;
+  }
+
+  /** What the proxy carries to the peer: P's holds go to D (hop 2), D's tickets and leases to P (hop 4). */
+  #describeHold(
+    id: string,
+    kind: HoldKind,
+    blockIds: readonly number[],
+    numTokens: number,
+    durationMs: number,
+  ): KvTransferParams {
+    const isForDecode = kind === 'prefill';
+    return {
+      do_remote_prefill: isForDecode,
+      do_remote_decode: !isForDecode,
+      remote_block_ids: [blockIds],
+      remote_engine_id: this.#config.engineId,
+      remote_request_id: id,
+      remote_host: this.#host,
+      remote_port: this.#port,
+      tp_size: 1,
+      remote_num_tokens: numTokens,
+      // vLLM's P sends null; its D sends seconds on its own clock.
+      remote_blocks_expiry_time: isForDecode ? null : (this.#clock() + durationMs) / 1000,
+      transfer_mode: 'pull',
+      remote_lease_expires_in_ms: durationMs,
+    };
+  }
+}
+
+function failureOf(pull: FinishedPull, leaseHasRunOut: boolean): PullOutcome['failure'] {
+  if (pull.failure === null) return null;
+  return pull.failure === 'stale' && leaseHasRunOut ? 'lease_expired' : 'transfer_failed';
+}

@@ -1,0 +1,128 @@
+// The connector's worker half: starts reads, tells the owners when they ended, reports what arrived.
+import type { KvPool } from '../native.js';
+import type {
+  FinishedPull,
+  FinishedSend,
+  KVConnectorMetadata,
+  KVConnectorOutput,
+  PullSpec,
+} from '../outputs.js';
+import type { TransferAgent } from './agent.js';
+import type { KVConnectorWorker } from './connector.js';
+
+export interface PullConnectorWorkerOptions {
+  /** Stays the caller's: close it after the worker. */
+  readonly agent: TransferAgent;
+  readonly pool: KvPool;
+  /** A read that takes longer is given up, and its tokens are computed instead. Default 30 s. */
+  readonly readTimeoutMs?: number;
+}
+
+/** How long `close` waits for notifications that are under way. */
+const lastNotifsMs = 1000;
+
+export class PullConnectorWorker implements KVConnectorWorker {
+  readonly #agent: TransferAgent;
+  readonly #pool: KvPool;
+  readonly #readTimeoutMs: number;
+  readonly #closing = new AbortController();
+  readonly #reads = new Set<Promise<void>>();
+  readonly #notifs = new Set<Promise<void>>();
+  #finishedSending: FinishedSend[] = [];
+  #finishedRecving: FinishedPull[] = [];
+  #invalidBlockIds: number[] = [];
+  #wake: () => void = () => {};
+
+  constructor({ agent, pool, readTimeoutMs = 30_000 }: PullConnectorWorkerOptions) {
+    this.#agent = agent;
+    this.#pool = pool;
+    this.#readTimeoutMs = readTimeoutMs;
+    agent.onNotif((notif) => {
+      this.#finishedSending.push(notif);
+      this.#wake();
+    });
+  }
+
+  startLoadKv({ pulls }: KVConnectorMetadata): void {
+    for (const pull of pulls) {
+      // A bare notification is not a load: nobody waits for it, so it is not reported.
+      if (pull.remoteBlockIds.length === 0) this.#notify(pull, 0);
+      else this.#track(this.#reads, this.#load(pull));
+    }
+  }
+
+  getFinished(): KVConnectorOutput | null {
+    if (this.#finishedSending.length === 0 && this.#finishedRecving.length === 0) return null;
+    const output: KVConnectorOutput = {
+      finishedSending: this.#finishedSending,
+      finishedRecving: this.#finishedRecving,
+      invalidBlockIds: this.#invalidBlockIds,
+    };
+    this.#finishedSending = [];
+    this.#finishedRecving = [];
+    this.#invalidBlockIds = [];
+    return output;
+  }
+
+  onProgress(wake: () => void): void {
+    this.#wake = wake;
+  }
+
+  get numPendingLoads(): number {
+    return this.#reads.size;
+  }
+
+  /** Gives up reads under way and waits until none can write into the pool any more. */
+  async close(): Promise<void> {
+    this.#wake = () => {};
+    this.#closing.abort();
+    await Promise.all(this.#reads);
+    let timer: NodeJS.Timeout | undefined;
+    const limit = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, lastNotifsMs);
+    });
+    await Promise.race([Promise.all(this.#notifs), limit]);
+    clearTimeout(timer);
+  }
+
+  async #load(pull: PullSpec): Promise<void> {
+    const startedAtMs = performance.now();
+    const timeout = new AbortController();
+    const timer = setTimeout(() => timeout.abort(), this.#readTimeoutMs);
+    let numValidBlocks = 0;
+    let numBytes = 0;
+    let failure: FinishedPull['failure'] = null;
+    try {
+      const signal = AbortSignal.any([timeout.signal, this.#closing.signal]);
+      const result = await this.#agent.read(pull, this.#pool, signal);
+      const firstInvalid = result.valid.indexOf(0);
+      numValidBlocks = firstInvalid === -1 ? pull.localBlockIds.length : firstInvalid;
+      numBytes = result.numBytes;
+      if (firstInvalid !== -1) failure = 'stale';
+    } catch {
+      failure = 'failed';
+    } finally {
+      clearTimeout(timer);
+    }
+    this.#finishedRecving.push({
+      requestId: pull.requestId,
+      numBlocks: numValidBlocks,
+      numBytes,
+      transferMs: performance.now() - startedAtMs,
+      failure,
+    });
+    // KV behind a hole is of no use: everything from the first bad block on is computed again.
+    this.#invalidBlockIds.push(...pull.localBlockIds.slice(numValidBlocks));
+    this.#notify(pull, numValidBlocks);
+    this.#wake();
+  }
+
+  #notify(pull: PullSpec, numBlocks: number): void {
+    this.#track(this.#notifs, this.#agent.sendNotif(pull.remote, numBlocks));
+  }
+
+  #track(set: Set<Promise<void>>, work: Promise<void>): void {
+    set.add(work);
+    void work.finally(() => set.delete(work));
+  }
+}
