@@ -1,0 +1,60 @@
+// What changes a row of logits before a token is drawn from it: masks, biases, penalties. All in place.
+import type { Request } from '../request.js';
+
+/** Penalties and biases end here, so that only masked tokens are infinite. */
+const largestLogit = 3.4e38;
+
+export function maskTokens(logits: Float32Array, tokenIds: Iterable<number>): void {
+  for (const tokenId of tokenIds) {
+    if (tokenId < logits.length) logits[tokenId] = Number.NEGATIVE_INFINITY;
+  }
+}
+
+/** Masks what would end the request before it has its `min_tokens`, unless nothing else is left to sample. */
+export function applyMinTokens(logits: Float32Array, request: Request): void {
+  const { minTokens, stopTokenIds } = request.samplingParams;
+  if (request.numOutputTokens >= minTokens) return;
+  const ending = [...request.eosTokenIds, ...stopTokenIds].filter((tokenId) => tokenId < logits.length);
+  const saved = ending.map((tokenId) => logits[tokenId]!);
+  maskTokens(logits, ending);
+  if (logits.some((logit) => logit > Number.NEGATIVE_INFINITY)) return;
+  for (const [index, tokenId] of ending.entries()) logits[tokenId] = saved[index]!;
+}
+
+export function applyLogitBias(logits: Float32Array, request: Request): void {
+  for (const [tokenId, bias] of request.samplingParams.logitBias) {
+    change(logits, tokenId, (logit) => logit + bias);
+  }
+}
+
+/**
+ * Repetition penalty looks at prompt and output (Keskar et al., 2019: divide what is positive, multiply what is
+ * negative); presence and frequency penalties look at the output only, as OpenAI defines them.
+ */
+export function applyPenalties(logits: Float32Array, request: Request): void {
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = request.samplingParams;
+  if (repetitionPenalty !== 1) {
+    for (const tokenId of new Set(request.tokenIds)) {
+      change(logits, tokenId, (logit) => (logit > 0 ? logit / repetitionPenalty : logit * repetitionPenalty));
+    }
+  }
+  if (presencePenalty === 0 && frequencyPenalty === 0) return;
+  for (const [tokenId, count] of outputCounts(request)) {
+    change(logits, tokenId, (logit) => logit - presencePenalty - frequencyPenalty * count);
+  }
+}
+
+function outputCounts(request: Request): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (let i = request.numPromptTokens; i < request.numTokens; i++) {
+    const tokenId = request.tokenIds[i]!;
+    counts.set(tokenId, (counts.get(tokenId) ?? 0) + 1);
+  }
+  return counts;
+}
+
+function change(logits: Float32Array, tokenId: number, to: (logit: number) => number): void {
+  const logit = logits[tokenId];
+  if (logit === undefined || logit === Number.NEGATIVE_INFINITY) return;
+  logits[tokenId] = Math.max(-largestLogit, Math.min(largestLogit, to(logit)));
+}

@@ -1,0 +1,57 @@
+// Carries out one step's plan: starts KV loads, runs the model, samples, collects what the loads came to.
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { KVConnectorWorker } from '../kv-transfer/connector.js';
+import type { Model } from '../model/model.js';
+import type { KvPool } from '../native.js';
+import type { ModelRunnerOutput, SchedulerOutput, TokenLogprobs } from '../outputs.js';
+import { samplingRequests, toForwardInput } from './input-batch.js';
+import type { Sampler } from './sampler.js';
+
+/** Sampling of many requests gives way to the event loop after this long, in ms. */
+const sliceMs = 4;
+
+export interface ModelRunnerParts {
+  readonly model: Model;
+  readonly pool: KvPool;
+  readonly sampler: Sampler;
+  readonly connector: KVConnectorWorker | null;
+}
+
+export class ModelRunner {
+  readonly #parts: ModelRunnerParts;
+
+  constructor(parts: ModelRunnerParts) {
+    this.#parts = parts;
+  }
+
+  /** One call at a time. Rejects only when the forward pass or sampling fails; failed loads are part of the output. */
+  async execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
+    const { connector } = this.#parts;
+    if (plan.kvConnectorMetadata) connector?.startLoadKv(plan.kvConnectorMetadata);
+    const sampled =
+      plan.totalNumScheduledTokens > 0
+        ? await this.#forward(plan)
+        : { sampledTokenIds: new Map<string, number>(), logprobs: new Map<string, TokenLogprobs>() };
+    return { ...sampled, kvConnectorOutput: connector?.getFinished() ?? null };
+  }
+
+  async #forward(plan: SchedulerOutput): Promise<Omit<ModelRunnerOutput, 'kvConnectorOutput'>> {
+    const { model, pool, sampler } = this.#parts;
+    // (num_logits_rows, vocab_size)
+    const logits = await model.forward(pool, toForwardInput(plan.scheduled));
+    const sampledTokenIds = new Map<string, number>();
+    const logprobs = new Map<string, TokenLogprobs>();
+    let sliceEnd = performance.now() + sliceMs;
+    for (const [row, { request }] of samplingRequests(plan.scheduled).entries()) {
+      if (performance.now() > sliceEnd) {
+        await nextTurn();
+        sliceEnd = performance.now() + sliceMs;
+      }
+      const begin = row * model.vocabSize;
+      const sample = sampler.sample(request, logits.subarray(begin, begin + model.vocabSize));
+      sampledTokenIds.set(request.requestId, sample.tokenId);
+      if (sample.logprobs) logprobs.set(request.requestId, sample.logprobs);
+    }
+    return { sampledTokenIds, logprobs };
+  }
+}

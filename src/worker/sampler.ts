@@ -1,0 +1,144 @@
+// Draws one token from one row of logits. The same request at the same position always draws the same token.
+import { VllmPdError } from '../errors.js';
+import type { TokenLogprobs } from '../outputs.js';
+import type { Request, SamplingParams } from '../request.js';
+import { applyLogitBias, applyMinTokens, applyPenalties, maskTokens } from './logits.js';
+import { tokenLogprobs } from './logprobs.js';
+import { seedOf, uniform } from './random.js';
+
+/** Below this temperature a draw is as good as greedy, and dividing by it would overflow (vLLM's limit). */
+const greedyTemperature = 1e-5;
+
+export interface SamplerOptions {
+  /** Never sampled: `suppress_tokens` of generation_config.json. */
+  readonly suppressTokenIds: readonly number[];
+  /** For requests that bring no seed of their own. */
+  readonly seed: number;
+}
+
+export interface Sample {
+  readonly tokenId: number;
+  /** Null unless the request asked for them. */
+  readonly logprobs: TokenLogprobs | null;
+}
+
+export class Sampler {
+  readonly #suppressTokenIds: readonly number[];
+  readonly #seed: number;
+
+  constructor(options: SamplerOptions) {
+    this.#suppressTokenIds = options.suppressTokenIds;
+    this.#seed = options.seed;
+  }
+
+  /** `logits`: (vocab_size), overwritten. INTERNAL when no token has a finite logit. */
+  sample(request: Request, logits: Float32Array): Sample {
+    const params = request.samplingParams;
+    maskTokens(logits, this.#suppressTokenIds);
+    const raw = params.logprobs === null ? null : logits.slice();
+    applyMinTokens(logits, request);
+    applyLogitBias(logits, request);
+    applyPenalties(logits, request);
+    const tokenId = this.#draw(request, logits);
+    return { tokenId, logprobs: raw && tokenLogprobs(raw, tokenId, params.logprobs ?? 0) };
+  }
+
+  #draw(request: Request, logits: Float32Array): number {
+    const best = argmax(logits);
+    const params = request.samplingParams;
+    if (params.temperature < greedyTemperature) return best;
+    const seed = params.seed ?? seedOf(this.#seed, request.requestId);
+    return drawFrom(candidates(logits, logits[best]!, params), uniform(seed, request.numTokens));
+  }
+}
+
+/** Id of the largest logit; of equal ones the lowest id. */
+export function argmax(logits: Float32Array): number {
+  let best = -1;
+  let bestLogit = Number.NEGATIVE_INFINITY;
+  for (let tokenId = 0; tokenId < logits.length; tokenId++) {
+    const logit = logits[tokenId]!;
+    if (logit > bestLogit) {
+      best = tokenId;
+      bestLogit = logit;
+    }
+  }
+  if (best >= 0 && bestLogit < Number.POSITIVE_INFINITY) return best;
+  throw new VllmPdError('INTERNAL', 'Expected at least one finite logit but the model returned none.');
+}
+
+/** Tokens that may be drawn, and their weights: probabilities up to a common factor. */
+interface Candidates {
+  readonly tokenIds: Int32Array;
+  readonly weights: Float64Array;
+}
+
+/** Temperature, then min-p, top-k and top-p, each on what the one before left, in vLLM's order. */
+function candidates(logits: Float32Array, maxLogit: number, params: SamplingParams): Candidates {
+  const { temperature, minP, topK, topP } = params;
+  // In logits: weight >= minP * best weight, where weight = exp((logit - maxLogit) / temperature).
+  const floor = minP > 0 ? maxLogit + Math.log(minP) * temperature : Number.NEGATIVE_INFINITY;
+  const tokenIds = new Int32Array(logits.length);
+  const weights = new Float64Array(logits.length);
+  let count = 0;
+  for (let tokenId = 0; tokenId < logits.length; tokenId++) {
+    const logit = logits[tokenId]!;
+    if (logit < floor || logit === Number.NEGATIVE_INFINITY) continue;
+    tokenIds[count] = tokenId;
+    weights[count] = Math.exp((logit - maxLogit) / temperature);
+    count++;
+  }
+  const all = { tokenIds: tokenIds.subarray(0, count), weights: weights.subarray(0, count) };
+  return nucleus(largest(all, topK), topP);
+}
+
+/** Keeps the `k` heaviest, of equal ones those with the lowest ids; 0 = all. */
+function largest(from: Candidates, k: number): Candidates {
+  const { length } = from.weights;
+  if (k === 0 || k >= length) return from;
+  // Sorting a typed array of numbers needs no comparator, which makes it several times faster than sorting ids.
+  const threshold = from.weights.slice().sort()[length - k]!;
+  let numTies = k - from.weights.reduce((sum, weight) => sum + (weight > threshold ? 1 : 0), 0);
+  return keep(from, (weight) => weight > threshold || (weight === threshold && numTies-- > 0));
+}
+
+/** Keeps the fewest heaviest tokens whose share of the total weight reaches `topP`; at least one. */
+function nucleus(from: Candidates, topP: number): Candidates {
+  if (topP >= 1) return from;
+  const total = from.weights.reduce((sum, weight) => sum + weight, 0);
+  // All tokens below this weight together weigh less than what may be left out, so none of them needs to be sorted.
+  const floor = ((1 - topP) * total) / from.weights.length;
+  const heavy = keep(from, (weight) => weight >= floor);
+  const order = Array.from(heavy.weights.keys()).sort(
+    (a, b) => heavy.weights[b]! - heavy.weights[a]! || a - b,
+  );
+  let share = 0;
+  let count = 0;
+  while (count < order.length && (count === 0 || share < topP * total)) {
+    share += heavy.weights[order[count]!]!;
+    count++;
+  }
+  const kept = new Set(order.slice(0, count));
+  return keep(heavy, (_, index) => kept.has(index));
+}
+
+function keep(from: Candidates, wanted: (weight: number, index: number) => boolean): Candidates {
+  const kept: number[] = [];
+  for (let i = 0; i < from.weights.length; i++) if (wanted(from.weights[i]!, i)) kept.push(i);
+  return {
+    tokenIds: Int32Array.from(kept, (i) => from.tokenIds[i]!),
+    weights: Float64Array.from(kept, (i) => from.weights[i]!),
+  };
+}
+
+/** Inverse of the cumulative distribution at `u` in [0, 1). */
+function drawFrom({ tokenIds, weights }: Candidates, u: number): number {
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  let rest = u * total;
+  for (let i = 0; i < weights.length; i++) {
+    rest -= weights[i]!;
+    if (rest < 0) return tokenIds[i]!;
+  }
+  // Rounding can leave a crumb behind the last token.
+  return tokenIds[tokenIds.length - 1]!;
+}
