@@ -1,0 +1,179 @@
+// The engine's flags, with vLLM's names: one definition for `serve` and the benchmarks.
+import { CLIError } from '@oclif/core/errors';
+import { boolean, custom, integer, option, string } from '@oclif/core/flags';
+import { defaults, type EngineOptions } from './config.js';
+
+const maxInt32 = 2 ** 31 - 1;
+
+function count(
+  description: string,
+  shownDefault: number | string,
+  min: number,
+  max: number,
+  helpGroup: string,
+) {
+  // Not a real default: only what was given on the command line may override a workload's own engine options.
+  return integer({ description, min, max, helpGroup, defaultHelp: async () => String(shownDefault) });
+}
+
+function text(description: string, shownDefault: string, helpGroup: string) {
+  return string({ description, helpGroup, defaultHelp: async () => shownDefault });
+}
+
+const seconds = custom<number>({
+  parse: async (input) => {
+    const value = Number(input);
+    if (input.trim() !== '' && value > 0 && value <= maxInt32 / 1000) return value;
+    throw new CLIError(`Expected a positive number of seconds but received: ${input}`);
+  },
+});
+
+export const engineFlags = {
+  model: text('A built-in model (`default`, `tiny`) or a Hugging Face folder.', defaults.model, 'MODEL'),
+  'served-model-name': string({
+    description: 'The name that clients ask for; the value of --model if absent.',
+    helpGroup: 'MODEL',
+  }),
+  'max-model-len': count(
+    'Longest prompt plus answer, in tokens.',
+    defaults.maxModelLen,
+    1,
+    maxInt32,
+    'MODEL',
+  ),
+  seed: count('Seed of sampling for requests that bring none.', defaults.seed, 0, maxInt32, 'MODEL'),
+  'num-threads': count('Compute threads of one node.', 'all cores', 1, 1024, 'MODEL'),
+
+  'block-size': count('Tokens per KV block.', defaults.blockSize, 1, 1024, 'CACHE'),
+  'num-blocks': count(
+    'KV blocks of one node, the null block included.',
+    defaults.numBlocks,
+    2,
+    2 ** 24,
+    'CACHE',
+  ),
+  'enable-prefix-caching': boolean({
+    description: 'Keep KV of finished requests for prompts that begin alike (on unless switched off).',
+    allowNo: true,
+    helpGroup: 'CACHE',
+  }),
+  'prefix-caching-hash-seed': text(
+    'Seed of the block hashes; the same on all nodes that exchange KV.',
+    defaults.hashSeed,
+    'CACHE',
+  ),
+
+  'max-num-seqs': count('Requests in one step.', defaults.maxNumSeqs, 1, 65_536, 'SCHEDULER'),
+  'max-num-batched-tokens': count(
+    'Token budget of one step.',
+    defaults.maxNumBatchedTokens,
+    1,
+    maxInt32,
+    'SCHEDULER',
+  ),
+
+  'kv-transfer': option({
+    options: ['uni', 'bi'] as const,
+    description: 'uni: KV moves P→D only. bi: P also pulls from D what D already holds.',
+    defaultHelp: async () => defaults.kvTransferMode,
+    helpGroup: 'KV TRANSFER',
+  })(),
+  'kv-lookup': option({
+    options: ['query', 'ticket'] as const,
+    description: "How P learns what D holds: a cache query each turn, or vLLM's ticket of the turn before.",
+    defaultHelp: async () => defaults.kvLookup,
+    helpGroup: 'KV TRANSFER',
+  })(),
+  'kv-recompute-threshold': count(
+    'Fewer tokens than this are computed by P instead of pulled from D.',
+    defaults.kvRecomputeThreshold,
+    0,
+    maxInt32,
+    'KV TRANSFER',
+  ),
+  'kv-lease-duration': seconds({
+    description: 'How long blocks are held for a peer that was told about them, in seconds.',
+    defaultHelp: async () => String(defaults.kvLeaseDurationMs / 1000),
+    helpGroup: 'KV TRANSFER',
+  }),
+  'decoder-kv-blocks-ttl': seconds({
+    description: "How long D holds a finished turn's blocks in ticket mode, in seconds.",
+    defaultHelp: async () => String(defaults.decoderKvBlocksTtlMs / 1000),
+    helpGroup: 'KV TRANSFER',
+  }),
+  'kv-agent': option({
+    options: ['auto', 'shm', 'tcp'] as const,
+    description: "How a peer's blocks are read: shared memory on one host, TCP otherwise.",
+    defaultHelp: async () => defaults.agent,
+    helpGroup: 'KV TRANSFER',
+  })(),
+  'kv-load-failure-policy': option({
+    options: ['recompute', 'fail'] as const,
+    description: 'What becomes of a request whose blocks did not arrive.',
+    defaultHelp: async () => defaults.kvLoadFailurePolicy,
+    helpGroup: 'KV TRANSFER',
+  })(),
+};
+
+/** What `engineFlags` parse to; a flag that was not given is absent. */
+export interface EngineFlagValues {
+  readonly model?: string;
+  readonly 'served-model-name'?: string;
+  readonly 'max-model-len'?: number;
+  readonly seed?: number;
+  readonly 'num-threads'?: number;
+  readonly 'block-size'?: number;
+  readonly 'num-blocks'?: number;
+  readonly 'enable-prefix-caching'?: boolean;
+  readonly 'prefix-caching-hash-seed'?: string;
+  readonly 'max-num-seqs'?: number;
+  readonly 'max-num-batched-tokens'?: number;
+  readonly 'kv-transfer'?: 'uni' | 'bi';
+  readonly 'kv-lookup'?: 'query' | 'ticket';
+  readonly 'kv-recompute-threshold'?: number;
+  /** Seconds. */
+  readonly 'kv-lease-duration'?: number;
+  /** Seconds. */
+  readonly 'decoder-kv-blocks-ttl'?: number;
+  readonly 'kv-agent'?: 'auto' | 'shm' | 'tcp';
+  readonly 'kv-load-failure-policy'?: 'recompute' | 'fail';
+}
+
+/** Only what was given on the command line, so that it can be laid over other choices. */
+export function engineOptions(flags: EngineFlagValues): EngineOptions {
+  return given<EngineOptions>({
+    model: flags.model,
+    servedModelName: flags['served-model-name'],
+    cache: given({
+      blockSize: flags['block-size'],
+      numBlocks: flags['num-blocks'],
+      enablePrefixCaching: flags['enable-prefix-caching'],
+      hashSeed: flags['prefix-caching-hash-seed'],
+    }),
+    scheduler: given({
+      maxNumSeqs: flags['max-num-seqs'],
+      maxNumBatchedTokens: flags['max-num-batched-tokens'],
+      maxModelLen: flags['max-model-len'],
+    }),
+    kvTransfer: given({
+      mode: flags['kv-transfer'],
+      lookup: flags['kv-lookup'],
+      kvRecomputeThreshold: flags['kv-recompute-threshold'],
+      kvLeaseDurationMs: milliseconds(flags['kv-lease-duration']),
+      decoderKvBlocksTtlMs: milliseconds(flags['decoder-kv-blocks-ttl']),
+      agent: flags['kv-agent'],
+      kvLoadFailurePolicy: flags['kv-load-failure-policy'],
+    }),
+    numThreads: flags['num-threads'],
+    seed: flags.seed,
+  });
+}
+
+function milliseconds(seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : Math.round(seconds * 1000);
+}
+
+/** Without the entries that are undefined: spread over other choices, they would hide these. */
+function given<T extends object>(choices: { readonly [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
+}

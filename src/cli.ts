@@ -1,0 +1,103 @@
+// What every command shares: --json, --log-level, errors as sentences with exit codes, progress and Ctrl-C.
+import { Command } from '@oclif/core/command';
+import { ExitError } from '@oclif/core/errors';
+import { option } from '@oclif/core/flags';
+import { wasInterrupted } from './cli-interrupt.js';
+import { type Progress, startProgress } from './cli-progress.js';
+import { messageOf, VllmPdError } from './errors.js';
+
+const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
+
+/** What a command prints on stdout with --json when it fails. */
+export interface CommandErrorJson {
+  readonly error: {
+    readonly code: string;
+    readonly message: string;
+    readonly param: string | null;
+    readonly suggestions: readonly string[];
+    readonly exit_code: number;
+  };
+}
+
+/**
+ * Base of all commands: parse, call the library, return data (printed as JSON with --json).
+ * Exit codes: 0 done, 1 failed, 2 bad flags or input, 3 native module, 4 address in use, 5 a node is unreachable or died,
+ * 6 a benchmark's own checks do not hold, 130 interrupted.
+ */
+export abstract class BaseCommand extends Command {
+  static override readonly enableJsonFlag = true;
+
+  static override readonly baseFlags = {
+    'log-level': option({
+      options: logLevels,
+      env: 'VLLM_PD_LOG_LEVEL',
+      description: 'How much to log on stderr.',
+      defaultHelp: async () => 'warn',
+      helpGroup: 'GLOBAL',
+    })(),
+  };
+
+  override async init(): Promise<void> {
+    await super.init();
+    // The loggers read it when they are made, in this process and in the nodes that it starts.
+    const at = this.argv.findIndex((arg) => arg === '--log-level' || arg.startsWith('--log-level='));
+    const level = at < 0 ? undefined : (this.argv[at]?.split('=')[1] ?? this.argv[at + 1]);
+    if (logLevels.some((known) => known === level)) process.env.VLLM_PD_LOG_LEVEL = level;
+  }
+
+  /** A progress bar on stderr; nothing at all when stderr is no terminal or --json was given. */
+  protected startProgress(label: string, total: number): Promise<Progress> {
+    return startProgress(label, total, process.stderr.isTTY === true && !this.jsonEnabled());
+  }
+
+  override async catch(error: Error): Promise<never> {
+    if (error instanceof ExitError) throw error;
+    const { error: body } = this.toErrorJson(error);
+    if (this.jsonEnabled()) {
+      this.logJson({ error: body });
+    } else if (body.code === 'INTERRUPTED') {
+      process.stderr.write('Interrupted.\n');
+    } else {
+      process.stderr.write(`Error: ${body.message}\n`);
+      for (const suggestion of body.suggestions) process.stderr.write(`  ${suggestion}\n`);
+      if (body.code === 'INTERNAL' && error.stack) process.stderr.write(`${error.stack}\n`);
+    }
+    this.exit(body.exit_code);
+    throw error;
+  }
+
+  override toErrorJson(error: unknown): CommandErrorJson {
+    if (wasInterrupted()) return errorJson('INTERRUPTED', 'Interrupted.', 130);
+    if (error instanceof VllmPdError) {
+      return {
+        error: {
+          code: error.code,
+          message: error.message,
+          param: error.param ?? null,
+          suggestions: error.suggestions,
+          exit_code: error.exitCode,
+        },
+      };
+    }
+    // oclif's own errors (a flag that does not exist, a value that does not parse) carry the code that it would exit with.
+    if (error instanceof Error && 'oclif' in error) {
+      const suggestions = [`See \`vllm-pd ${this.id?.replaceAll(':', ' ') ?? ''} --help\`.`];
+      return errorJson('INVALID_ARGUMENT', firstLine(error.message), 2, suggestions);
+    }
+    return errorJson('INTERNAL', messageOf(error), 1);
+  }
+}
+
+function errorJson(
+  code: string,
+  message: string,
+  exitCode: number,
+  suggestions: readonly string[] = [],
+): CommandErrorJson {
+  return { error: { code, message, param: null, suggestions, exit_code: exitCode } };
+}
+
+/** oclif's messages end in `See more help with --help`, which would be said twice. */
+function firstLine(message: string): string {
+  return message.replace(/\n*See more help with --help\s*$/, '').trim();
+}
