@@ -1,0 +1,172 @@
+// The embedded models: a small Qwen3-style decoder with seeded weights for real work, a tiny one for tests.
+import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { hasCode, VllmPdError } from '../errors.js';
+import {
+  eosTokenId,
+  generationConfigJson,
+  tokenizerConfigJson,
+  tokenizerJson,
+  vocabSize,
+} from './default-vocabulary.js';
+import { expectedTensors, numElements, type TensorSpec } from './model-tensors.js';
+import { inverseFrequencies } from './rope.js';
+import { type TensorSource, tensorBytes, writeSafetensors } from './safetensors-writer.js';
+import { constantTensor, seededTensor } from './seeded-weights.js';
+
+export const architectureNames = ['default', 'tiny'] as const;
+
+export type ArchitectureName = (typeof architectureNames)[number];
+
+interface Architecture {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+}
+
+const architectures: Readonly<Record<ArchitectureName, Architecture>> = {
+  // 28.6 million parameters, 57 MB
+  default: {
+    hiddenSize: 512,
+    intermediateSize: 1536,
+    numLayers: 8,
+    numHeads: 8,
+    numKvHeads: 2,
+    headDim: 64,
+  },
+  // 0.6 million parameters, 1.3 MB
+  tiny: { hiddenSize: 64, intermediateSize: 128, numLayers: 2, numHeads: 4, numKvHeads: 2, headDim: 16 },
+};
+
+const maxPositionEmbeddings = 32_768;
+const ropeTheta = 10_000;
+
+/**
+ * Gains over unit variance. Chosen so that an answer depends on its whole context and does not run into a loop:
+ * attention is sharp (scores with a standard deviation of about `qNorm · kNorm`), and what attention and MLP write
+ * into the residual stream outweighs the token's own embedding. With the embedding on top, the next token would be a
+ * function of the last one alone, which on 4096 words repeats itself after some 80 tokens; with flat attention
+ * every position would see the same average.
+ */
+const gains = { embedding: 0.25, qkNorm: 2, attentionOutput: 1, mlpOutput: 1, logits: 4 } as const;
+
+export interface CreateOptions {
+  readonly arch: ArchitectureName;
+  readonly seed: number;
+  /** Told how much of the weights file, in [0, 1], is written. */
+  readonly onProgress?: (fraction: number) => void;
+}
+
+/**
+ * Writes an embedded model's folder, whole or not at all. Returns false, and changes nothing, if a folder with
+ * content is there already (also if another process was faster).
+ */
+export async function createModelFolder(folder: string, options: CreateOptions): Promise<boolean> {
+  const existing = await readdir(folder).catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return [];
+    throw new VllmPdError('INVALID_ARGUMENT', `Cannot make a model folder at ${folder}.`, { cause: error });
+  });
+  if (existing.length > 0) return false;
+  await removeAbandoned(folder);
+  const temporary = `${folder}${temporaryMark}${process.pid}-${Date.now()}`;
+  await mkdir(temporary, { recursive: true });
+  try {
+    await writeFiles(temporary, options);
+    await rename(temporary, folder);
+    return true;
+  } catch (error) {
+    await rm(temporary, { recursive: true, force: true });
+    if (hasCode(error, 'ENOTEMPTY') || hasCode(error, 'EEXIST')) return false;
+    throw error;
+  }
+}
+
+const temporaryMark = '.tmp-';
+const abandonedAfterMs = 3_600_000;
+
+/** A process that was killed while writing leaves its temporary folder behind. */
+async function removeAbandoned(folder: string): Promise<void> {
+  const parent = path.dirname(folder);
+  const prefix = path.basename(folder) + temporaryMark;
+  for (const name of await readdir(parent).catch(() => [])) {
+    if (!name.startsWith(prefix)) continue;
+    const found = await stat(path.join(parent, name)).catch(() => null);
+    if (found && Date.now() - found.mtimeMs > abandonedAfterMs) {
+      await rm(path.join(parent, name), { recursive: true, force: true });
+    }
+  }
+}
+
+async function writeFiles(folder: string, { arch, seed, onProgress }: CreateOptions): Promise<void> {
+  const writeJson = (name: string, json: object) =>
+    writeFile(path.join(folder, name), `${JSON.stringify(json, null, 1)}\n`);
+  await writeJson('config.json', configJson(architectures[arch]));
+  await writeJson('generation_config.json', generationConfigJson());
+  await writeJson('tokenizer.json', tokenizerJson());
+  await writeJson('tokenizer_config.json', tokenizerConfigJson(maxPositionEmbeddings));
+  const tensors = tensorSources(architectures[arch], seed);
+  const total = tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0);
+  await writeSafetensors(path.join(folder, 'model.safetensors'), tensors, (written) =>
+    onProgress?.(Math.min(1, written / total)),
+  );
+}
+
+function configJson(arch: Architecture): object {
+  return {
+    architectures: ['Qwen3ForCausalLM'],
+    model_type: 'qwen3',
+    vocab_size: vocabSize,
+    hidden_size: arch.hiddenSize,
+    intermediate_size: arch.intermediateSize,
+    num_hidden_layers: arch.numLayers,
+    num_attention_heads: arch.numHeads,
+    num_key_value_heads: arch.numKvHeads,
+    head_dim: arch.headDim,
+    hidden_act: 'silu',
+    rms_norm_eps: 1e-6,
+    attention_bias: false,
+    tie_word_embeddings: false,
+    max_position_embeddings: maxPositionEmbeddings,
+    rope_theta: ropeTheta,
+    torch_dtype: 'bfloat16',
+    eos_token_id: eosTokenId,
+  };
+}
+
+function tensorSources(arch: Architecture, seed: number): TensorSource[] {
+  const specs = expectedTensors({
+    ...arch,
+    vocabSize,
+    rmsNormEps: 1e-6,
+    qkNorm: true,
+    attentionBias: false,
+    tieWordEmbeddings: false,
+    invFreq: inverseFrequencies(arch.headDim, { type: 'default', theta: ropeTheta }),
+    ropeAttentionScaling: 1,
+  });
+  return specs.map((spec) => ({ ...spec, dtype: 'BF16', chunks: () => chunksOf(spec, seed) }));
+}
+
+function chunksOf(spec: TensorSpec, seed: number): Iterable<Uint8Array> {
+  const size = numElements(spec.shape);
+  const part = spec.name.split('.').at(-2)!;
+  if (part === 'q_norm' || part === 'k_norm') return constantTensor(size, gains.qkNorm);
+  if (spec.shape.length === 1) return constantTensor(size, 1);
+  return seededTensor(seed, spec.name, size, gainOf(part) / Math.sqrt(fanIn(part, spec)));
+}
+
+function gainOf(part: string): number {
+  if (part === 'embed_tokens') return gains.embedding;
+  if (part === 'o_proj') return gains.attentionOutput;
+  if (part === 'down_proj') return gains.mlpOutput;
+  if (part === 'lm_head') return gains.logits;
+  return 1;
+}
+
+/** An embedding is looked up, not summed over. */
+function fanIn(part: string, spec: TensorSpec): number {
+  return part === 'embed_tokens' ? 1 : spec.shape[1]!;
+}
