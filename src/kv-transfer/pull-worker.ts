@@ -1,4 +1,6 @@
 // The connector's worker half: starts reads, tells the owners when they ended, reports what arrived.
+import { messageOf } from '../errors.js';
+import { createLogger } from '../log.js';
 import type { KvPool } from '../native.js';
 import type {
   FinishedPull,
@@ -25,7 +27,8 @@ export class PullConnectorWorker implements KVConnectorWorker {
   readonly #agent: TransferAgent;
   readonly #pool: KvPool;
   readonly #readTimeoutMs: number;
-  readonly #closing = new AbortController();
+  readonly #logger = createLogger('kv-transfer');
+  readonly #aborts = new Set<AbortController>();
   readonly #reads = new Set<Promise<void>>();
   readonly #notifs = new Set<Promise<void>>();
   #finishedSending: FinishedSend[] = [];
@@ -75,7 +78,7 @@ export class PullConnectorWorker implements KVConnectorWorker {
   /** Gives up reads under way and waits until none can write into the pool any more. */
   async close(): Promise<void> {
     this.#wake = () => {};
-    this.#closing.abort();
+    for (const abort of this.#aborts) abort.abort();
     await Promise.all(this.#reads);
     let timer: NodeJS.Timeout | undefined;
     const limit = new Promise<void>((resolve) => {
@@ -87,22 +90,24 @@ export class PullConnectorWorker implements KVConnectorWorker {
 
   async #load(pull: PullSpec): Promise<void> {
     const startedAtMs = performance.now();
-    const timeout = new AbortController();
-    const timer = setTimeout(() => timeout.abort(), this.#readTimeoutMs);
+    const abort = new AbortController();
+    this.#aborts.add(abort);
+    const timer = setTimeout(() => abort.abort(), this.#readTimeoutMs);
     let numValidBlocks = 0;
     let numBytes = 0;
     let failure: FinishedPull['failure'] = null;
     try {
-      const signal = AbortSignal.any([timeout.signal, this.#closing.signal]);
-      const result = await this.#agent.read(pull, this.#pool, signal);
+      const result = await this.#agent.read(pull, this.#pool, abort.signal);
       const firstInvalid = result.valid.indexOf(0);
       numValidBlocks = firstInvalid === -1 ? pull.localBlockIds.length : firstInvalid;
       numBytes = result.numBytes;
       if (firstInvalid !== -1) failure = 'stale';
-    } catch {
+    } catch (error) {
+      this.#logger.warn(`Blocks for ${pull.requestId} were not read: ${messageOf(error)}`);
       failure = 'failed';
     } finally {
       clearTimeout(timer);
+      this.#aborts.delete(abort);
     }
     this.#finishedRecving.push({
       requestId: pull.requestId,

@@ -1,0 +1,91 @@
+// Frames on the side channel: a length, a type, a body. The decoder is where hostile lengths stop.
+import { VllmPdError } from '../errors.js';
+
+export const frameTypes = {
+  /** Reader → owner, JSON: who I am, whom I expect. The first frame of a connection. */
+  hello: 1,
+  /** Owner → reader, JSON: who I am, where my pool is. */
+  welcome: 2,
+  /** Owner → reader, JSON: why not; the owner closes behind it. */
+  refuse: 3,
+  /** Reader → owner: block ids and the hashes expected in them. */
+  read: 4,
+  /** Owner → reader: which of these are valid, and their bytes. */
+  blocks: 5,
+  /** Reader → owner, JSON behind the sequence number: done with what you hold for me. */
+  notif: 6,
+  /** Owner → reader: the notification was delivered. */
+  ack: 7,
+} as const;
+
+export type FrameType = keyof typeof frameTypes;
+
+export interface Frame {
+  readonly type: FrameType;
+  readonly body: Buffer;
+}
+
+/** Length (of type and body, 4 bytes, big endian) and type. */
+const headerBytes = 5;
+
+const typeNames = new Map<number, FrameType>(
+  Object.entries(frameTypes).map(([name, code]) => [code, name as FrameType]),
+);
+
+/** The header of a frame whose body of `numBodyBytes` is written behind it. */
+export function frameHeader(type: FrameType, numBodyBytes: number): Buffer {
+  const header = Buffer.allocUnsafe(headerBytes);
+  header.writeUInt32BE(numBodyBytes + 1, 0);
+  header.writeUInt8(frameTypes[type], 4);
+  return header;
+}
+
+export function encodeFrame(type: FrameType, body: Buffer): Buffer {
+  return Buffer.concat([frameHeader(type, body.length), body]);
+}
+
+/** Turns a byte stream into frames; holds at most one incomplete frame. */
+export class FrameDecoder {
+  /** Longest body that is accepted, in bytes; may be raised once the peer is known. */
+  maxBodyBytes: number;
+  #chunks: Buffer[] = [];
+  #numBytes = 0;
+
+  constructor(maxBodyBytes: number) {
+    this.maxBodyBytes = maxBodyBytes;
+  }
+
+  /** Yields what `chunk` completes. Throws PEER_FAILED on a length or type that cannot be; the stream is lost then. */
+  *push(chunk: Buffer): Generator<Frame> {
+    this.#chunks.push(chunk);
+    this.#numBytes += chunk.length;
+    while (this.#numBytes >= headerBytes) {
+      const header = this.#peek(headerBytes);
+      const numBodyBytes = header.readUInt32BE(0) - 1;
+      const type = typeNames.get(header.readUInt8(4));
+      if (type === undefined || numBodyBytes < 0 || numBodyBytes > this.maxBodyBytes) {
+        throw new VllmPdError(
+          'PEER_FAILED',
+          `Expected a frame of at most ${this.maxBodyBytes} bytes but received type ${header.readUInt8(4)} with ${numBodyBytes} bytes.`,
+        );
+      }
+      if (this.#numBytes < headerBytes + numBodyBytes) return;
+      const frame = this.#peek(headerBytes + numBodyBytes);
+      this.#drop(frame.length);
+      yield { type, body: frame.subarray(headerBytes) };
+    }
+  }
+
+  #peek(numBytes: number): Buffer {
+    if (this.#chunks[0]!.length < numBytes) this.#chunks = [Buffer.concat(this.#chunks)];
+    return this.#chunks[0]!.subarray(0, numBytes);
+  }
+
+  /** Drops bytes that were just peeked, so they lie in the first chunk. */
+  #drop(numBytes: number): void {
+    this.#numBytes -= numBytes;
+    const rest = this.#chunks[0]!.subarray(numBytes);
+    if (rest.length > 0) this.#chunks[0] = rest;
+    else this.#chunks.shift();
+  }
+}

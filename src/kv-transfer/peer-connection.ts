@@ -1,0 +1,140 @@
+// The reader's end of the side channel: one connection to one owner, requests matched to replies by number.
+import { connect, type Socket } from 'node:net';
+import { messageOf, VllmPdError } from '../errors.js';
+import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
+import { mismatchOf } from './handshake.js';
+import { decodeRefusal, decodeWelcome, encodeJson, type Hello, type Welcome } from './messages.js';
+
+/** Connecting and the handshake together, as vLLM's receive timeout. */
+const handshakeTimeoutMs = 5000;
+
+export interface PeerConnectionOptions {
+  readonly address: { readonly host: string; readonly port: number };
+  readonly hello: Hello;
+  /** Longest reply that is accepted, in bytes. */
+  readonly maxBodyBytes: number;
+  /** Aborting it ends the connection, whatever its state. */
+  readonly signal: AbortSignal;
+}
+
+interface Waiting {
+  readonly replyType: FrameType;
+  readonly resolve: (body: Buffer) => void;
+  readonly reject: (error: Error) => void;
+}
+
+export class PeerConnection {
+  /** Resolves when the connection has ended, from whichever side. */
+  readonly closed: Promise<void>;
+  readonly #hello: Hello;
+  readonly #name: string;
+  readonly #socket: Socket;
+  readonly #decoder: FrameDecoder;
+  readonly #waiting = new Map<number, Waiting>();
+  #welcome: Welcome | null = null;
+  #onWelcome: () => void = () => {};
+  #failure: Error | null = null;
+  #nextSeq = 1;
+
+  private constructor({ address, hello, maxBodyBytes }: PeerConnectionOptions) {
+    this.#hello = hello;
+    this.#name = `${hello.expected_engine_id} at ${address.host}:${address.port}`;
+    this.#decoder = new FrameDecoder(maxBodyBytes);
+    this.#socket = connect({ host: address.host, port: address.port, noDelay: true });
+    this.#socket.once('connect', () => this.#socket.write(encodeFrame('hello', encodeJson(hello))));
+    this.#socket.on('data', (chunk) => this.#digest(chunk));
+    this.#socket.on('error', (error) => {
+      this.#failure = error;
+    });
+    this.closed = new Promise((resolve) => {
+      this.#socket.once('close', () => resolve());
+    });
+  }
+
+  /** Rejects with PEER_FAILED when the peer cannot be reached, refuses, or is not the one expected. */
+  static async open(options: PeerConnectionOptions): Promise<PeerConnection> {
+    const connection = new PeerConnection(options);
+    const abort = () => connection.destroy();
+    options.signal.addEventListener('abort', abort, { once: true });
+    const timer = setTimeout(() => {
+      connection.#socket.destroy(new Error(`no answer to the handshake within ${handshakeTimeoutMs} ms`));
+    }, handshakeTimeoutMs);
+    void connection.closed.then(() => {
+      options.signal.removeEventListener('abort', abort);
+      for (const { reject } of connection.#waiting.values()) reject(connection.#lost());
+      connection.#waiting.clear();
+    });
+    const welcomed = new Promise<void>((resolve) => {
+      connection.#onWelcome = resolve;
+    });
+    await Promise.race([welcomed, connection.closed]);
+    clearTimeout(timer);
+    if (connection.isClosed) throw connection.#lost();
+    return connection;
+  }
+
+  /** What the owner said of itself. */
+  get welcome(): Welcome {
+    return this.#welcome!;
+  }
+
+  get isClosed(): boolean {
+    return this.#socket.destroyed;
+  }
+
+  destroy(): void {
+    this.#socket.destroy();
+  }
+
+  /** Sends what `encode` makes of a fresh number; resolves to the reply's body. Rejects when the connection ends. */
+  request(type: FrameType, encode: (seq: number) => Buffer, replyType: FrameType): Promise<Buffer> {
+    const seq = this.#nextSeq;
+    this.#nextSeq = seq === 0xffff_ffff ? 1 : seq + 1;
+    return new Promise((resolve, reject) => {
+      if (this.isClosed) {
+        reject(this.#lost());
+        return;
+      }
+      this.#waiting.set(seq, { replyType, resolve, reject });
+      this.#socket.write(encodeFrame(type, encode(seq)));
+    });
+  }
+
+  #digest(chunk: Buffer): void {
+    try {
+      for (const frame of this.#decoder.push(chunk)) {
+        if (this.#welcome) this.#settle(frame);
+        else this.#enter(frame);
+      }
+    } catch (error) {
+      this.#socket.destroy(error instanceof Error ? error : new Error(messageOf(error)));
+    }
+  }
+
+  #enter({ type, body }: Frame): void {
+    if (type === 'refuse') throw new VllmPdError('PEER_FAILED', decodeRefusal(body));
+    if (type !== 'welcome') throw new VllmPdError('PEER_FAILED', `expected a welcome but received ${type}`);
+    const welcome = decodeWelcome(body);
+    const mismatch = mismatchOf(welcome, this.#hello);
+    if (mismatch !== null) throw new VllmPdError('PEER_FAILED', mismatch);
+    this.#welcome = welcome;
+    this.#onWelcome();
+  }
+
+  #settle({ type, body }: Frame): void {
+    const seq = body.length < 4 ? 0 : body.readUInt32BE(0);
+    const waiting = this.#waiting.get(seq);
+    if (waiting?.replyType !== type) {
+      throw new VllmPdError('PEER_FAILED', `expected a reply but received ${type} number ${seq}`);
+    }
+    this.#waiting.delete(seq);
+    waiting.resolve(body);
+  }
+
+  #lost(): VllmPdError {
+    const why = this.#failure ? messageOf(this.#failure) : 'the connection was closed';
+    return new VllmPdError('PEER_FAILED', `Peer ${this.#name}: ${why}`, {
+      cause: this.#failure ?? undefined,
+    });
+  }
+}
