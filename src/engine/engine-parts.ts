@@ -1,0 +1,119 @@
+// What an engine is made of, and in which order it is started and closed.
+import type { EngineConfig } from '../config.js';
+import { Scheduler } from '../core/scheduler.js';
+import type { TransferAgent } from '../kv-transfer/agent.js';
+import { createTransferAgent } from '../kv-transfer/create-agent.js';
+import { PullConnectorScheduler } from '../kv-transfer/pull-scheduler.js';
+import { PullConnectorWorker } from '../kv-transfer/pull-worker.js';
+import { createLogger } from '../log.js';
+import { loadModelFolder, type ModelFolder } from '../model/model-folder.js';
+import { type KvPool, loadNative } from '../native.js';
+import { ModelRunner } from '../worker/model-runner.js';
+import { Sampler } from '../worker/sampler.js';
+import { modelFingerprint } from './model-fingerprint.js';
+import type { RequestLimits } from './request-check.js';
+
+const log = createLogger('engine');
+
+export interface EngineParts {
+  readonly folder: ModelFolder;
+  readonly pool: KvPool;
+  readonly agent: TransferAgent;
+  readonly connectorScheduler: PullConnectorScheduler;
+  readonly connectorWorker: PullConnectorWorker;
+  readonly scheduler: Scheduler;
+  readonly runner: ModelRunner;
+  /** Monotonic, in ms; one clock for requests, scheduler and leases. */
+  readonly clock: () => number;
+  readonly limits: RequestLimits;
+}
+
+const clock = () => performance.now();
+
+export async function startParts(config: EngineConfig): Promise<EngineParts> {
+  const folder = await loadModelFolder(config.modelPath, { numThreads: config.numThreads });
+  let pool: KvPool | null = null;
+  try {
+    const { numBlocks, blockSize } = config.cache;
+    pool = loadNative().createPool({ numBlocks, blockSize, ...folder.model.kvShape });
+    const agent = await createTransferAgent({
+      config: config.kvTransfer,
+      engineId: config.kvTransfer.engineId,
+      pool,
+      compatibility: await compatibilityOf(config, folder),
+    });
+    return connectParts(config, folder, pool, agent);
+  } catch (error) {
+    pool?.close();
+    folder.model.close();
+    throw error;
+  }
+}
+
+/** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
+async function compatibilityOf({ modelPath, cache }: EngineConfig, folder: ModelFolder): Promise<string> {
+  const fingerprint = await modelFingerprint(modelPath, folder.config);
+  return JSON.stringify({ model: fingerprint, block_size: cache.blockSize, hash_seed: cache.hashSeed });
+}
+
+function connectParts(
+  config: EngineConfig,
+  folder: ModelFolder,
+  pool: KvPool,
+  agent: TransferAgent,
+): EngineParts {
+  const { cache, kvTransfer } = config;
+  const limits = limitsOf(config, folder);
+  const connectorScheduler = new PullConnectorScheduler({
+    config: kvTransfer,
+    blockSize: cache.blockSize,
+    host: agent.host,
+    port: agent.port,
+    clock,
+  });
+  const connectorWorker = new PullConnectorWorker({ agent, pool });
+  const scheduler = new Scheduler({
+    engineId: kvTransfer.engineId,
+    cache,
+    scheduler: { ...config.scheduler, maxModelLen: limits.maxModelLen },
+    kvLoadFailurePolicy: kvTransfer.kvLoadFailurePolicy,
+    connector: connectorScheduler,
+    sink: pool,
+    clock,
+  });
+  const sampler = new Sampler({
+    suppressTokenIds: folder.generationConfig.suppressTokens,
+    seed: config.seed,
+  });
+  return {
+    folder,
+    pool,
+    agent,
+    connectorScheduler,
+    connectorWorker,
+    scheduler,
+    runner: new ModelRunner({ model: folder.model, pool, sampler, connector: connectorWorker }),
+    clock,
+    limits,
+  };
+}
+
+function limitsOf({ cache, scheduler }: EngineConfig, { model }: ModelFolder): RequestLimits {
+  // Block 0 is the null block.
+  const kvCacheTokens = (cache.numBlocks - 1) * cache.blockSize;
+  // The last token's KV is never needed, so one token more than the pool holds can be generated.
+  const maxModelLen = Math.min(scheduler.maxModelLen, model.maxPositionEmbeddings, kvCacheTokens + 1);
+  if (maxModelLen < scheduler.maxModelLen) {
+    const { maxPositionEmbeddings } = model;
+    log.info({ maxModelLen, maxPositionEmbeddings, kvCacheTokens }, 'sequences are shorter than configured');
+  }
+  return { vocabSize: model.vocabSize, maxModelLen, kvCacheTokens };
+}
+
+/** The engine's loop must have ended. */
+export async function closeParts({ connectorWorker, agent, folder, pool }: EngineParts): Promise<void> {
+  await connectorWorker.close();
+  await agent.close();
+  folder.model.close();
+  pool.close();
+}

@@ -1,0 +1,190 @@
+// The engine as everything above it knows it: generate, cacheQuery, state, shutdown.
+import { randomUUID } from 'node:crypto';
+import type { EngineConfig } from '../config.js';
+import { VllmPdError } from '../errors.js';
+import type { ChatTemplate } from '../model/chat-template.js';
+import type { GenerationConfig } from '../model/generation-config.js';
+import type { Tokenizer } from '../model/tokenizer.js';
+import { defaultSamplingParams, Request, type RequestInit, type SamplingParams } from '../request.js';
+import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
+import { EngineCore } from './engine-core.js';
+import { closeParts, type EngineParts, startParts } from './engine-parts.js';
+import { OutputProcessor } from './output-processor.js';
+import { checkPrompt, checkSampling } from './request-check.js';
+import type { RequestStream } from './request-stream.js';
+import type { EngineState, KvTransferStats, PrefixCacheStats, StatLogger } from './stats.js';
+
+export interface GenerateInput {
+  /** Must be unique among what runs; a random one if absent. */
+  readonly requestId?: string;
+  readonly promptTokenIds: readonly number[];
+  /** What is absent takes vLLM's default; `maxTokens` takes all that is left of the context. */
+  readonly samplingParams?: Partial<SamplingParams>;
+  readonly cacheSalt?: string | null;
+  readonly sessionId?: string | null;
+  readonly kvTransferParams?: KvTransferParams | null;
+}
+
+export interface CacheQueryInput {
+  readonly requestId?: string;
+  /** Hold the blocks found, until read, released or expired. Default false. */
+  readonly lease?: boolean;
+  readonly cacheSalt?: string | null;
+}
+
+export class Engine {
+  readonly config: EngineConfig;
+  readonly #parts: EngineParts;
+  readonly #core: EngineCore;
+  readonly #outputs: OutputProcessor;
+  readonly #statLoggers: StatLogger[] = [];
+  #isClosing = false;
+  #shutdown: Promise<void> | null = null;
+
+  private constructor(config: EngineConfig, parts: EngineParts) {
+    this.config = config;
+    this.#parts = parts;
+    const { scheduler, runner, clock, folder, connectorWorker } = parts;
+    this.#outputs = new OutputProcessor({
+      tokenizer: folder.tokenizer,
+      clock,
+      finishRequest: (...args) => this.#core.finishRequest(...args),
+      statLoggers: this.#statLoggers,
+    });
+    this.#core = new EngineCore({ scheduler, runner, listener: this.#outputs, clock });
+    connectorWorker.onProgress(() => this.#core.wake());
+    this.#core.start();
+  }
+
+  /** Loads the model and listens for peers. Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE. */
+  static async start(config: EngineConfig): Promise<Engine> {
+    return new Engine(config, await startParts(config));
+  }
+
+  get tokenizer(): Tokenizer {
+    return this.#parts.folder.tokenizer;
+  }
+
+  get chatTemplate(): ChatTemplate {
+    return this.#parts.folder.chatTemplate;
+  }
+
+  get generationConfig(): GenerationConfig {
+    return this.#parts.folder.generationConfig;
+  }
+
+  /** Longest prompt plus answer, in tokens: what was configured, capped by what the model and the pool can hold. */
+  get maxModelLen(): number {
+    return this.#parts.limits.maxModelLen;
+  }
+
+  /** Where peers reach this node's blocks. */
+  get sideChannel(): { readonly host: string; readonly port: number } {
+    const { host, port } = this.#parts.agent;
+    return { host, port };
+  }
+
+  /** Why the engine cannot go on; null while it can. */
+  get fatal(): VllmPdError | null {
+    return this.#core.fatal;
+  }
+
+  /**
+   * Queues a request; its pieces come out of the generator, which aborts it when it is left early and rejects when it
+   * fails. Throws INVALID_ARGUMENT or PROMPT_TOO_LONG at once.
+   */
+  generate(input: GenerateInput): RequestStream {
+    const { limits } = this.#parts;
+    const numPromptTokens = input.promptTokenIds.length;
+    checkPrompt(input.promptTokenIds, limits);
+    const samplingParams = {
+      ...defaultSamplingParams,
+      maxTokens: limits.maxModelLen - numPromptTokens,
+      ...input.samplingParams,
+    };
+    checkSampling(samplingParams, numPromptTokens, limits);
+    const request = this.#createRequest({ ...input, samplingParams });
+    this.#core.addRequest(request);
+    return this.#outputs.addRequest(request);
+  }
+
+  /** Which blocks of this prompt are cached here. Runs no model and counts in no statistics. */
+  async cacheQuery(
+    promptTokenIds: readonly number[],
+    { lease = false, ...input }: CacheQueryInput = {},
+  ): Promise<CacheQueryAnswer> {
+    checkPrompt(promptTokenIds, this.#parts.limits);
+    const request = this.#createRequest({
+      ...input,
+      promptTokenIds,
+      samplingParams: defaultSamplingParams,
+      cacheQuery: { lease },
+    });
+    this.#core.addRequest(request);
+    return this.#outputs.addQuery(request);
+  }
+
+  /** Ends a lease before it was read or has expired. False if there is none of that id (any more). */
+  releaseLease(leaseId: string): boolean {
+    return this.#core.releaseLease(leaseId);
+  }
+
+  /** `onlyFree`: forgets the cached blocks that nobody uses. Otherwise all, or none (false) while any block is in use. */
+  resetPrefixCache(options: { readonly onlyFree: boolean } = { onlyFree: false }): boolean {
+    return this.#parts.scheduler.resetPrefixCache(options);
+  }
+
+  addStatLogger(logger: StatLogger): void {
+    this.#statLoggers.push(logger);
+  }
+
+  state(): EngineState {
+    return this.#parts.scheduler.state();
+  }
+
+  prefixCacheStats(): PrefixCacheStats {
+    return this.#parts.scheduler.prefixCacheStats;
+  }
+
+  kvTransferStats(): Pick<KvTransferStats, 'bytesSent' | 'bytesReceived' | 'numExpiredHolds'> {
+    const { agent, connectorScheduler } = this.#parts;
+    return {
+      bytesSent: agent.bytesSent,
+      bytesReceived: agent.bytesReceived,
+      numExpiredHolds: connectorScheduler.numEndedHolds('expired'),
+    };
+  }
+
+  /** Takes no more requests and resolves when those that run have ended. */
+  async drain(): Promise<void> {
+    this.#isClosing = true;
+    await this.#outputs.idle();
+  }
+
+  /** Ends everything: requests as aborted, loads, connections, threads; frees the pool. Idempotent. */
+  shutdown(): Promise<void> {
+    this.#isClosing = true;
+    this.#shutdown ??= this.#close();
+    return this.#shutdown;
+  }
+
+  async #close(): Promise<void> {
+    this.#outputs.abortAll();
+    await this.#core.stop();
+    this.#outputs.failAll(new VllmPdError('OVERLOADED', 'The engine was shut down.'));
+    await closeParts(this.#parts);
+  }
+
+  #createRequest(
+    init: Omit<RequestInit, 'requestId' | 'eosTokenIds'> & { readonly requestId?: string },
+  ): Request {
+    if (this.#isClosing) throw new VllmPdError('OVERLOADED', 'The engine is shutting down.');
+    const requestId = init.requestId ?? randomUUID();
+    if (this.#outputs.has(requestId)) {
+      const message = `Expected a new request id but \`${requestId}\` is in use.`;
+      throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'request_id' });
+    }
+    const { eosTokenIds } = this.generationConfig;
+    return new Request({ ...init, requestId, eosTokenIds }, this.#parts.clock());
+  }
+}

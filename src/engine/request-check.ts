@@ -1,0 +1,62 @@
+// What a request must fulfil before the scheduler hears of it.
+import { VllmPdError } from '../errors.js';
+import type { SamplingParams } from '../request.js';
+
+export interface RequestLimits {
+  readonly vocabSize: number;
+  /** Longest prompt plus answer, in tokens: at most kvCacheTokens + 1. */
+  readonly maxModelLen: number;
+  /** Tokens that fit into the KV pool. */
+  readonly kvCacheTokens: number;
+}
+
+/** Throws INVALID_ARGUMENT for an empty prompt or an unknown token, PROMPT_TOO_LONG when no room is left to answer. */
+export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLimits): void {
+  const { vocabSize, maxModelLen, kvCacheTokens } = limits;
+  const numTokens = promptTokenIds.length;
+  if (numTokens === 0) {
+    throw refusal('Expected a prompt of at least one token but received an empty one.', 'prompt');
+  }
+  if (numTokens > kvCacheTokens) {
+    const message =
+      `The KV cache of this node holds ${kvCacheTokens} tokens but the prompt has ${numTokens} tokens. ` +
+      'Please reduce the length of the prompt or give the node more blocks.';
+    throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
+  }
+  if (numTokens >= maxModelLen) {
+    const message =
+      `This model's maximum context length is ${maxModelLen} tokens, prompt and answer together, ` +
+      `but the prompt has ${numTokens} tokens. Please reduce the length of the prompt.`;
+    throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
+  }
+  const unknown = promptTokenIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
+  if (unknown !== undefined) {
+    const message = `Expected token ids from 0 to ${vocabSize - 1} in the prompt but received ${unknown}.`;
+    throw refusal(message, 'prompt');
+  }
+}
+
+/** Throws INVALID_ARGUMENT when prompt and answer do not fit together, or a bias is for a token that does not exist. */
+export function checkSampling(params: SamplingParams, numPromptTokens: number, limits: RequestLimits): void {
+  const { vocabSize, maxModelLen } = limits;
+  if (params.maxTokens > maxModelLen - numPromptTokens) {
+    const message =
+      `'max_tokens' or 'max_completion_tokens' is too large: ${params.maxTokens}. This model's maximum context length is ` +
+      `${maxModelLen} tokens and your request has ${numPromptTokens} input tokens ` +
+      `(${params.maxTokens} > ${maxModelLen} - ${numPromptTokens}).`;
+    throw refusal(message, 'max_tokens');
+  }
+  if (params.minTokens > params.maxTokens) {
+    const message = `Expected min_tokens of at most max_tokens (${params.maxTokens}) but received ${params.minTokens}.`;
+    throw refusal(message, 'min_tokens');
+  }
+  for (const tokenId of params.logitBias.keys()) {
+    if (tokenId < vocabSize) continue;
+    const message = `Expected token ids from 0 to ${vocabSize - 1} in logit_bias but received ${tokenId}.`;
+    throw refusal(message, 'logit_bias');
+  }
+}
+
+function refusal(message: string, param: string): VllmPdError {
+  return new VllmPdError('INVALID_ARGUMENT', message, { param });
+}

@@ -1,0 +1,92 @@
+// The pieces of one answer on their way from the engine's loop to the caller: an async generator that ends with it.
+import { mergeOutputs, type RequestOutput } from './request-output.js';
+
+interface Waiting {
+  readonly resolve: (result: IteratorResult<RequestOutput, void>) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+const end: IteratorResult<RequestOutput, void> = { done: true, value: undefined };
+
+/** Holds at most one piece: what the caller has not taken yet is merged. */
+export class RequestStream implements AsyncGenerator<RequestOutput, void, void> {
+  readonly requestId: string;
+  readonly #onAbort: () => void;
+  #pending: RequestOutput | null = null;
+  #failure: { readonly error: unknown } | null = null;
+  #ended = false;
+  #waiting: Waiting | null = null;
+
+  /** `onAbort` is called at most once: when the caller leaves before the last piece was pushed. */
+  constructor(requestId: string, onAbort: () => void) {
+    this.requestId = requestId;
+    this.#onAbort = onAbort;
+  }
+
+  /** From the engine. A piece with a finish reason is the last one. */
+  push(output: RequestOutput): void {
+    if (this.#ended) return;
+    this.#ended = output.finishReason !== null;
+    if (this.#waiting) {
+      this.#waiting.resolve({ done: false, value: output });
+      this.#waiting = null;
+    } else {
+      this.#pending = this.#pending ? mergeOutputs(this.#pending, output) : output;
+    }
+  }
+
+  /** From the engine: the request ended without an answer. */
+  fail(error: unknown): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    if (this.#waiting) {
+      this.#waiting.reject(error);
+      this.#waiting = null;
+    } else {
+      this.#failure = { error };
+    }
+  }
+
+  async next(): Promise<IteratorResult<RequestOutput, void>> {
+    if (this.#pending) {
+      const value = this.#pending;
+      this.#pending = null;
+      return { done: false, value };
+    }
+    if (this.#failure) {
+      const { error } = this.#failure;
+      this.#failure = null;
+      throw error;
+    }
+    if (this.#ended) return end;
+    return new Promise((resolve, reject) => {
+      this.#waiting = { resolve, reject };
+    });
+  }
+
+  /** Aborts the request unless it has ended. */
+  async return(): Promise<IteratorResult<RequestOutput, void>> {
+    this.#pending = null;
+    this.#failure = null;
+    if (!this.#ended) {
+      this.#ended = true;
+      this.#waiting?.resolve(end);
+      this.#waiting = null;
+      this.#onAbort();
+    }
+    return end;
+  }
+
+  async throw(error: unknown): Promise<IteratorResult<RequestOutput, void>> {
+    await this.return();
+    throw error;
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return();
+  }
+}
