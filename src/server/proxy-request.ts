@@ -1,0 +1,111 @@
+// What a client asked the proxy for, and the bodies that the hops of a turn carry instead.
+import { randomUUID } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { VllmPdError } from '../errors.js';
+import type { KvTransferParams } from '../wire.js';
+
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+export interface TurnRequest {
+  readonly path: '/v1/completions' | '/v1/chat/completions';
+  /** As the client sent it, but for its conversation id, which is `session_id` towards the nodes. */
+  readonly body: JsonObject;
+  /** Sent along on every hop. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly requestId: string;
+  readonly sessionId: string | null;
+  /** Kept only by a proxy that trusts its clients; null otherwise. */
+  readonly clientKvTransferParams: KvTransferParams | null;
+}
+
+/** Fields that decide what the prompt's tokens are; a cache query needs no others. */
+const promptFields = [
+  'model',
+  'prompt',
+  'messages',
+  'add_special_tokens',
+  'add_generation_prompt',
+  'continue_final_message',
+  'chat_template',
+  'chat_template_kwargs',
+  'tools',
+  'tool_choice',
+  'documents',
+  'truncate_prompt_tokens',
+  'cache_salt',
+  'session_id',
+] as const;
+
+/** Fields that ask for more of an answer than the one token that P makes and nobody sees. */
+const answerFields = [
+  'stream_options',
+  'stream_interval',
+  'min_tokens',
+  'min_completion_tokens',
+  'n',
+  'best_of',
+  'use_beam_search',
+  'logprobs',
+  'top_logprobs',
+  'prompt_logprobs',
+  'echo',
+  'return_prefill_stats',
+  'return_token_ids',
+] as const;
+
+export function parseTurnRequest(
+  path: TurnRequest['path'],
+  req: IncomingMessage,
+  body: unknown,
+  trustKvTransferParams: boolean,
+): TurnRequest {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) {
+    throw new VllmPdError('INVALID_ARGUMENT', 'Expected a JSON object as the request body.');
+  }
+  const { conversation_id, kv_transfer_params, ...rest } = body as Record<string, unknown>;
+  const sessionId = textOf(conversation_id) ?? textOf(rest.session_id) ?? headerOf(req, 'x-session-id');
+  const requestId = headerOf(req, 'x-request-id') ?? randomUUID();
+  const authorization = headerOf(req, 'authorization');
+  return {
+    path,
+    body: sessionId === null ? rest : { ...rest, session_id: sessionId },
+    headers: { 'x-request-id': requestId, ...(authorization === null ? {} : { authorization }) },
+    requestId,
+    sessionId,
+    clientKvTransferParams:
+      trustKvTransferParams && kv_transfer_params ? (kv_transfer_params as KvTransferParams) : null,
+  };
+}
+
+/** P runs the whole prompt and makes one token. */
+export function prefillBody(turn: TurnRequest, params: KvTransferParams): JsonObject {
+  const body: Record<string, unknown> = { ...turn.body };
+  for (const field of answerFields) delete body[field];
+  if ('max_completion_tokens' in body) body.max_completion_tokens = 1;
+  return { ...body, max_tokens: 1, stream: false, kv_transfer_params: params };
+}
+
+export function decodeBody(turn: TurnRequest, params: KvTransferParams | null): JsonObject {
+  return params === null ? turn.body : { ...turn.body, kv_transfer_params: params };
+}
+
+export function cacheQueryBody(turn: TurnRequest, lease: boolean): JsonObject {
+  const fields = promptFields.filter((field) => turn.body[field] !== undefined);
+  return { ...Object.fromEntries(fields.map((field) => [field, turn.body[field]])), lease };
+}
+
+/** Several prompts in one request: there is one set of transfer parameters and it belongs to one prompt. */
+export function isBatch(turn: TurnRequest): boolean {
+  const { prompt } = turn.body;
+  return Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== 'number';
+}
+
+function textOf(value: unknown): string | null {
+  return typeof value === 'string' && value.length > 0 ? value : null;
+}
+
+/** Printable ASCII only, since it is sent on as a header. */
+function headerOf(req: IncomingMessage, name: string): string | null {
+  const value = req.headers[name];
+  return typeof value === 'string' && /^[\x20-\x7e]{1,4096}$/.test(value) ? value : null;
+}
