@@ -1,0 +1,129 @@
+// Names of blocks: the SHA-256 chain over canonical CBOR that vLLM calls `sha256_cbor`, equal on every node.
+import { createHash } from 'node:crypto';
+import { VllmPdError } from '../errors.js';
+import type { Request } from '../request.js';
+import type { BlockHash } from '../wire.js';
+
+const maxTokenId = 0xffff_ffff;
+
+/** Throws INVALID_ARGUMENT unless every id is an integer that fits in 32 bits. */
+export function assertTokenIds(tokenIds: readonly number[]): void {
+  for (const [position, tokenId] of tokenIds.entries()) {
+    if (tokenId >>> 0 !== tokenId) {
+      throw new VllmPdError(
+        'INVALID_ARGUMENT',
+        `Expected token ids from 0 to ${maxTokenId} but received ${tokenId} at position ${position}`,
+        { param: 'prompt' },
+      );
+    }
+  }
+}
+
+/** What a hash is computed over; a `Request` has this shape. */
+type Hashed = Pick<Request, 'tokenIds' | 'cacheSalt' | 'blockHashes'>;
+
+/**
+ * hash = SHA-256(CBOR([parent, [token ids], null or [extra keys]])); block 0's parent is the hash of the seed, and
+ * only block 0 names the cache salt, since all others follow from it.
+ */
+export class BlockHasher {
+  readonly blockSize: number;
+  readonly noneHash: BlockHash;
+  #buffer: Buffer;
+  #end = 0;
+
+  constructor(blockSize: number, hashSeed: string) {
+    this.blockSize = blockSize;
+    // Array heads and the parent, then at most 5 bytes a token.
+    this.#buffer = Buffer.alloc(64 + 5 * blockSize);
+    this.noneHash = this.#digest(() => this.#writeText(hashSeed));
+  }
+
+  /** Appends the hashes of full blocks that `blockHashes` lacks. Token ids must be checked. */
+  extend(request: Hashed): void {
+    const { blockHashes, tokenIds } = request;
+    while ((blockHashes.length + 1) * this.blockSize <= tokenIds.length) {
+      blockHashes.push(this.#hashBlock(request, blockHashes.length, this.blockSize));
+    }
+  }
+
+  /**
+   * Hash of the first `numTokens` (1 … blockSize) tokens of a block, encoded as a full block would be. The blocks
+   * before it must be in `blockHashes`.
+   */
+  hashPartial(request: Hashed, blockIndex: number, numTokens: number): BlockHash {
+    return this.#hashBlock(request, blockIndex, numTokens);
+  }
+
+  /** One hash a block of the first `numTokens` tokens; the last block may be partial. `blockHashes` must be extended. */
+  prefixHashes(request: Hashed, numTokens: number): BlockHash[] {
+    const numFullBlocks = Math.floor(numTokens / this.blockSize);
+    const hashes = request.blockHashes.slice(0, numFullBlocks);
+    const numTailTokens = numTokens - numFullBlocks * this.blockSize;
+    if (numTailTokens > 0) hashes.push(this.hashPartial(request, numFullBlocks, numTailTokens));
+    return hashes;
+  }
+
+  #hashBlock(request: Hashed, blockIndex: number, numTokens: number): BlockHash {
+    const { tokenIds, cacheSalt, blockHashes } = request;
+    const begin = blockIndex * this.blockSize;
+    const parent = blockIndex === 0 ? this.noneHash : blockHashes[blockIndex - 1]!;
+    return this.#digest(() => {
+      this.#writeHead(majorType.array, 3);
+      this.#writeHash(parent);
+      this.#writeHead(majorType.array, numTokens);
+      for (let position = begin; position < begin + numTokens; position += 1) {
+        this.#writeHead(majorType.unsigned, tokenIds[position]!);
+      }
+      if (blockIndex === 0 && cacheSalt !== null) {
+        this.#writeHead(majorType.array, 1);
+        this.#writeText(cacheSalt);
+      } else {
+        this.#end = this.#buffer.writeUInt8(cborNull, this.#end);
+      }
+    });
+  }
+
+  #digest(encode: () => void): BlockHash {
+    this.#end = 0;
+    encode();
+    return createHash('sha256').update(this.#buffer.subarray(0, this.#end)).digest('hex');
+  }
+
+  /** Canonical: the shortest of the five lengths that holds the value. */
+  #writeHead(type: number, value: number): void {
+    const buffer = this.#buffer;
+    if (value < 24) {
+      this.#end = buffer.writeUInt8(type | value, this.#end);
+    } else if (value <= 0xff) {
+      this.#end = buffer.writeUInt8(value, buffer.writeUInt8(type | 24, this.#end));
+    } else if (value <= 0xffff) {
+      this.#end = buffer.writeUInt16BE(value, buffer.writeUInt8(type | 25, this.#end));
+    } else {
+      this.#end = buffer.writeUInt32BE(value, buffer.writeUInt8(type | 26, this.#end));
+    }
+  }
+
+  #writeHash(hash: BlockHash): void {
+    this.#writeHead(majorType.bytes, hash.length / 2);
+    this.#end += this.#buffer.write(hash, this.#end, 'hex');
+  }
+
+  #writeText(text: string): void {
+    const numBytes = Buffer.byteLength(text);
+    this.#reserve(numBytes + 8);
+    this.#writeHead(majorType.text, numBytes);
+    this.#end += this.#buffer.write(text, this.#end);
+  }
+
+  #reserve(numBytes: number): void {
+    if (this.#end + numBytes <= this.#buffer.length) return;
+    const grown = Buffer.alloc(this.#end + numBytes);
+    this.#buffer.copy(grown);
+    this.#buffer = grown;
+  }
+}
+
+/** The upper three bits of a CBOR head. */
+const majorType = { unsigned: 0x00, bytes: 0x40, text: 0x60, array: 0x80 } as const;
+const cborNull = 0xf6;

@@ -1,0 +1,34 @@
+// Answers a cache query: the longest cached prefix of a prompt, looked up without touching anything, leased if asked for.
+import type { KVConnectorScheduler } from '../kv-transfer/connector.js';
+import type { Request } from '../request.js';
+import type { CacheQueryAnswer } from '../wire.js';
+import type { KVCacheManager } from './kv-cache-manager.js';
+
+/** Tokens are full blocks and never cover the prompt's last one, since no hit does. */
+export function answerCacheQuery(
+  request: Request,
+  engineId: string,
+  kvCache: KVCacheManager,
+  connector: KVConnectorScheduler | null,
+): CacheQueryAnswer {
+  const blocks = kvCache.getComputedBlocks(request);
+  const blockIds = blocks.map(({ blockId }) => blockId);
+  const numTokens = blocks.length * kvCache.blockSize;
+  const wantsLease = request.cacheQuery?.lease === true && blocks.length > 0;
+  const lease = wantsLease && connector ? connector.grantLease(request, blockIds, numTokens) : null;
+  if (lease) kvCache.pin(lease.id, blocks);
+  return {
+    object: 'cache_query',
+    engine_id: engineId,
+    request_id: request.requestId,
+    block_size: kvCache.blockSize,
+    num_prompt_tokens: request.numPromptTokens,
+    num_tokens: numTokens,
+    num_blocks: blocks.length,
+    block_ids: blockIds,
+    block_hashes: request.blockHashes.slice(0, blocks.length),
+    tier: 'local',
+    lease: lease && { id: lease.id, expires_in_ms: lease.expiresInMs },
+    kv_transfer_params: lease?.kvTransferParams ?? null,
+  };
+}

@@ -1,0 +1,44 @@
+// One step while it is being planned: who runs how many tokens, and what is left of the budget.
+import type { ScheduledRequest } from '../outputs.js';
+import type { Request } from '../request.js';
+
+export class StepPlan {
+  readonly scheduled: ScheduledRequest[] = [];
+  numPreemptions = 0;
+  /** Requests that were sent to wait for remote KV. */
+  numParked = 0;
+  readonly #budget: number;
+  #numTokensLeft: number;
+
+  constructor(budget: number) {
+    this.#budget = budget;
+    this.#numTokensLeft = budget;
+  }
+
+  get numTokens(): number {
+    return this.#budget - this.#numTokensLeft;
+  }
+
+  get hasBudget(): boolean {
+    return this.#numTokensLeft > 0;
+  }
+
+  /** How many of the request's tokens behind the first `numComputedTokens` fit in the budget. */
+  share(request: Request, numComputedTokens: number): number {
+    return Math.min(request.numTokens - numComputedTokens, this.#numTokensLeft);
+  }
+
+  /** `numComputedTokens` moves on at once, as if the step had run. */
+  add(request: Request, numScheduledTokens: number, blockIds: readonly number[]): void {
+    const { numComputedTokens } = request;
+    request.numComputedTokens += numScheduledTokens;
+    this.#numTokensLeft -= numScheduledTokens;
+    this.scheduled.push({
+      request,
+      numComputedTokens,
+      numScheduledTokens,
+      blockIds,
+      samples: request.numComputedTokens === request.numTokens,
+    });
+  }
+}

@@ -1,0 +1,26 @@
+// Whether the token that was just sampled ends its request.
+import type { FinishedStatus, Request } from '../request.js';
+
+export interface Stop {
+  readonly status: FinishedStatus;
+  readonly stopReason: number | null;
+}
+
+/**
+ * In vLLM's order: min_tokens, end of sequence, stop token ids, length. `maxTokens` of the whole sequence holds even
+ * below min_tokens, since nothing beyond it can be computed.
+ */
+export function checkStop(request: Request, maxSequenceTokens: number): Stop | null {
+  const { samplingParams, numOutputTokens } = request;
+  if (numOutputTokens >= samplingParams.minTokens) {
+    const tokenId = request.tokenIds[request.numTokens - 1]!;
+    if (!samplingParams.ignoreEos && request.eosTokenIds.includes(tokenId)) {
+      return { status: 'FINISHED_STOPPED', stopReason: null };
+    }
+    if (samplingParams.stopTokenIds.includes(tokenId)) {
+      return { status: 'FINISHED_STOPPED', stopReason: tokenId };
+    }
+  }
+  const isFull = request.numTokens >= maxSequenceTokens || numOutputTokens >= samplingParams.maxTokens;
+  return isFull ? { status: 'FINISHED_LENGTH_CAPPED', stopReason: null } : null;
+}
