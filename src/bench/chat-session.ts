@@ -1,0 +1,75 @@
+// One conversation as it is being played in one mode: its history grows by the server's real answers.
+import type { KvTransferMode } from '../config.js';
+import { messageOf } from '../errors.js';
+import type { BenchClient, ChatMessage } from './client.js';
+import type { Conversation } from './conversation.js';
+import { failedTurn, type History, recordTurn, type TurnIdentity, type TurnRecord } from './turn-record.js';
+import type { WorkloadSampling } from './workload.js';
+
+export interface SessionContext {
+  readonly client: BenchClient;
+  readonly mode: KvTransferMode;
+  readonly model: string;
+  readonly sampling: WorkloadSampling;
+  readonly warmup: boolean;
+  /** `performance.now()` when the run began. */
+  readonly runStartedAt: number;
+}
+
+export class ChatSession {
+  readonly #context: SessionContext;
+  readonly #conversation: Conversation;
+  readonly #messages: ChatMessage[] = [];
+  #history: History | null = null;
+  #failed = false;
+  /** Token ids of the first prompt, to tell conversations that begin alike. */
+  #firstPrompt: readonly number[] = [];
+
+  constructor(context: SessionContext, conversation: Conversation) {
+    this.#context = context;
+    this.#conversation = conversation;
+  }
+
+  get firstPrompt(): readonly number[] {
+    return this.#firstPrompt;
+  }
+
+  /** True while turn `turn` (from 1) exists and every one before it was answered. */
+  canPlay(turn: number): boolean {
+    return !this.#failed && turn <= this.#conversation.turns.length;
+  }
+
+  /** Never rejects: a turn that fails is recorded with its error and ends the conversation. */
+  async play(turn: number): Promise<TurnRecord> {
+    const { client, mode, model, sampling, warmup, runStartedAt } = this.#context;
+    const { id: conversationId, turns } = this.#conversation;
+    const { content, numOutputTokens } = turns[turn - 1]!;
+    const startTimeMs = performance.now() - runStartedAt;
+    const identity: TurnIdentity = { mode, conversationId, turn, warmup, startTimeMs };
+    this.#messages.push({ role: 'user', content });
+    try {
+      const answer = await client.chat({
+        model,
+        conversationId,
+        messages: this.#messages,
+        numOutputTokens,
+        temperature: sampling.temperature,
+        topP: sampling.top_p,
+        topK: sampling.top_k,
+        seed: sampling.seed,
+      });
+      const record = recordTurn(identity, answer, this.#history);
+      this.#failed = record.error !== null;
+      this.#messages.push({ role: 'assistant', content: answer.text });
+      this.#history = {
+        promptTokenIds: answer.promptTokenIds ?? [],
+        outputTokenIds: answer.outputTokenIds,
+      };
+      if (turn === 1) this.#firstPrompt = this.#history.promptTokenIds;
+      return record;
+    } catch (error) {
+      this.#failed = true;
+      return failedTurn(identity, messageOf(error));
+    }
+  }
+}

@@ -1,0 +1,115 @@
+// Lays the closed form beside the measured turns, where lengths alone determine what must come out.
+import type { KvLookup, KvTransferMode } from '../config.js';
+import { expectedLedger } from './closed-form.js';
+import { expectedColumns, type TurnRecord } from './turn-record.js';
+
+export interface ClosedFormScope {
+  /** Tokens per block. */
+  readonly blockSize: number;
+  /** Blocks of each node's pool, the null block included. */
+  readonly numPrefillBlocks: number;
+  readonly numDecodeBlocks: number;
+  readonly kvRecomputeThreshold: number;
+  readonly lookup: KvLookup;
+  readonly enablePrefixCaching: boolean;
+  readonly evictPrefillBetweenTurns: boolean;
+  /** Nodes of each role: with more than one, where a turn ran is the proxy's choice. */
+  readonly numPrefillNodes: number;
+  readonly numDecodeNodes: number;
+}
+
+/** The turns with their `expected_*` columns filled in where the closed form determines them. */
+export function withExpectedLedgers(
+  turns: readonly TurnRecord[],
+  firstPrompts: ReadonlyMap<string, readonly number[]>,
+  scope: ClosedFormScope,
+): TurnRecord[] {
+  const sharing = conversationsThatShareBlocks(firstPrompts, scope.blockSize);
+  const isDetermined = (mode: KvTransferMode) =>
+    scope.enablePrefixCaching &&
+    scope.numPrefillNodes === 1 &&
+    scope.numDecodeNodes === 1 &&
+    everythingFits(
+      turns.filter((turn) => turn.mode === mode),
+      scope,
+    );
+  const determined = new Map([
+    ['uni', isDetermined('uni')],
+    ['bi', isDetermined('bi')],
+  ]);
+  const previous = previousTurns(turns);
+  return turns.map((turn) => {
+    const before = previous.get(turn) ?? null;
+    const isFirst = turn.turn === 1;
+    if (
+      turn.warmup ||
+      turn.error !== null ||
+      !determined.get(turn.mode) ||
+      sharing.has(turn.conversation_id) ||
+      (!isFirst && (!before || turn.num_matching_history_tokens < turn.num_history_tokens))
+    ) {
+      return turn;
+    }
+    const ledger = expectedLedger(
+      { ...scope, mode: turn.mode },
+      {
+        numPromptTokens: turn.num_prompt_tokens,
+        previous: before && {
+          numPromptTokens: before.num_prompt_tokens,
+          numOutputTokens: before.num_output_tokens,
+        },
+        evicted: scope.evictPrefillBetweenTurns,
+      },
+    );
+    return { ...turn, ...expectedColumns(ledger) };
+  });
+}
+
+/** Each turn's predecessor in its conversation and mode, if that was answered. */
+function previousTurns(turns: readonly TurnRecord[]): Map<TurnRecord, TurnRecord> {
+  const key = (turn: TurnRecord, number: number) => `${turn.mode} ${number} ${turn.conversation_id}`;
+  const answered = turns.filter((turn) => !turn.warmup && turn.error === null);
+  const byKey = new Map(answered.map((turn) => [key(turn, turn.turn), turn]));
+  const pairs = new Map<TurnRecord, TurnRecord>();
+  for (const turn of answered) {
+    const before = byKey.get(key(turn, turn.turn - 1));
+    if (before) pairs.set(turn, before);
+  }
+  return pairs;
+}
+
+/** Ids of conversations whose first block is also another one's: who computes it depends on the order of play. */
+function conversationsThatShareBlocks(
+  firstPrompts: ReadonlyMap<string, readonly number[]>,
+  blockSize: number,
+): Set<string> {
+  const byFirstBlock = new Map<string, string[]>();
+  for (const [id, tokenIds] of firstPrompts) {
+    const block = tokenIds.slice(0, blockSize).join(',');
+    byFirstBlock.set(block, [...(byFirstBlock.get(block) ?? []), id]);
+  }
+  return new Set([...byFirstBlock.values()].filter((ids) => ids.length > 1).flat());
+}
+
+/**
+ * True when neither node ever has to evict: every block that a turn allocates anew, counted as if none were reused,
+ * fits into the pools. A prefill cache that is emptied between turns needs room for one round of turns only.
+ */
+function everythingFits(turns: readonly TurnRecord[], scope: ClosedFormScope): boolean {
+  const { blockSize, numPrefillBlocks, numDecodeBlocks, evictPrefillBetweenTurns } = scope;
+  const blocks = (numTokens: number) => Math.ceil(numTokens / blockSize) + 1;
+  const full = (numTokens: number) => Math.floor(numTokens / blockSize);
+  const previous = previousTurns(turns);
+  let onDecode = 0;
+  const onPrefill = new Map<number, number>();
+  for (const turn of turns) {
+    const before = previous.get(turn);
+    const sequence = turn.num_prompt_tokens + turn.num_output_tokens;
+    const cachedOnD = before ? full(before.num_prompt_tokens + before.num_output_tokens - 1) : 0;
+    const cachedOnP = before && !evictPrefillBetweenTurns ? full(before.num_prompt_tokens) : 0;
+    onDecode += blocks(sequence) - cachedOnD;
+    const round = evictPrefillBetweenTurns ? turn.turn : 0;
+    onPrefill.set(round, (onPrefill.get(round) ?? 0) + blocks(turn.num_prompt_tokens) - cachedOnP);
+  }
+  return onDecode < numDecodeBlocks && Math.max(0, ...onPrefill.values()) < numPrefillBlocks;
+}

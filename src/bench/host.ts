@@ -1,0 +1,55 @@
+// The machine and the code that a run was measured with.
+import { execFileSync } from 'node:child_process';
+import { readFileSync, realpathSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+export interface HostInfo {
+  readonly cpu: string;
+  /** Logical cores that this process may use. */
+  readonly cores: number;
+  readonly memory_bytes: number;
+  readonly os: string;
+  readonly node: string;
+}
+
+export function hostInfo(): HostInfo {
+  return {
+    cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+    cores: os.availableParallelism(),
+    memory_bytes: os.totalmem(),
+    os: `${os.type()} ${os.release()} ${os.arch()}`,
+    node: process.version,
+  };
+}
+
+const packageRoot = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
+
+export function packageVersion(): string {
+  const text = readFileSync(path.join(packageRoot, 'package.json'), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+/** The package's own commit; null when it is installed somewhere else than at the top of its checkout. */
+export function gitCommit(): { readonly commit: string | null; readonly dirty: boolean } {
+  try {
+    const top = git('rev-parse', '--show-toplevel');
+    if (realpathSync(top) !== realpathSync(packageRoot)) return { commit: null, dirty: false };
+    return {
+      commit: git('rev-parse', 'HEAD'),
+      dirty: git('status', '--porcelain', '--', 'src', 'native') !== '',
+    };
+  } catch {
+    return { commit: null, dirty: false };
+  }
+}
+
+function git(...args: string[]): string {
+  return execFileSync('git', args, {
+    cwd: packageRoot,
+    encoding: 'utf8',
+    timeout: 5000,
+    stdio: ['ignore', 'pipe', 'ignore'],
+  }).trim();
+}

@@ -1,0 +1,134 @@
+// Kept runs: one folder each below results/, written whole or not at all, and read back.
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import path from 'node:path';
+import { messageOf, VllmPdError } from '../errors.js';
+import { turnsToCsv, turnsToJsonLines } from './export-turns.js';
+import type { BenchName, RunInfo } from './run-info.js';
+import { type RunSummary, summarizeRun } from './summary.js';
+import type { TurnRecord } from './turn-record.js';
+
+export interface KeptRun {
+  /** Absolute path of its folder. */
+  readonly folder: string;
+  readonly run: RunInfo;
+  readonly turns: readonly TurnRecord[];
+  /** Made again from the turns. */
+  readonly summary: RunSummary;
+}
+
+/** `2026-01-31T12-00-00-multi-turn-smoke`: sorts by time. */
+export function runId(startedAt: Date, bench: BenchName, workload: string): string {
+  const time = startedAt.toISOString().slice(0, 19).replaceAll(':', '-');
+  const parts = workload === bench ? [time, bench] : [time, bench, workload];
+  return parts.join('-').replace(/[^A-Za-z0-9._-]/g, '_');
+}
+
+/** Writes run.json, turns.jsonl, turns.csv and summary.json; returns the folder. A taken name gets a number. */
+export function keepRun(resultsDir: string, summary: RunSummary, turns: readonly TurnRecord[]): string {
+  try {
+    mkdirSync(resultsDir, { recursive: true });
+    // Written aside and renamed: whoever looks into results/ never sees half a run.
+    const draft = mkdtempSync(path.join(resultsDir, '.draft-'));
+    try {
+      writeFileSync(path.join(draft, 'run.json'), json(summary.run));
+      writeFileSync(path.join(draft, 'turns.jsonl'), turnsToJsonLines(turns));
+      writeFileSync(path.join(draft, 'turns.csv'), turnsToCsv(turns));
+      writeFileSync(path.join(draft, 'summary.json'), json(summary));
+      return moveToFreeName(draft, path.resolve(resultsDir, summary.run.id));
+    } catch (error) {
+      rmSync(draft, { recursive: true, force: true });
+      throw error;
+    }
+  } catch (cause) {
+    throw new VllmPdError('INVALID_ARGUMENT', `Cannot keep the run in ${resultsDir}: ${messageOf(cause)}.`, {
+      param: '--results-dir',
+      cause,
+    });
+  }
+}
+
+/** A folder, the name of one below `resultsDir`, or `latest`. NOT_FOUND or BAD_FILE when it is no kept run. */
+export function readRun(nameOrFolder: string, resultsDir: string): KeptRun {
+  const folder = findRun(nameOrFolder, resultsDir);
+  const run = parse(folder, 'run.json', (text) => JSON.parse(text) as RunInfo);
+  const turns = parse(folder, 'turns.jsonl', (text) =>
+    text
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line) as TurnRecord),
+  );
+  if (
+    !Array.isArray(run?.workload?.modes) ||
+    turns.some((turn) => typeof turn?.num_prompt_tokens !== 'number')
+  ) {
+    throw new VllmPdError(
+      'BAD_FILE',
+      `Expected ${folder} to be a kept run, but its files have other fields.`,
+    );
+  }
+  return { folder, run, turns, summary: summarizeRun(run, turns) };
+}
+
+/** Names of the kept runs below `resultsDir`, oldest first. */
+export function listRuns(resultsDir: string): string[] {
+  try {
+    return readdirSync(resultsDir, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
+      .map((entry) => entry.name)
+      .filter((name) => isFile(path.join(resultsDir, name, 'run.json')))
+      .sort();
+  } catch {
+    return [];
+  }
+}
+
+function findRun(nameOrFolder: string, resultsDir: string): string {
+  const latest = listRuns(resultsDir).at(-1);
+  if (nameOrFolder === 'latest' && latest) return path.resolve(resultsDir, latest);
+  const candidates = [path.resolve(nameOrFolder), path.resolve(resultsDir, nameOrFolder)];
+  const found = candidates.find((folder) => isFile(path.join(folder, 'run.json')));
+  if (found) return found;
+  const wanted = nameOrFolder === 'latest' ? 'any kept run' : `a kept run '${nameOrFolder}'`;
+  throw new VllmPdError(
+    'NOT_FOUND',
+    `There is no ${wanted.replace(/^(a|any) /, '')} in ${path.resolve(resultsDir)}.`,
+    {
+      suggestions: latest ? [`The latest one is ${latest}.`] : ['`vllm-pd bench multi-turn` makes one.'],
+    },
+  );
+}
+
+function parse<T>(folder: string, name: string, read: (text: string) => T): T {
+  const file = path.join(folder, name);
+  try {
+    return read(readFileSync(file, 'utf8'));
+  } catch (cause) {
+    throw new VllmPdError('BAD_FILE', `Cannot read ${file}: ${messageOf(cause)}.`, { cause });
+  }
+}
+
+function moveToFreeName(draft: string, wanted: string): string {
+  for (let i = 1; ; i++) {
+    const folder = i === 1 ? wanted : `${wanted}-${i}`;
+    if (statSync(folder, { throwIfNoEntry: false })) continue;
+    renameSync(draft, folder);
+    return folder;
+  }
+}
+
+function isFile(file: string): boolean {
+  return statSync(file, { throwIfNoEntry: false })?.isFile() ?? false;
+}
+
+function json(value: unknown): string {
+  return `${JSON.stringify(value, null, 2)}\n`;
+}

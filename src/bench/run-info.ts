@@ -1,0 +1,63 @@
+// What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
+import type { KvLookup, KvTransferMode } from '../config.js';
+import type { Check } from './checks.js';
+import type { HostInfo } from './host.js';
+
+export type BenchName = 'multi-turn' | 'cache-eviction';
+
+export interface RunInfo {
+  /** Also the name of its folder below results/. */
+  readonly id: string;
+  readonly bench: BenchName;
+  /** As typed. */
+  readonly command: string;
+  /** Of vllm-pd. */
+  readonly version: string;
+  /** Null outside of a git checkout. */
+  readonly commit: string | null;
+  /** True when the checkout had changes that are not in `commit`. */
+  readonly dirty: boolean;
+  readonly host: HostInfo;
+  readonly started_at: string;
+  readonly ended_at: string;
+  /** Turns only: without starting nodes and making texts. */
+  readonly duration_s: number;
+  /** False when the run was interrupted or broke off; what was measured until then is kept. */
+  readonly complete: boolean;
+  readonly workload: RunWorkload;
+  /** How the nodes were set up; null for nodes that the benchmark did not start. */
+  readonly config: RunConfig | null;
+  /** Address of the proxy that was given with --url. */
+  readonly url: string | null;
+  readonly checks: readonly Check[];
+}
+
+export interface RunWorkload {
+  readonly name: string;
+  readonly description: string;
+  /** Of the workload file. */
+  readonly sha256: string;
+  /** Flags that replaced something of the file. */
+  readonly overrides: Readonly<Record<string, string | number>>;
+  readonly seed: number;
+  readonly num_clients: number;
+  readonly num_conversations: number;
+  /** Turns of one mode. */
+  readonly num_turns: number;
+  readonly evict_prefill_between_turns: boolean;
+  readonly modes: readonly KvTransferMode[];
+}
+
+export interface RunConfig {
+  readonly model: string;
+  readonly block_size: number;
+  readonly num_prefill_blocks: number;
+  readonly num_decode_blocks: number;
+  readonly max_model_len: number;
+  readonly max_num_seqs: number;
+  readonly max_num_batched_tokens: number;
+  readonly enable_prefix_caching: boolean;
+  readonly kv_lookup: KvLookup;
+  readonly kv_recompute_threshold: number;
+  readonly num_threads: number;
+}

@@ -1,0 +1,165 @@
+// The order in which turns are played: turn by turn over all conversations, the modes taking turns wave by wave.
+import type { KvTransferMode } from '../config.js';
+import { VllmPdError } from '../errors.js';
+import { ChatSession } from './chat-session.js';
+import type { BenchClient } from './client.js';
+import type { Conversation } from './conversation.js';
+import type { TurnRecord } from './turn-record.js';
+import type { WorkloadSampling } from './workload.js';
+
+/** One running system, in the mode that it runs in. */
+export interface RunTarget {
+  readonly mode: KvTransferMode;
+  readonly client: BenchClient;
+  readonly model: string;
+}
+
+export interface RunPlan {
+  readonly targets: readonly RunTarget[];
+  readonly conversations: readonly Conversation[];
+  readonly sampling: WorkloadSampling;
+  /** Conversations whose turns are under way at the same time. */
+  readonly numClients: number;
+  readonly evictPrefillBetweenTurns: boolean;
+  /** Turns per mode at most; null = all. */
+  readonly limit: number | null;
+  readonly signal: AbortSignal;
+  readonly onTurn?: (record: TurnRecord) => void;
+}
+
+export interface RunResult {
+  /** In the order in which they ended. */
+  readonly turns: readonly TurnRecord[];
+  /** False when the run was interrupted or broke off. */
+  readonly complete: boolean;
+  /** What broke it off; null also after an interrupt. */
+  readonly failure: unknown;
+  /** Token ids of every conversation's first prompt, of the first mode. */
+  readonly firstPrompts: ReadonlyMap<string, readonly number[]>;
+}
+
+/** Turns of one mode that a run will play. */
+export function countTurns(conversations: readonly Conversation[], limit: number | null): number {
+  const total = conversations.reduce((sum, { turns }) => sum + turns.length, 0);
+  return limit === null ? total : Math.min(limit, total);
+}
+
+const warmupConversation: Conversation = {
+  id: 'WARMUP',
+  turns: [{ content: ' warm up one two three four five six seven eight nine ten', numOutputTokens: 8 }],
+};
+
+/**
+ * Plays every conversation in every mode. All conversations' first turns come first, then all second turns and so on,
+ * so that between two turns of one conversation the nodes have served all the others. A wave of `numClients` turns
+ * is played in one mode and then in the other; which goes first alternates. Failed turns are recorded, not thrown.
+ */
+export async function playConversations(plan: RunPlan): Promise<RunResult> {
+  const run = new Run(plan);
+  try {
+    await run.warmUp();
+    await run.play();
+    return run.result(null);
+  } catch (failure) {
+    return run.result(failure);
+  }
+}
+
+class Run {
+  readonly #plan: RunPlan;
+  readonly #startedAt = performance.now();
+  readonly #turns: TurnRecord[] = [];
+  /** One map per target: conversation id → session. */
+  readonly #sessions: ReadonlyMap<RunTarget, readonly ChatSession[]>;
+
+  constructor(plan: RunPlan) {
+    this.#plan = plan;
+    this.#sessions = new Map(
+      plan.targets.map((target) => [
+        target,
+        plan.conversations.map((conversation) => this.#session(target, conversation, false)),
+      ]),
+    );
+  }
+
+  /** The first request of a process pays for connections and compilation; it is kept apart. */
+  async warmUp(): Promise<void> {
+    for (const target of this.#plan.targets) {
+      const record = await this.#session(target, warmupConversation, true).play(1);
+      if (this.#plan.signal.aborted) return;
+      this.#turns.push(record);
+    }
+  }
+
+  async play(): Promise<void> {
+    const { targets, conversations, numClients, evictPrefillBetweenTurns, limit, signal } = this.#plan;
+    const numTurns = Math.max(0, ...conversations.map(({ turns }) => turns.length));
+    let numLeft = countTurns(conversations, limit);
+    let numWaves = 0;
+    for (let turn = 1; turn <= numTurns && numLeft > 0; turn++) {
+      if (turn > 1 && evictPrefillBetweenTurns) await this.#evictPrefill();
+      const due = conversations
+        .flatMap(({ turns }, i) => (turn <= turns.length ? [i] : []))
+        .slice(0, numLeft);
+      numLeft -= due.length;
+      for (let at = 0; at < due.length; at += numClients) {
+        const wave = due.slice(at, at + numClients);
+        for (const target of numWaves++ % 2 === 0 ? targets : targets.toReversed()) {
+          if (signal.aborted) return;
+          await this.#playWave(target, wave, turn);
+        }
+      }
+    }
+  }
+
+  result(failure: unknown): RunResult {
+    const { targets, conversations, signal } = this.#plan;
+    const sessions = this.#sessions.get(targets[0]!)!;
+    return {
+      turns: this.#turns,
+      complete: !signal.aborted && failure === null,
+      failure: signal.aborted ? null : failure,
+      firstPrompts: new Map(conversations.map(({ id }, i) => [id, sessions[i]!.firstPrompt])),
+    };
+  }
+
+  async #playWave(target: RunTarget, wave: readonly number[], turn: number): Promise<void> {
+    const sessions = wave.map((i) => this.#sessions.get(target)![i]!).filter((one) => one.canPlay(turn));
+    await Promise.all(
+      sessions.map(async (session) => {
+        const record = await session.play(turn);
+        // What an interrupt cut off says nothing about the turn.
+        if (this.#plan.signal.aborted) return;
+        this.#turns.push(record);
+        this.#plan.onTurn?.(record);
+      }),
+    );
+  }
+
+  /** A block that is being handed over cannot be dropped: asks again until nothing is in use. */
+  async #evictPrefill(): Promise<void> {
+    for (const { client, mode } of this.#plan.targets) {
+      let emptied = false;
+      for (let attempt = 0; !emptied && attempt < 50; attempt++) {
+        if (attempt > 0) await new Promise((resolve) => setTimeout(resolve, 100));
+        if (this.#plan.signal.aborted) return;
+        emptied = await client.resetPrefillCache();
+      }
+      if (!emptied) {
+        throw new VllmPdError(
+          'CHECK_FAILED',
+          `The prefill node (${mode}) still had cached blocks in use 5 s after the last turn, so they could not be evicted.`,
+        );
+      }
+    }
+  }
+
+  #session(target: RunTarget, conversation: Conversation, warmup: boolean): ChatSession {
+    const { client, mode, model } = target;
+    const { sampling } = this.#plan;
+    return new ChatSession(
+      { client, mode, model, sampling, warmup, runStartedAt: this.#startedAt },
+      conversation,
+    );
+  }
+}

@@ -1,0 +1,141 @@
+// From turns to figures: a pure function, so that a kept run can be summarised again. Field names are a file format.
+import type { KvTransferMode } from '../config.js';
+import { type LedgerBin, ledgerBins } from '../wire.js';
+import { pairTurns } from './checks.js';
+import type { RunInfo } from './run-info.js';
+import { ratio, type Summary, summarize } from './stats.js';
+import { expectedLedgerOf, ledgerOf, type TurnRecord } from './turn-record.js';
+
+/** Sums and statistics over all measured turns of one mode that were answered. */
+export interface ModeSummary {
+  /** Turns played, failed ones included. */
+  readonly num_turns: number;
+  readonly num_failed_turns: number;
+  readonly num_prompt_tokens: number;
+  readonly num_computed_tokens: number;
+  readonly num_recomputed_tokens: number;
+  readonly num_output_tokens: number;
+  readonly ledger: Readonly<Record<LedgerBin, number>>;
+  readonly kv_bytes_p_to_d: number;
+  readonly kv_bytes_d_to_p: number;
+  readonly ttft_ms: Summary;
+  readonly tpot_ms: Summary;
+  readonly e2el_ms: Summary;
+  readonly kv_transfer_ms_p_to_d: Summary;
+  readonly kv_transfer_ms_d_to_p: Summary;
+  /** Turns ≥ 2 only: the ones that can reuse anything. */
+  readonly follow_up: FollowUpSummary;
+  /** Turns whose prompt did not begin with the tokens of the turn before. */
+  readonly num_template_mismatches: number;
+  readonly closed_form: { readonly num_checked: number; readonly num_equal: number };
+}
+
+export interface FollowUpSummary {
+  readonly num_turns: number;
+  readonly num_prompt_tokens: number;
+  readonly num_computed_tokens: number;
+  readonly num_recomputed_tokens: number;
+  readonly ttft_ms: Summary;
+}
+
+/** Over the turns that were answered in both modes. */
+export interface Comparison {
+  readonly num_identical_outputs: number;
+  readonly num_turns: number;
+  /** bi / uni: 0.2 = bi computed a fifth as many tokens again. */
+  readonly recomputed_tokens_ratio: number | null;
+  readonly computed_tokens_ratio: number | null;
+  /** Which turns the two speed-ups are over: first turns have nothing to reuse in either mode. */
+  readonly ttft_turns: 'follow_up';
+  /** uni / bi: 2 = the first token came in half the time with bi. */
+  readonly ttft_speedup_p50: number | null;
+  readonly ttft_speedup_mean: number | null;
+  readonly ttft_speedup_p50_all_turns: number | null;
+  readonly ttft_speedup_mean_all_turns: number | null;
+}
+
+export interface RunSummary {
+  readonly run: RunInfo;
+  readonly modes: { readonly [Mode in KvTransferMode]?: ModeSummary };
+  /** Null unless both modes were played. */
+  readonly comparison: Comparison | null;
+}
+
+export function summarizeRun(run: RunInfo, turns: readonly TurnRecord[]): RunSummary {
+  const measured = turns.filter(({ warmup }) => !warmup);
+  const modes = run.workload.modes.map((mode) => {
+    return [mode, summarizeMode(measured.filter((turn) => turn.mode === mode))] as const;
+  });
+  return {
+    run,
+    modes: Object.fromEntries(modes),
+    comparison: modes.length > 1 ? compareModes(measured) : null,
+  };
+}
+
+export function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
+  const answered = turns.filter(({ error }) => error === null);
+  const followUps = answered.filter(({ turn }) => turn > 1);
+  const checked = answered.filter((turn) => expectedLedgerOf(turn) !== null);
+  return {
+    num_turns: turns.length,
+    num_failed_turns: turns.length - answered.length,
+    num_prompt_tokens: sum(answered, 'num_prompt_tokens'),
+    num_computed_tokens: sum(answered, 'num_computed_tokens'),
+    num_recomputed_tokens: sum(answered, 'num_recomputed_tokens'),
+    num_output_tokens: sum(answered, 'num_output_tokens'),
+    ledger: Object.fromEntries(ledgerBins.map((bin) => [bin, sum(answered, `ledger_${bin}`)])) as Record<
+      LedgerBin,
+      number
+    >,
+    kv_bytes_p_to_d: sum(answered, 'kv_bytes_p_to_d'),
+    kv_bytes_d_to_p: sum(answered, 'kv_bytes_d_to_p'),
+    ttft_ms: summarize(answered.map((turn) => turn.ttft_ms)),
+    tpot_ms: summarize(answered.map((turn) => turn.tpot_ms)),
+    e2el_ms: summarize(answered.map((turn) => turn.e2el_ms)),
+    kv_transfer_ms_p_to_d: summarize(answered.map((turn) => turn.kv_transfer_ms_p_to_d)),
+    kv_transfer_ms_d_to_p: summarize(answered.map((turn) => turn.kv_transfer_ms_d_to_p)),
+    follow_up: {
+      num_turns: followUps.length,
+      num_prompt_tokens: sum(followUps, 'num_prompt_tokens'),
+      num_computed_tokens: sum(followUps, 'num_computed_tokens'),
+      num_recomputed_tokens: sum(followUps, 'num_recomputed_tokens'),
+      ttft_ms: summarize(followUps.map((turn) => turn.ttft_ms)),
+    },
+    num_template_mismatches: answered.filter(
+      (turn) => turn.num_matching_history_tokens < turn.num_history_tokens,
+    ).length,
+    closed_form: { num_checked: checked.length, num_equal: checked.filter(equalsClosedForm).length },
+  };
+}
+
+export function compareModes(turns: readonly TurnRecord[]): Comparison {
+  const pairs = pairTurns(turns);
+  const uni = summarizeMode(pairs.map(([turn]) => turn));
+  const bi = summarizeMode(pairs.map(([, turn]) => turn));
+  return {
+    num_identical_outputs: pairs.filter(([a, b]) => a.output_sha256 === b.output_sha256).length,
+    num_turns: pairs.length,
+    recomputed_tokens_ratio: ratio(bi.num_recomputed_tokens, uni.num_recomputed_tokens),
+    computed_tokens_ratio: ratio(bi.num_computed_tokens, uni.num_computed_tokens),
+    ttft_turns: 'follow_up',
+    ttft_speedup_p50: ratio(uni.follow_up.ttft_ms.p50, bi.follow_up.ttft_ms.p50),
+    ttft_speedup_mean: ratio(uni.follow_up.ttft_ms.mean, bi.follow_up.ttft_ms.mean),
+    ttft_speedup_p50_all_turns: ratio(uni.ttft_ms.p50, bi.ttft_ms.p50),
+    ttft_speedup_mean_all_turns: ratio(uni.ttft_ms.mean, bi.ttft_ms.mean),
+  };
+}
+
+function equalsClosedForm(turn: TurnRecord): boolean {
+  const expected = expectedLedgerOf(turn);
+  const ledger = ledgerOf(turn);
+  return expected !== null && ledgerBins.every((bin) => ledger[bin] === expected[bin]);
+}
+
+type CountColumn = {
+  [Column in keyof TurnRecord]: TurnRecord[Column] extends number ? Column : never;
+}[keyof TurnRecord];
+
+function sum(turns: readonly TurnRecord[], column: CountColumn): number {
+  return turns.reduce((total, turn) => total + turn[column], 0);
+}

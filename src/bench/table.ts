@@ -1,0 +1,131 @@
+// A run as text for a terminal: the headline, then tables. Pure, so that a kept run prints as it did when it ended.
+import Table from 'cli-table3';
+import type { KvTransferMode } from '../config.js';
+import { type LedgerBin, ledgerBins, recomputedBins } from '../wire.js';
+import { modeFigures } from './figures.js';
+import { bar, formatCount, formatMs, formatPercent, formatSpeedup, stackedBar } from './format.js';
+import { summarize } from './stats.js';
+import type { ModeSummary, RunSummary } from './summary.js';
+import type { TurnRecord } from './turn-record.js';
+
+/** `width` in columns; bars shrink with it. */
+export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], width = 80): string {
+  const parts = [
+    headline(summary),
+    modeTable(summary),
+    ledgerTable(summary, width),
+    turnTable(summary, turns),
+    notes(summary),
+  ];
+  return parts.filter(Boolean).join('\n\n');
+}
+
+/** The run in one sentence. */
+export function headline({ run, modes, comparison }: RunSummary): string {
+  const started = `${run.workload.name}${run.complete ? '' : ' (incomplete)'}: `;
+  if (!comparison) {
+    const [mode, only] = Object.entries(modes)[0] as [KvTransferMode, ModeSummary];
+    return (
+      `${started}${mode} computed ${formatCount(only.num_computed_tokens)} of ` +
+      `${formatCount(only.num_prompt_tokens)} prompt tokens, ${formatCount(only.num_recomputed_tokens)} of them again; ` +
+      `TTFT p50 ${formatMs(only.ttft_ms.p50)}.`
+    );
+  }
+  const { recomputed_tokens_ratio: recomputed, ttft_speedup_p50: speedup } = comparison;
+  const saved =
+    recomputed === null
+      ? 'neither mode computed prompt tokens again'
+      : `bi computed ${formatPercent(Math.abs(1 - recomputed))} ${recomputed <= 1 ? 'fewer' : 'more'} prompt tokens again`;
+  const faster = speedup === null ? '' : `; follow-up TTFT p50 ${formatSpeedup(speedup)}`;
+  const same = `${comparison.num_identical_outputs}/${comparison.num_turns} outputs identical`;
+  return `${started}${saved}${faster}; ${same}.`;
+}
+
+/** One column a mode. */
+export function modeTable({ modes }: RunSummary): string {
+  const names = Object.keys(modes) as KvTransferMode[];
+  const rows = modeFigures.map(({ label, value }) => [label, ...names.map((name) => value(modes[name]!))]);
+  return renderTable(['', ...names], rows);
+}
+
+const glyphs = { reused: '█', pulled: '▓', first: '·', again: '▒' } as const;
+
+function glyphOf(bin: LedgerBin): string {
+  if (bin === 'local_hit') return glyphs.reused;
+  if (bin === 'pulled_from_d' || bin === 'pulled_from_store') return glyphs.pulled;
+  return bin === 'new' ? glyphs.first : glyphs.again;
+}
+
+/** Where the prompt tokens' KV came from: one stacked bar a mode, then the bins that have any. */
+export function ledgerTable({ modes }: RunSummary, width: number): string {
+  const names = Object.keys(modes) as KvTransferMode[];
+  const stacked = names.map((name) => {
+    const { ledger, num_prompt_tokens: total } = modes[name]!;
+    const shares = ledgerBins.map((bin) => ({ share: ledger[bin] / total, glyph: glyphOf(bin) }));
+    return `${name.padEnd(4)}${total === 0 ? '' : stackedBar(shares, Math.min(60, Math.max(10, width - 6)))}`;
+  });
+  const legend = `    ${glyphs.reused} on P  ${glyphs.pulled} pulled from D  ${glyphs.first} new  ${glyphs.again} computed again`;
+  const barWidth = Math.min(16, Math.max(4, Math.floor((width - 34) / names.length) - 20));
+  const used = ledgerBins.filter((bin) => names.some((name) => modes[name]!.ledger[bin] > 0));
+  const rows = used.map((bin) => [
+    (recomputedBins as readonly LedgerBin[]).includes(bin) ? `again: ${bin}` : bin,
+    ...names.map((name) => {
+      const { ledger, num_prompt_tokens: total } = modes[name]!;
+      const share = total === 0 ? 0 : ledger[bin] / total;
+      return `${formatCount(ledger[bin]).padStart(7)} ${formatPercent(share).padStart(5)} ${bar(share, barWidth)}`;
+    }),
+  ]);
+  return [...stacked, legend, '', renderTable(['prompt tokens', ...names], rows, 'left')].join('\n');
+}
+
+/** Time to first token and tokens computed, by the number of the turn. */
+export function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string {
+  const names = Object.keys(modes) as KvTransferMode[];
+  const answered = turns.filter(({ warmup, error }) => !warmup && error === null);
+  const last = Math.max(0, ...answered.map(({ turn }) => turn));
+  const rows = Array.from({ length: last }, (_, i) => {
+    const of = (name: KvTransferMode) => answered.filter(({ turn, mode }) => turn === i + 1 && mode === name);
+    const mean = (name: KvTransferMode, column: 'num_prompt_tokens' | 'num_computed_tokens' | 'ttft_ms') =>
+      summarize(of(name).map((turn) => turn[column])).mean;
+    return [
+      String(i + 1),
+      formatCount(mean(names[0]!, 'num_prompt_tokens')),
+      ...names.map((name) => formatCount(mean(name, 'num_computed_tokens'))),
+      ...names.map((name) => formatMs(mean(name, 'ttft_ms'))),
+    ];
+  });
+  const head = [
+    'turn',
+    'prompt',
+    ...names.map((name) => `computed ${name}`),
+    ...names.map((name) => `TTFT ${name}`),
+  ];
+  return `Means by turn number\n${renderTable(head, rows)}`;
+}
+
+/** What was checked, and what did not hold. */
+function notes({ run, modes }: RunSummary): string {
+  const lines = run.checks.map(({ name, ok, detail }) => `${ok ? '✓' : '✗'} ${name} (${detail})`);
+  for (const [name, mode] of Object.entries(modes)) {
+    if (mode.num_template_mismatches === 0) continue;
+    lines.push(
+      `! ${mode.num_template_mismatches} prompts (${name}) did not begin with the tokens of the turn before.`,
+    );
+  }
+  return lines.join('\n');
+}
+
+/** A plain table: no colour, so that it reads the same in a file. */
+export function renderTable(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+  align: 'left' | 'right' = 'right',
+): string {
+  const table = new Table({
+    head: [...head],
+    colAligns: head.map((_, i) => (i === 0 ? 'left' : align)),
+    style: { head: [], border: [], compact: true },
+  });
+  table.push(...rows.map((row) => [...row]));
+  return table.toString();
+}
