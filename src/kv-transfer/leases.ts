@@ -1,27 +1,20 @@
 // Leases: which finished requests and cache queries hold blocks for a peer, and until when. Each hold ends exactly once.
 
-/** `prefill`: P keeps a prompt for D. `ticket`: D keeps a turn for P. `query`: a cache query asked for a lease. */
-export type HoldKind = 'prefill' | 'ticket' | 'query';
-
 /** How a hold ended. */
 export type HoldEnd = 'notified' | 'released' | 'expired';
 
-interface Hold {
-  readonly kind: HoldKind;
-  readonly expiresAtMs: number;
-}
-
 export class Leases {
-  readonly #holds = new Map<string, Hold>();
+  /** Id → expiry on the caller's clock. */
+  readonly #holds = new Map<string, number>();
   readonly #numEnded: Record<HoldEnd, number> = { notified: 0, released: 0, expired: 0 };
   #ended: string[] = [];
   /** Earliest expiry; undefined = not known since the hold that had it ended. */
   #nextDeadlineMs: number | null | undefined = null;
 
   /** False (and no effect) when a hold of that id stands already. */
-  grant(id: string, kind: HoldKind, expiresAtMs: number): boolean {
+  grant(id: string, expiresAtMs: number): boolean {
     if (this.#holds.has(id)) return false;
-    this.#holds.set(id, { kind, expiresAtMs });
+    this.#holds.set(id, expiresAtMs);
     if (this.#nextDeadlineMs !== undefined) {
       this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs ?? Number.POSITIVE_INFINITY, expiresAtMs);
     }
@@ -30,12 +23,12 @@ export class Leases {
 
   /** False when there is no such hold: it never was, or it has ended. */
   end(id: string, how: HoldEnd): boolean {
-    const hold = this.#holds.get(id);
-    if (!hold) return false;
+    const expiresAtMs = this.#holds.get(id);
+    if (expiresAtMs === undefined) return false;
     this.#holds.delete(id);
     this.#ended.push(id);
     this.#numEnded[how] += 1;
-    if (hold.expiresAtMs === this.#nextDeadlineMs) this.#nextDeadlineMs = undefined;
+    if (expiresAtMs === this.#nextDeadlineMs) this.#nextDeadlineMs = undefined;
     return true;
   }
 
@@ -43,15 +36,15 @@ export class Leases {
   expire(nowMs: number): void {
     const next = this.nextDeadlineMs();
     if (next === null || next > nowMs) return;
-    for (const [id, hold] of this.#holds) {
-      if (hold.expiresAtMs <= nowMs) this.end(id, 'expired');
+    for (const [id, expiresAtMs] of this.#holds) {
+      if (expiresAtMs <= nowMs) this.end(id, 'expired');
     }
   }
 
   nextDeadlineMs(): number | null {
     if (this.#nextDeadlineMs === undefined) {
       let next = Number.POSITIVE_INFINITY;
-      for (const { expiresAtMs } of this.#holds.values()) next = Math.min(next, expiresAtMs);
+      for (const expiresAtMs of this.#holds.values()) next = Math.min(next, expiresAtMs);
       this.#nextDeadlineMs = this.#holds.size > 0 ? next : null;
     }
     return this.#nextDeadlineMs;
@@ -62,10 +55,6 @@ export class Leases {
     const ended = this.#ended;
     this.#ended = [];
     return ended;
-  }
-
-  kindOf(id: string): HoldKind | null {
-    return this.#holds.get(id)?.kind ?? null;
   }
 
   get size(): number {

@@ -4,7 +4,7 @@ import type { FinishedPull, KVConnectorMetadata, KVConnectorOutput, PullSpec } f
 import type { Request } from '../request.js';
 import type { BlockHash, KvTransferParams } from '../wire.js';
 import type { FinishDecision, KVConnectorScheduler, PullOutcome, QueryLease } from './connector.js';
-import { type HoldEnd, type HoldKind, Leases } from './leases.js';
+import { type HoldEnd, Leases } from './leases.js';
 import { offerOf } from './offer.js';
 import { cachedTokensOf, classifyTransfer, remoteBlocksOf } from './params.js';
 
@@ -17,6 +17,9 @@ export interface PullConnectorSchedulerOptions {
   /** Monotonic, in ms; the clock that `Request.arrivalTimeMs` was read from. */
   readonly clock: () => number;
 }
+
+/** `prefill`: P keeps a prompt for D. `ticket`: D keeps a turn for P. `query`: a cache query asked for a lease. */
+type HoldKind = 'prefill' | 'ticket' | 'query';
 
 const nothingHeld: FinishDecision = { holdBlocks: false, kvTransferParams: null };
 
@@ -118,7 +121,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     const heldBlockIds = blockIds.slice(0, Math.ceil(numTokens / this.#blockSize));
     if (kind === null || heldBlockIds.length === 0) return nothingHeld;
     const durationMs = kind === 'ticket' ? this.#config.decoderKvBlocksTtlMs : this.#config.kvLeaseDurationMs;
-    if (!this.#leases.grant(request.requestId, kind, this.#clock() + durationMs)) return nothingHeld;
+    if (!this.#leases.grant(request.requestId, this.#clock() + durationMs)) return nothingHeld;
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
@@ -141,7 +144,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#numLeasesGranted += 1;
     const id = `lease-${this.#numLeasesGranted}-${request.requestId}`;
     const expiresInMs = this.#config.kvLeaseDurationMs;
-    this.#leases.grant(id, 'query', this.#clock() + expiresInMs);
+    this.#leases.grant(id, this.#clock() + expiresInMs);
     return {
       id,
       expiresInMs,
@@ -150,7 +153,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   }
 
   releaseLease(id: string): boolean {
-    return this.#leases.kindOf(id) === 'query' && this.#leases.end(id, 'released');
+    return this.#leases.end(id, 'released');
   }
 
   takeEndedHolds(): readonly string[] {

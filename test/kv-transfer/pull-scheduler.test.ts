@@ -1,0 +1,752 @@
+// The connector's scheduler half: what is pulled, from where on, what is held, and when nothing is.
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { KvTransferConfig } from '../../src/config.js';
+import { PullConnectorScheduler } from '../../src/kv-transfer/pull-scheduler.js';
+import type { FinishedPull, PullSpec } from '../../src/outputs.js';
+import { defaultSamplingParams, Request } from '../../src/request.js';
+import { type KvTransferParams, ledgerBins, type PrefillStats } from '../../src/wire.js';
+
+const blockSize = 16;
+const leaseMs = 30_000;
+const ticketMs = 480_000;
+
+/** A connector on a clock that stands until it is moved. */
+function createConnector(config: Partial<KvTransferConfig> = {}) {
+  const time = { nowMs: 1000 };
+  const connector = new PullConnectorScheduler({
+    config: {
+      engineId: 'this-engine',
+      role: 'prefill',
+      mode: 'bi',
+      lookup: 'query',
+      kvRecomputeThreshold: 64,
+      kvLeaseDurationMs: leaseMs,
+      decoderKvBlocksTtlMs: ticketMs,
+      agent: 'auto',
+      sideChannelHost: '127.0.0.1',
+      sideChannelPort: 0,
+      kvLoadFailurePolicy: 'recompute',
+      ...config,
+    },
+    blockSize,
+    host: '127.0.0.1',
+    port: 5600,
+    clock: () => time.nowMs,
+  });
+  return { connector, time };
+}
+
+function createRequest(numPromptTokens: number, kvTransferParams: KvTransferParams | null, requestId = 'r1') {
+  const init = {
+    requestId,
+    promptTokenIds: Array.from({ length: numPromptTokens }, (_, i) => i),
+    samplingParams: defaultSamplingParams,
+    kvTransferParams,
+  };
+  return new Request(init, 1000);
+}
+
+const idsFrom = (first: number, numBlocks: number) => Array.from({ length: numBlocks }, (_, i) => first + i);
+const hashesOf = (numTokens: number) =>
+  Array.from({ length: Math.ceil(numTokens / blockSize) }, (_, i) => `hash-${i}`);
+
+/** What D offers P: a leased answer to a cache query, or a ticket. Blocks are numbered from 100. */
+function offerFromD(numTokens: number, more: Partial<KvTransferParams> = {}): KvTransferParams {
+  return {
+    do_remote_prefill: false,
+    do_remote_decode: true,
+    remote_engine_id: 'engine-d',
+    remote_request_id: 'lease-1',
+    remote_host: '127.0.0.1',
+    remote_port: 5700,
+    remote_num_tokens: numTokens,
+    remote_block_ids: [idsFrom(100, Math.ceil(numTokens / blockSize))],
+    ...more,
+  };
+}
+
+/** What P hands over to D. */
+function handOverFromP(numTokens: number, more: Partial<KvTransferParams> = {}): KvTransferParams {
+  return { ...offerFromD(numTokens), do_remote_prefill: true, do_remote_decode: false, ...more };
+}
+
+/** Allocates blocks 1, 2, … for the whole prompt and tells the connector, as the scheduler does. */
+function allocate(
+  connector: PullConnectorScheduler,
+  request: Request,
+  numLocalTokens: number,
+  numExternalTokens: number,
+) {
+  connector.updateStateAfterAlloc(
+    request,
+    idsFrom(1, Math.ceil(request.numPromptTokens / blockSize)),
+    numLocalTokens,
+    numExternalTokens,
+    hashesOf(numLocalTokens + numExternalTokens),
+  );
+}
+
+function takePulls(connector: PullConnectorScheduler): readonly PullSpec[] {
+  return connector.buildConnectorMeta()?.pulls ?? [];
+}
+
+function finishedPull(requestId: string, failure: FinishedPull['failure'] = null): FinishedPull {
+  return { requestId, numBlocks: 1, numBytes: 4096, transferMs: 2, failure };
+}
+
+const received = (...finishedRecving: FinishedPull[]) => ({
+  finishedSending: [],
+  finishedRecving,
+  invalidBlockIds: [],
+});
+const notified = (...ids: string[]) => ({
+  finishedSending: ids.map((requestId) => ({ requestId, numBlocks: 1 })),
+  finishedRecving: [],
+  invalidBlockIds: [],
+});
+
+/** Asserts that the connector is as new: no hold, no load, nothing queued. */
+function assertIdle(connector: PullConnectorScheduler) {
+  assert.is(connector.numHolds, 0);
+  assert.is(connector.numPendingLoads, 0);
+  assert.is(connector.hasQueuedPulls, false);
+  assert.is(connector.buildConnectorMeta(), null);
+  assert.is(connector.nextDeadlineMs(), null);
+}
+
+// ---------------------------------------------------------------------------------------------- how much is pulled
+
+const matches: {
+  name: string;
+  config?: Partial<KvTransferConfig>;
+  numPromptTokens: number;
+  params: KvTransferParams | null;
+  numLocalTokens: number;
+  numExternalTokens: number;
+  numRemoteTokens: number | null;
+}[] = [
+  {
+    name: 'a request without params pulls nothing',
+    numPromptTokens: 550,
+    params: null,
+    numLocalTokens: 192,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: "turn 1's hop 1 pulls nothing and D was not asked",
+    numPromptTokens: 200,
+    params: { do_remote_decode: true, remote_engine_id: null, remote_block_ids: null },
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: 'D was asked and had nothing',
+    numPromptTokens: 200,
+    params: { do_remote_decode: true, remote_num_tokens: 0 },
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: 0,
+  },
+  {
+    name: "the design's turn 2: 304 tokens behind 192 local ones",
+    numPromptTokens: 550,
+    params: offerFromD(496),
+    numLocalTokens: 192,
+    numExternalTokens: 304,
+    numRemoteTokens: 496,
+  },
+  {
+    name: 'after eviction on P all of what D holds',
+    numPromptTokens: 550,
+    params: offerFromD(496),
+    numLocalTokens: 0,
+    numExternalTokens: 496,
+    numRemoteTokens: 496,
+  },
+  {
+    name: "a ticket ends inside a block: the owner's partial block is pulled too",
+    numPromptTokens: 550,
+    params: offerFromD(499),
+    numLocalTokens: 192,
+    numExternalTokens: 307,
+    numRemoteTokens: 499,
+  },
+  {
+    name: 'a ticket for more than the prompt is cut to whole blocks inside the prompt (trap d)',
+    numPromptTokens: 450,
+    params: offerFromD(499),
+    numLocalTokens: 192,
+    numExternalTokens: 448 - 192,
+    numRemoteTokens: 499,
+  },
+  {
+    name: 'an offer of the whole prompt leaves the last token: its block is not pulled, its row names more tokens',
+    numPromptTokens: 512,
+    params: offerFromD(512),
+    numLocalTokens: 0,
+    numExternalTokens: 496,
+    numRemoteTokens: 512,
+  },
+  {
+    name: 'an offer that ends exactly one token before the prompt is pulled with its partial block',
+    numPromptTokens: 500,
+    params: offerFromD(499),
+    numLocalTokens: 0,
+    numExternalTokens: 499,
+    numRemoteTokens: 499,
+  },
+  {
+    name: 'more tokens declared than blocks listed: only what the blocks cover',
+    numPromptTokens: 550,
+    params: offerFromD(496, { remote_block_ids: [idsFrom(100, 10)] }),
+    numLocalTokens: 0,
+    numExternalTokens: 160,
+    numRemoteTokens: 160,
+  },
+  {
+    name: 'more blocks listed than tokens declared: only what is declared',
+    numPromptTokens: 550,
+    params: offerFromD(100, { remote_block_ids: [idsFrom(100, 30)] }),
+    numLocalTokens: 0,
+    numExternalTokens: 100,
+    numRemoteTokens: 100,
+  },
+  {
+    name: 'no count declared: whole blocks',
+    numPromptTokens: 550,
+    params: offerFromD(160, { remote_num_tokens: undefined }),
+    numLocalTokens: 0,
+    numExternalTokens: 160,
+    numRemoteTokens: 160,
+  },
+  {
+    name: 'one token below the threshold is computed',
+    numPromptTokens: 550,
+    params: offerFromD(192 + 63),
+    numLocalTokens: 192,
+    numExternalTokens: 0,
+    numRemoteTokens: 255,
+  },
+  {
+    name: 'exactly the threshold is pulled',
+    numPromptTokens: 550,
+    params: offerFromD(192 + 64),
+    numLocalTokens: 192,
+    numExternalTokens: 64,
+    numRemoteTokens: 256,
+  },
+  {
+    name: 'P holds more than D offers',
+    numPromptTokens: 550,
+    params: offerFromD(160),
+    numLocalTokens: 192,
+    numExternalTokens: 0,
+    numRemoteTokens: 160,
+  },
+  {
+    name: 'mode uni ignores a ticket (trap f)',
+    config: { mode: 'uni' },
+    numPromptTokens: 550,
+    params: offerFromD(496),
+    numLocalTokens: 192,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: 'a decode node does not pull to prefill for another',
+    config: { role: 'decode' },
+    numPromptTokens: 550,
+    params: offerFromD(496),
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: 'an aggregated node may',
+    config: { role: 'both' },
+    numPromptTokens: 550,
+    params: offerFromD(496),
+    numLocalTokens: 0,
+    numExternalTokens: 496,
+    numRemoteTokens: 496,
+  },
+  {
+    name: 'a peer named incompletely offers nothing that can be read',
+    numPromptTokens: 550,
+    params: offerFromD(496, { remote_host: null }),
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: 0,
+  },
+  {
+    name: 'this very node as the peer',
+    numPromptTokens: 550,
+    params: offerFromD(496, { remote_engine_id: 'this-engine' }),
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: 'a cache query loads nothing, whatever else it says',
+    numPromptTokens: 550,
+    params: offerFromD(496, { cache_query: true }),
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+  {
+    name: 'hand-over: D pulls the whole prompt behind its own hit, partial block included',
+    config: { role: 'decode' },
+    numPromptTokens: 550,
+    params: handOverFromP(550),
+    numLocalTokens: 496,
+    numExternalTokens: 54,
+    numRemoteTokens: 550,
+  },
+  {
+    name: 'hand-over in mode uni is the same',
+    config: { role: 'decode', mode: 'uni' },
+    numPromptTokens: 550,
+    params: handOverFromP(550),
+    numLocalTokens: 0,
+    numExternalTokens: 550,
+    numRemoteTokens: 550,
+  },
+  {
+    name: 'hand-over: the threshold does not apply to D',
+    config: { role: 'decode' },
+    numPromptTokens: 17,
+    params: handOverFromP(17),
+    numLocalTokens: 16,
+    numExternalTokens: 1,
+    numRemoteTokens: 17,
+  },
+  {
+    name: 'hand-over of more than the prompt is cut to whole blocks',
+    config: { role: 'decode' },
+    numPromptTokens: 40,
+    params: handOverFromP(48),
+    numLocalTokens: 0,
+    numExternalTokens: 32,
+    numRemoteTokens: 48,
+  },
+  {
+    name: 'hand-over of fewer tokens than the prompt is taken with its partial block',
+    config: { role: 'decode' },
+    numPromptTokens: 60,
+    params: handOverFromP(41),
+    numLocalTokens: 0,
+    numExternalTokens: 41,
+    numRemoteTokens: 41,
+  },
+  {
+    name: 'hand-over without a count is of the whole prompt',
+    config: { role: 'decode' },
+    numPromptTokens: 41,
+    params: handOverFromP(41, { remote_num_tokens: undefined }),
+    numLocalTokens: 0,
+    numExternalTokens: 41,
+    numRemoteTokens: 41,
+  },
+  {
+    name: 'hand-over without a peer: D prefills by itself',
+    config: { role: 'decode' },
+    numPromptTokens: 41,
+    params: { do_remote_prefill: true },
+    numLocalTokens: 0,
+    numExternalTokens: 0,
+    numRemoteTokens: null,
+  },
+];
+
+for (const row of matches) {
+  test(row.name, () => {
+    const { connector } = createConnector(row.config);
+    const request = createRequest(row.numPromptTokens, row.params);
+    for (const _ of [1, 2, 3]) {
+      assert.is(connector.getNumNewMatchedTokens(request, row.numLocalTokens), row.numExternalTokens);
+    }
+    assert.is(connector.getNumRemoteTokens(request), row.numRemoteTokens);
+    assertIdle(connector);
+  });
+}
+
+// ---------------------------------------------------------------------------------------------- loads
+
+test('a load reads the blocks behind the local hit, aligned at the prefix', () => {
+  const { connector } = createConnector();
+  const request = createRequest(550, offerFromD(496));
+  allocate(connector, request, 192, 304);
+  assert.is(connector.hasQueuedPulls, true);
+  assert.is(connector.numPendingLoads, 1);
+  assert.equal(takePulls(connector), [
+    {
+      requestId: 'r1',
+      remote: { engineId: 'engine-d', host: '127.0.0.1', port: 5700, requestId: 'lease-1' },
+      remoteBlockIds: idsFrom(112, 19),
+      localBlockIds: idsFrom(13, 19),
+      blockHashes: hashesOf(496).slice(12),
+    },
+  ]);
+  assert.is(connector.hasQueuedPulls, false);
+  assert.is(connector.buildConnectorMeta(), null);
+});
+
+test('a longer remote list than the prompt needs is cut at its end, not at its beginning (trap d)', () => {
+  const { connector } = createConnector();
+  const request = createRequest(450, offerFromD(499));
+  const numExternalTokens = connector.getNumNewMatchedTokens(request, 192);
+  allocate(connector, request, 192, numExternalTokens);
+  const [pull] = takePulls(connector);
+  assert.equal(pull?.remoteBlockIds, idsFrom(112, 16));
+  assert.equal(pull?.localBlockIds, idsFrom(13, 16));
+});
+
+test('a partial last block is one more block, with its own hash', () => {
+  const { connector } = createConnector({ role: 'decode' });
+  const request = createRequest(41, handOverFromP(41));
+  allocate(connector, request, 16, 25);
+  const [pull] = takePulls(connector);
+  assert.equal(pull?.remoteBlockIds, [101, 102]);
+  assert.equal(pull?.localBlockIds, [2, 3]);
+  assert.equal(pull?.blockHashes, ['hash-1', 'hash-2']);
+});
+
+test('there is one load a request, honoured in both count and start, also after preemption (trap e)', () => {
+  const { connector } = createConnector();
+  const request = createRequest(550, offerFromD(496));
+  allocate(connector, request, 192, connector.getNumNewMatchedTokens(request, 192));
+  assert.is(connector.getNumNewMatchedTokens(request, 0), 0);
+  assert.is(connector.getNumRemoteTokens(request), 496, 'what was offered stays known');
+  assert.is(takePulls(connector).length, 1);
+  connector.updateConnectorOutput(received(finishedPull('r1', 'stale')));
+
+  request.status = 'PREEMPTED';
+  request.numPreemptions = 1;
+  assert.is(connector.getNumNewMatchedTokens(request, 0), 0);
+  allocate(connector, request, 0, 0);
+  allocate(connector, request, 0, 304);
+  assert.equal(takePulls(connector), [], 'neither a second read nor a second notification');
+  assert.is(connector.numPendingLoads, 0);
+});
+
+test('the second allocation of an asynchronous load queues nothing', () => {
+  const { connector } = createConnector({ role: 'decode' });
+  const request = createRequest(41, handOverFromP(41));
+  allocate(connector, request, 0, 41);
+  takePulls(connector);
+  connector.updateConnectorOutput(received(finishedPull('r1')));
+  allocate(connector, request, 41, 0);
+  connector.requestFinished(request, [], 0);
+  assertIdle(connector);
+});
+
+const unread: [
+  name: string,
+  config: Partial<KvTransferConfig>,
+  params: KvTransferParams,
+  numLocal: number,
+][] = [
+  ['below the threshold', {}, offerFromD(255), 192],
+  ['nothing beyond the local hit', {}, offerFromD(160), 192],
+  ['mode uni', { mode: 'uni' }, offerFromD(496), 192],
+  ['a full hit on D', { role: 'decode' }, handOverFromP(550), 544],
+];
+
+for (const [name, config, params, numLocalTokens] of unread) {
+  test(`nothing to read (${name}): the peer is told once, so that its hold ends`, () => {
+    const { connector } = createConnector(config);
+    const request = createRequest(550, params);
+    allocate(connector, request, numLocalTokens, 0);
+    allocate(connector, request, numLocalTokens, 0);
+    assert.equal(
+      takePulls(connector).map((pull) => [pull.remote.requestId, pull.remoteBlockIds, pull.localBlockIds]),
+      [['lease-1', [], []]],
+    );
+    assert.is(connector.numPendingLoads, 0, 'a bare notification is not a load');
+    assert.is(connector.getNumNewMatchedTokens(request, 0), 0);
+  });
+}
+
+test('a request dropped before allocation frees what the peer holds', () => {
+  for (const params of [offerFromD(496), handOverFromP(550)]) {
+    const { connector } = createConnector();
+    const request = createRequest(550, params);
+    connector.requestDropped(request);
+    assert.is(connector.hasQueuedPulls, true);
+    assert.equal(
+      takePulls(connector).map((pull) => pull.remoteBlockIds),
+      [[]],
+    );
+    assertIdle(connector);
+  }
+});
+
+test('a request that ends without ever having been allocated does so too', () => {
+  const { connector } = createConnector();
+  const request = createRequest(550, offerFromD(496));
+  request.status = 'FINISHED_ABORTED';
+  assert.equal(connector.requestFinished(request, [], 0), { holdBlocks: false, kvTransferParams: null });
+  assert.is(takePulls(connector).length, 1);
+  assertIdle(connector);
+});
+
+test('requests without a peer queue nothing at any point', () => {
+  for (const params of [null, {}, { do_remote_decode: true }, { cache_query: true }]) {
+    const { connector } = createConnector();
+    const request = createRequest(64, params);
+    allocate(connector, request, 0, 0);
+    connector.requestDropped(request);
+    assertIdle(connector);
+  }
+});
+
+test('a load of an aborted request is still reported', () => {
+  const { connector } = createConnector();
+  const request = createRequest(550, offerFromD(496));
+  allocate(connector, request, 0, 496);
+  takePulls(connector);
+  request.status = 'FINISHED_ABORTED';
+  connector.requestFinished(request, idsFrom(1, 35), 0);
+  assert.is(connector.hasQueuedPulls, false, 'the load notifies by itself');
+  assert.is(connector.numPendingLoads, 1);
+  assert.is(connector.updateConnectorOutput(received(finishedPull('r1'))).length, 1);
+  assertIdle(connector);
+});
+
+test('a load is reported once, and a load of nobody never', () => {
+  const { connector } = createConnector();
+  const request = createRequest(550, offerFromD(496));
+  allocate(connector, request, 0, 496);
+  assert.equal(connector.updateConnectorOutput(received(finishedPull('r1'), finishedPull('stranger'))), [
+    { requestId: 'r1', numBytes: 4096, transferMs: 2, failure: null },
+  ]);
+  assert.equal(connector.updateConnectorOutput(received(finishedPull('r1'))), []);
+});
+
+const failures: [FinishedPull['failure'], number | undefined, number, string | null][] = [
+  [null, 500, 5000, null],
+  ['stale', 500, 1499, 'transfer_failed'],
+  ['stale', 500, 1500, 'lease_expired'],
+  ['stale', undefined, 1e9, 'transfer_failed'],
+  ['failed', 500, 1499, 'transfer_failed'],
+  ['failed', 500, 5000, 'transfer_failed'],
+];
+
+for (const [failure, leaseLeftMs, nowMs, expected] of failures) {
+  test(`a load that ended ${failure ?? 'well'} at ${nowMs} under a lease of ${leaseLeftMs} is ${expected ?? 'good'}`, () => {
+    const { connector, time } = createConnector();
+    const request = createRequest(550, offerFromD(496, { remote_lease_expires_in_ms: leaseLeftMs }));
+    allocate(connector, request, 0, 496);
+    time.nowMs = nowMs;
+    const [outcome] = connector.updateConnectorOutput(received(finishedPull('r1', failure)));
+    assert.is(outcome?.failure, expected);
+  });
+}
+
+test('a request that names this very node ends the hold here, without a message', () => {
+  const { connector } = createConnector({ role: 'both' });
+  const lease = connector.grantLease(createRequest(64, { cache_query: true }, 'query'), [1, 2, 3, 4], 64);
+  const request = createRequest(200, lease.kvTransferParams, 'turn');
+  assert.is(connector.getNumNewMatchedTokens(request, 0), 0);
+  allocate(connector, request, 0, 0);
+  assert.is(connector.hasQueuedPulls, false);
+  assert.equal(connector.takeEndedHolds(), [lease.id]);
+  assert.is(connector.numHolds, 0);
+});
+
+// ---------------------------------------------------------------------------------------------- holds
+
+function finish(
+  connector: PullConnectorScheduler,
+  params: KvTransferParams | null,
+  status: Request['status'],
+  stats: PrefillStats | null = null,
+) {
+  const request = createRequest(40, params);
+  request.status = status;
+  request.prefillStats = stats;
+  return connector.requestFinished(request, [5, 6, 7, 8], 40);
+}
+
+test("P holds a finished prompt and answers with vLLM's hop 2", () => {
+  for (const status of ['FINISHED_LENGTH_CAPPED', 'FINISHED_STOPPED'] as const) {
+    const { connector } = createConnector();
+    assert.equal(finish(connector, { do_remote_decode: true }, status), {
+      holdBlocks: true,
+      kvTransferParams: {
+        do_remote_prefill: true,
+        do_remote_decode: false,
+        remote_block_ids: [[5, 6, 7]],
+        remote_engine_id: 'this-engine',
+        remote_request_id: 'r1',
+        remote_host: '127.0.0.1',
+        remote_port: 5600,
+        tp_size: 1,
+        remote_num_tokens: 40,
+        remote_blocks_expiry_time: null,
+        transfer_mode: 'pull',
+        remote_lease_expires_in_ms: leaseMs,
+      },
+    });
+    assert.is(connector.numHolds, 1);
+    assert.is(connector.nextDeadlineMs(), 1000 + leaseMs);
+  }
+});
+
+test("P's part of the ledger travels with the hand-over", () => {
+  const { connector } = createConnector();
+  const bins = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<string, number>;
+  const stats: PrefillStats = {
+    num_prompt_tokens: 40,
+    num_computed_tokens: 8,
+    num_recomputed_tokens: 0,
+    ledger: { ...bins, local_hit: 16, pulled_from_d: 16, new: 8 } as PrefillStats['ledger'],
+    num_remote_tokens: 32,
+    kv_bytes_d_to_p: 1,
+    kv_transfer_ms_d_to_p: 1,
+    kv_bytes_p_to_d: 0,
+    kv_transfer_ms_p_to_d: 0,
+    num_decode_computed_tokens: 0,
+  };
+  const { kvTransferParams } = finish(connector, { do_remote_decode: true }, 'FINISHED_STOPPED', stats);
+  assert.equal(kvTransferParams?.remote_prefill_stats, stats);
+  assert.is(kvTransferParams?.remote_prefill_cached_tokens, 32);
+});
+
+const notHeld: [name: string, Partial<KvTransferConfig>, KvTransferParams | null, Request['status']][] = [
+  ['an aborted prefill', {}, { do_remote_decode: true }, 'FINISHED_ABORTED'],
+  ['a failed prefill', {}, { do_remote_decode: true }, 'FINISHED_ERROR'],
+  ['an ignored prefill', {}, { do_remote_decode: true }, 'FINISHED_IGNORED'],
+  ['a request of its own', {}, null, 'FINISHED_STOPPED'],
+  ['a turn on D in query mode', { role: 'decode' }, { do_remote_prefill: true }, 'FINISHED_STOPPED'],
+  [
+    'a turn on D in mode uni',
+    { role: 'decode', mode: 'uni', lookup: 'ticket' },
+    { do_remote_prefill: true },
+    'FINISHED_STOPPED',
+  ],
+  [
+    'a turn on D without params in ticket mode',
+    { role: 'decode', lookup: 'ticket' },
+    null,
+    'FINISHED_STOPPED',
+  ],
+  [
+    'an aborted turn on D in ticket mode',
+    { role: 'decode', lookup: 'ticket' },
+    { do_remote_prefill: true },
+    'FINISHED_ABORTED',
+  ],
+  ['a turn that P ran by itself', { lookup: 'ticket' }, { do_remote_prefill: true }, 'FINISHED_STOPPED'],
+];
+
+for (const [name, config, params, status] of notHeld) {
+  test(`${name} leaves nothing held`, () => {
+    const { connector } = createConnector(config);
+    assert.equal(finish(connector, params, status), { holdBlocks: false, kvTransferParams: null });
+    assertIdle(connector);
+  });
+}
+
+test('in ticket mode D holds a turn and hands out a ticket for P', () => {
+  const { connector } = createConnector({ role: 'decode', lookup: 'ticket' });
+  const { holdBlocks, kvTransferParams } = finish(connector, { do_remote_prefill: true }, 'FINISHED_STOPPED');
+  assert.ok(holdBlocks);
+  assert.equal(kvTransferParams, {
+    do_remote_prefill: false,
+    do_remote_decode: true,
+    remote_block_ids: [[5, 6, 7]],
+    remote_engine_id: 'this-engine',
+    remote_request_id: 'r1',
+    remote_host: '127.0.0.1',
+    remote_port: 5600,
+    tp_size: 1,
+    remote_num_tokens: 40,
+    remote_blocks_expiry_time: (1000 + ticketMs) / 1000,
+    transfer_mode: 'pull',
+    remote_lease_expires_in_ms: ticketMs,
+  });
+  assert.is(connector.nextDeadlineMs(), 1000 + ticketMs);
+});
+
+test('a request without computed tokens is not held', () => {
+  const { connector } = createConnector();
+  const request = createRequest(40, { do_remote_decode: true });
+  request.status = 'FINISHED_STOPPED';
+  assert.not(connector.requestFinished(request, [], 0).holdBlocks);
+});
+
+test('a lease of a cache query names its blocks for P and lasts the lease duration', () => {
+  const { connector } = createConnector({ role: 'decode' });
+  const query = createRequest(550, { cache_query: true, lease: true }, 'q');
+  const first = connector.grantLease(query, [4, 5], 32);
+  const second = connector.grantLease(query, [4, 5], 32);
+  assert.is.not(first.id, second.id);
+  assert.is(first.expiresInMs, leaseMs);
+  assert.is(first.kvTransferParams.do_remote_decode, true);
+  assert.is(first.kvTransferParams.do_remote_prefill, false);
+  assert.equal(first.kvTransferParams.remote_block_ids, [[4, 5]]);
+  assert.is(first.kvTransferParams.remote_request_id, first.id);
+  assert.is(first.kvTransferParams.remote_num_tokens, 32);
+  assert.is(connector.numHolds, 2);
+  assert.ok(connector.releaseLease(first.id));
+  assert.not(connector.releaseLease(first.id));
+  assert.not(connector.releaseLease('never granted'));
+  assert.equal(connector.takeEndedHolds(), [first.id]);
+});
+
+test('a hold ends once, by notification or by expiry, in either order', () => {
+  for (const notifiedFirst of [true, false]) {
+    const { connector, time } = createConnector();
+    finish(connector, { do_remote_decode: true }, 'FINISHED_STOPPED');
+    if (notifiedFirst) connector.updateConnectorOutput(notified('r1', 'r1'));
+    time.nowMs += leaseMs;
+    assert.equal(connector.takeEndedHolds(), ['r1']);
+    connector.updateConnectorOutput(notified('r1'));
+    assert.equal(connector.takeEndedHolds(), []);
+    assert.is(connector.numEndedHolds('notified'), notifiedFirst ? 1 : 0);
+    assert.is(connector.numEndedHolds('expired'), notifiedFirst ? 0 : 1);
+    assertIdle(connector);
+  }
+});
+
+test('a notification for nothing that is held has no effect', () => {
+  const { connector } = createConnector();
+  connector.updateConnectorOutput(notified('forged'));
+  assert.equal(connector.takeEndedHolds(), []);
+});
+
+test('two turns through both connectors: every hold and load ends', () => {
+  const p = createConnector().connector;
+  const d = createConnector({ role: 'decode', engineId: 'engine-d' }).connector;
+
+  const lease = d.grantLease(createRequest(550, { cache_query: true }, 'q'), idsFrom(1, 31), 496);
+  const onP = createRequest(550, lease.kvTransferParams, 'p1');
+  allocate(p, onP, 192, p.getNumNewMatchedTokens(onP, 192));
+  const [pullFromD] = takePulls(p);
+  p.updateConnectorOutput(received(finishedPull('p1')));
+  d.updateConnectorOutput(notified(pullFromD!.remote.requestId));
+  onP.status = 'FINISHED_LENGTH_CAPPED';
+  const handOver = p.requestFinished(onP, idsFrom(1, 35), 550).kvTransferParams;
+
+  const onD = createRequest(550, handOver, 'd1');
+  assert.is(d.getNumNewMatchedTokens(onD, 496), 54);
+  allocate(d, onD, 496, 54);
+  const [pullFromP] = takePulls(d);
+  assert.equal(pullFromP?.remoteBlockIds, idsFrom(32, 4));
+  d.updateConnectorOutput(received(finishedPull('d1')));
+  p.updateConnectorOutput(notified(pullFromP!.remote.requestId));
+  onD.status = 'FINISHED_STOPPED';
+  d.requestFinished(onD, idsFrom(1, 50), 799);
+
+  assert.equal(d.takeEndedHolds(), [lease.id]);
+  assert.equal(p.takeEndedHolds(), ['p1']);
+  assertIdle(p);
+  assertIdle(d);
+});
+
+test.run();
