@@ -1,5 +1,6 @@
 // Before P: what does D hold of this prompt? Asked each turn (query), or known from the turn before (ticket).
 import type { KvLookup, KvTransferMode } from '../config.js';
+import { messageOf } from '../errors.js';
 import { remoteDecodeParams } from '../kv-transfer/params.js';
 import { createLogger } from '../log.js';
 import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
@@ -83,7 +84,7 @@ export async function queryCache(
     return JSON.parse(response.bytes.toString('utf8')) as CacheQueryAnswer;
   } catch (error) {
     signal.throwIfAborted();
-    log.warn({ node: node.url, err: error }, 'cache query failed; the turn goes on without it');
+    log.warn({ node: node.url, err: messageOf(error) }, 'cache query failed; the turn goes on without it');
     return null;
   }
 }
@@ -97,5 +98,5 @@ export function release(node: ProxyNode, holdId: string): void {
       body: { lease_id: holdId },
       signal: AbortSignal.timeout(releaseTimeoutMs),
     })
-    .catch((error: unknown) => log.debug({ node: node.url, err: error }, 'could not release'));
+    .catch((error: unknown) => log.debug({ node: node.url, err: messageOf(error) }, 'could not release'));
 }

@@ -27,7 +27,7 @@ export interface ProxyOptions {
   readonly connectTimeoutMs?: number;
 }
 
-export interface Proxy {
+export interface ProxyServer {
   readonly url: string;
   readonly host: string;
   readonly port: number;
@@ -35,7 +35,7 @@ export interface Proxy {
 }
 
 /** Throws ADDRESS_IN_USE, or INVALID_ARGUMENT for a node's address that is none. */
-export async function startProxy(options: ProxyOptions): Promise<Proxy> {
+export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
   const connectTimeoutMs = options.connectTimeoutMs ?? 2000;
   const prefillNodes = options.prefillUrls.map((url) => createNode('prefill', url, connectTimeoutMs));
   const decodeNodes = options.decodeUrls.map((url) => createNode('decode', url, connectTimeoutMs));
