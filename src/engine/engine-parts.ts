@@ -101,8 +101,7 @@ function connectParts(
 function limitsOf({ cache, scheduler }: EngineConfig, { model }: ModelFolder): RequestLimits {
   // Block 0 is the null block.
   const kvCacheTokens = (cache.numBlocks - 1) * cache.blockSize;
-  // The last token's KV is never needed, so one token more than the pool holds can be generated.
-  const maxModelLen = Math.min(scheduler.maxModelLen, model.maxPositionEmbeddings, kvCacheTokens + 1);
+  const maxModelLen = Math.min(scheduler.maxModelLen, model.maxPositionEmbeddings, kvCacheTokens);
   if (maxModelLen < scheduler.maxModelLen) {
     const { maxPositionEmbeddings } = model;
     log.info({ maxModelLen, maxPositionEmbeddings, kvCacheTokens }, 'sequences are shorter than configured');

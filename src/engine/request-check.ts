@@ -4,7 +4,7 @@ import type { SamplingParams } from '../request.js';
 
 export interface RequestLimits {
   readonly vocabSize: number;
-  /** Longest prompt plus answer, in tokens: at most kvCacheTokens + 1. */
+  /** Longest prompt plus answer, in tokens: at most kvCacheTokens. */
   readonly maxModelLen: number;
   /** Tokens that fit into the KV pool. */
   readonly kvCacheTokens: number;
@@ -17,9 +17,10 @@ export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLi
   if (numTokens === 0) {
     throw refusal('Expected a prompt of at least one token but received an empty one.', 'prompt');
   }
-  if (numTokens > kvCacheTokens) {
+  if (numTokens >= kvCacheTokens) {
     const message =
-      `The KV cache of this node holds ${kvCacheTokens} tokens but the prompt has ${numTokens} tokens. ` +
+      `The KV cache of this node holds ${kvCacheTokens} tokens, prompt and answer together, ` +
+      `but the prompt has ${numTokens} tokens. ` +
       'Please reduce the length of the prompt or give the node more blocks.';
     throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
   }
