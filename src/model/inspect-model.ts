@@ -1,0 +1,71 @@
+// What `vllm-pd model inspect` shows: everything about a model folder that decides what serving it costs.
+import { readCheckpoint } from './checkpoint.js';
+import { type HistoryRoundTrip, historyRoundTrip } from './history-round-trip.js';
+import { loadModelTexts } from './model-folder.js';
+import { numElements } from './model-tensors.js';
+import type { RopeParameters } from './rope.js';
+
+/** Field names are those of config.json where it has them. */
+export interface ModelReport {
+  readonly path: string;
+  readonly model_type: string;
+  readonly num_parameters: number;
+  readonly dtypes: readonly string[];
+  readonly weights_bytes: number;
+  readonly num_hidden_layers: number;
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_attention_heads: number;
+  readonly num_key_value_heads: number;
+  readonly head_dim: number;
+  readonly qk_norm: boolean;
+  readonly attention_bias: boolean;
+  readonly tie_word_embeddings: boolean;
+  readonly rope: RopeParameters;
+  readonly max_position_embeddings: number;
+  readonly vocab_size: number;
+  readonly tokenizer_size: number;
+  readonly block_size: number;
+  readonly kv_bytes_per_token: number;
+  readonly kv_bytes_per_block: number;
+  readonly eos_token_ids: readonly number[];
+  readonly num_suppressed_tokens: number;
+  readonly history_round_trip: HistoryRoundTrip;
+}
+
+/** KV is kept in float32. */
+const kvBytesPerElement = 4;
+
+/** Reads headers only, no weights. Throws NOT_FOUND or BAD_FILE. */
+export async function inspectModel(modelPath: string, blockSize: number): Promise<ModelReport> {
+  const texts = await loadModelTexts(modelPath);
+  const { config, tokenizer, generationConfig } = texts;
+  const tensors = await readCheckpoint(modelPath, config);
+  const kvBytesPerToken = config.numLayers * 2 * config.numKvHeads * config.headDim * kvBytesPerElement;
+  return {
+    path: modelPath,
+    model_type: config.modelType,
+    num_parameters: tensors.reduce((sum, { shape }) => sum + numElements(shape), 0),
+    dtypes: [...new Set(tensors.map(({ dtype }) => dtype))],
+    weights_bytes: tensors.reduce((sum, { length }) => sum + length, 0),
+    num_hidden_layers: config.numLayers,
+    hidden_size: config.hiddenSize,
+    intermediate_size: config.intermediateSize,
+    num_attention_heads: config.numHeads,
+    num_key_value_heads: config.numKvHeads,
+    head_dim: config.headDim,
+    qk_norm: config.qkNorm,
+    attention_bias: config.attentionBias,
+    tie_word_embeddings: config.tieWordEmbeddings,
+    rope: config.rope,
+    max_position_embeddings: config.maxPositionEmbeddings,
+    vocab_size: config.vocabSize,
+    tokenizer_size: tokenizer.vocabSize,
+    block_size: blockSize,
+    kv_bytes_per_token: kvBytesPerToken,
+    kv_bytes_per_block: kvBytesPerToken * blockSize,
+    eos_token_ids: generationConfig.eosTokenIds,
+    num_suppressed_tokens: generationConfig.suppressTokens.length,
+    history_round_trip: historyRoundTrip(texts),
+  };
+}
