@@ -100,6 +100,7 @@ export function encodeNotif({ seq, requestId, numBlocks, numUnseenBytes }: Notif
 }
 
 export function decodeNotif(body: Buffer): Notif {
+  if (body.length < 4) throw new VllmPdError('PEER_FAILED', 'Expected a numbered notification.');
   const fields = parseJson('a notification', notif, body.subarray(4));
   return {
     seq: body.readUInt32BE(0),
@@ -170,7 +171,8 @@ export function decodeBlocks(
   const n = body.length < 8 ? 0 : body.readUInt32BE(4);
   const valid = body.subarray(8, 8 + numBlocks);
   const data = body.subarray(8 + numBlocks);
-  if (n !== numBlocks || valid.length !== numBlocks || data.length !== countValid(valid) * blockBytes) {
+  const isFlags = valid.length === numBlocks && valid.every((flag) => flag <= 1);
+  if (n !== numBlocks || !isFlags || data.length !== countValid(valid) * blockBytes) {
     throw new VllmPdError(
       'PEER_FAILED',
       `Expected ${numBlocks} blocks but received a reply of ${body.length} bytes.`,
