@@ -53,8 +53,8 @@ export async function textOfTokens(
     const tokensPerWord = have / words.length;
     const numMissing = numTokens - have;
     if (numMissing < 0) {
+      if (words.length === 1) return (await fill('', 0, numTokens, count)) || join();
       words = words.slice(0, Math.max(1, words.length - Math.ceil(-numMissing / tokensPerWord)));
-      if (words.length === 1) break;
     } else if (numMissing < 2 * tokensPerWord) {
       return fill(join(), have, numTokens, count);
     } else {
