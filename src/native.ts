@@ -1,6 +1,18 @@
 // The native module's typed face, and the only file that loads it. Everything is validated here, before it crosses.
-//
-// NOTE for the implementer: the interfaces below are the contract that other layers are written against.
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { type ErrorCode, messageOf, VllmPdError } from './errors.js';
+import {
+  checkByteLength,
+  checkLayout,
+  checkModelConfig,
+  checkTensors,
+  toBlockIds,
+  toHashBytes,
+  wholeNumber,
+} from './native/arguments.js';
 
 /** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`, float32, one region. */
 export interface KvPoolLayout {
@@ -133,4 +145,300 @@ export interface Native {
   readonly isa: string;
 }
 
-export declare function loadNative(): Native;
+/** What build/vllm_pd.node exports. Handles are opaque; a layout is its five numbers in the order of KvPoolLayout. */
+interface Addon {
+  isa(): string;
+  createPool(layout: readonly number[]): PoolHandle;
+  poolFd(pool: PoolHandle): number;
+  publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;
+  retract(pool: PoolHandle, blockId: number): void;
+  /** Returns the generation and writes the hash's bytes to `hash`. */
+  row(pool: PoolHandle, blockId: number, hash: Uint8Array): number;
+  block(pool: PoolHandle, blockId: number): Uint8Array;
+  copyOut(
+    pool: PoolHandle,
+    blockIds: Int32Array,
+    hashes: Uint8Array,
+    data: Uint8Array,
+    valid: Uint8Array,
+  ): void;
+  copyIn(pool: PoolHandle, blockIds: Int32Array, data: Uint8Array): void;
+  closePool(pool: PoolHandle): void;
+  openPeerPool(pid: number, fd: number, layout: readonly number[]): PeerHandle;
+  readPeerPool(
+    peer: PeerHandle,
+    into: PoolHandle,
+    remoteBlockIds: Int32Array,
+    localBlockIds: Int32Array,
+    hashes: Uint8Array,
+  ): Promise<Uint8Array>;
+  closePeerPool(peer: PeerHandle): void;
+  loadModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    numThreads: number,
+  ): Promise<ModelHandle>;
+  forward(
+    model: ModelHandle,
+    pool: PoolHandle,
+    tokenIds: Int32Array,
+    positions: Int32Array,
+    cuSeqlensQ: Int32Array,
+    blockTables: Int32Array,
+    cuBlocks: Int32Array,
+    logitsIndices: Int32Array,
+  ): Promise<Float32Array>;
+  closeModel(model: ModelHandle): void;
+}
+
+type PoolHandle = { readonly kind: 'pool' };
+type PeerHandle = { readonly kind: 'peer' };
+type ModelHandle = { readonly kind: 'model' };
+
+/** The codes that native/ throws with. */
+const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED'];
+
+function toVllmPdError(error: unknown): VllmPdError {
+  const code = nativeCodes.find((known) => known === (error as { code?: unknown }).code) ?? 'INTERNAL';
+  return new VllmPdError(code, messageOf(error), { cause: error });
+}
+
+/** Calls into the addon; what it throws comes out as a VllmPdError. */
+function cross<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw toVllmPdError(error);
+  }
+}
+
+async function crossAsync<T>(call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    throw toVllmPdError(error);
+  }
+}
+
+class NativeKvPool implements KvPool {
+  readonly layout: KvPoolLayout;
+  readonly blockBytes: number;
+  readonly fd: number;
+  readonly #addon: Addon;
+  readonly #handle: PoolHandle;
+
+  constructor(addon: Addon, layout: KvPoolLayout) {
+    const numbers = checkLayout(layout);
+    this.#addon = addon;
+    this.layout = { ...layout };
+    this.blockBytes = numbers.slice(1).reduce((product, size) => product * size, 2 * 4);
+    this.#handle = cross(() => addon.createPool(numbers));
+    this.fd = cross(() => addon.poolFd(this.#handle));
+  }
+
+  static handleOf(pool: KvPool): PoolHandle {
+    if (pool instanceof NativeKvPool) return pool.#handle;
+    throw new VllmPdError(
+      'INVALID_ARGUMENT',
+      'Expected a KvPool made by createPool but received another object.',
+    );
+  }
+
+  publish(blockId: number, hash: string): void {
+    const id = this.#blockId(blockId);
+    const bytes = toHashBytes([hash]);
+    cross(() => this.#addon.publish(this.#handle, id, bytes));
+  }
+
+  retract(blockId: number): void {
+    const id = this.#blockId(blockId);
+    cross(() => this.#addon.retract(this.#handle, id));
+  }
+
+  row(blockId: number): { readonly generation: number; readonly hash: string | null } {
+    const id = this.#blockId(blockId);
+    const hash = Buffer.alloc(32);
+    const generation = cross(() => this.#addon.row(this.#handle, id, hash));
+    return { generation, hash: generation % 2 === 0 ? hash.toString('hex') : null };
+  }
+
+  block(blockId: number): Uint8Array {
+    const id = this.#blockId(blockId);
+    return cross(() => this.#addon.block(this.#handle, id));
+  }
+
+  copyOut(blockIds: readonly number[], hashes: readonly string[]): { data: Uint8Array; valid: Uint8Array } {
+    const ids = toBlockIds('blockIds', blockIds, this.layout.numBlocks);
+    const bytes = toHashBytes(hashes, ids.length);
+    const data = new Uint8Array(ids.length * this.blockBytes);
+    const valid = new Uint8Array(ids.length);
+    cross(() => this.#addon.copyOut(this.#handle, ids, bytes, data, valid));
+    return { data, valid };
+  }
+
+  copyIn(blockIds: readonly number[], data: Uint8Array): void {
+    const ids = toBlockIds('blockIds', blockIds, this.layout.numBlocks);
+    checkByteLength('data', data, ids.length * this.blockBytes);
+    cross(() => this.#addon.copyIn(this.#handle, ids, data));
+  }
+
+  close(): void {
+    this.#addon.closePool(this.#handle);
+  }
+
+  #blockId(blockId: number): number {
+    return wholeNumber('blockId', blockId, 0, this.layout.numBlocks - 1);
+  }
+}
+
+class NativePeerPool implements PeerPool {
+  readonly layout: KvPoolLayout;
+  readonly #addon: Addon;
+  readonly #handle: PeerHandle;
+
+  constructor(addon: Addon, pid: number, fd: number, layout: KvPoolLayout) {
+    const numbers = checkLayout(layout);
+    wholeNumber('pid', pid, 1);
+    wholeNumber('fd', fd, 0);
+    this.#addon = addon;
+    this.layout = { ...layout };
+    this.#handle = cross(() => addon.openPeerPool(pid, fd, numbers));
+  }
+
+  async read(
+    into: KvPool,
+    remoteBlockIds: readonly number[],
+    localBlockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array> {
+    const pool = NativeKvPool.handleOf(into);
+    const remote = toBlockIds('remoteBlockIds', remoteBlockIds, this.layout.numBlocks);
+    const local = toBlockIds('localBlockIds', localBlockIds, into.layout.numBlocks, remote.length);
+    const bytes = toHashBytes(hashes, remote.length);
+    return crossAsync(() => this.#addon.readPeerPool(this.#handle, pool, remote, local, bytes));
+  }
+
+  close(): void {
+    this.#addon.closePeerPool(this.#handle);
+  }
+}
+
+class LoadedNativeModel implements NativeModel {
+  readonly config: NativeModelConfig;
+  readonly #addon: Addon;
+  readonly #handle: ModelHandle;
+  #running = false;
+
+  constructor(addon: Addon, handle: ModelHandle, config: NativeModelConfig) {
+    this.#addon = addon;
+    this.#handle = handle;
+    this.config = config;
+  }
+
+  async forward(pool: KvPool, input: ForwardInput): Promise<Float32Array> {
+    if (this.#running) {
+      throw new VllmPdError(
+        'INVALID_ARGUMENT',
+        'Expected one forward pass at a time but another is under way.',
+      );
+    }
+    const handle = NativeKvPool.handleOf(pool);
+    const { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices } = input;
+    const arrays = { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices };
+    for (const [name, array] of Object.entries(arrays)) {
+      if (array instanceof Int32Array) continue;
+      throw new VllmPdError(
+        'INVALID_ARGUMENT',
+        `Expected an Int32Array for ${name} but received ${typeof array}.`,
+      );
+    }
+    this.#running = true;
+    try {
+      return await crossAsync(() =>
+        this.#addon.forward(
+          this.#handle,
+          handle,
+          tokenIds,
+          positions,
+          cuSeqlensQ,
+          blockTables,
+          cuBlocks,
+          logitsIndices,
+        ),
+      );
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  close(): void {
+    this.#addon.closeModel(this.#handle);
+  }
+}
+
+class LoadedNative implements Native {
+  readonly isa: string;
+  readonly #addon: Addon;
+
+  constructor(addon: Addon) {
+    this.#addon = addon;
+    this.isa = cross(() => addon.isa());
+  }
+
+  createPool(layout: KvPoolLayout): KvPool {
+    return new NativeKvPool(this.#addon, layout);
+  }
+
+  openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool {
+    return new NativePeerPool(this.#addon, pid, fd, layout);
+  }
+
+  async loadModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    numThreads: number,
+  ): Promise<NativeModel> {
+    checkModelConfig(config);
+    checkTensors(tensors);
+    wholeNumber('numThreads', numThreads, 1, 1024);
+    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, numThreads));
+    return new LoadedNativeModel(this.#addon, handle, { ...config });
+  }
+}
+
+/** The package's folder, from dist/src as well as from an installed package. */
+function packageRoot(): string {
+  let folder = path.dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(path.join(folder, 'package.json')) || !existsSync(path.join(folder, 'native'))) {
+    const parent = path.dirname(folder);
+    if (parent === folder) return path.dirname(fileURLToPath(import.meta.url));
+    folder = parent;
+  }
+  return folder;
+}
+
+let loaded: Native | undefined;
+
+/** Loads the native module on the first call. Throws NATIVE_UNAVAILABLE where it is missing or does not load. */
+export function loadNative(): Native {
+  if (loaded) return loaded;
+  const file = path.join(packageRoot(), 'build', 'vllm_pd.node');
+  let addon: Addon;
+  try {
+    addon = createRequire(import.meta.url)(file) as Addon;
+  } catch (cause) {
+    throw new VllmPdError(
+      'NATIVE_UNAVAILABLE',
+      `The native module ${file} does not load: ${messageOf(cause)}`,
+      {
+        cause,
+        suggestions: [
+          'Compile it: npm rebuild vllm-pd, or in a checkout: node native/build.mjs.',
+          'It needs CMake and a C++17 compiler: apt-get install cmake g++.',
+        ],
+      },
+    );
+  }
+  loaded = new LoadedNative(addon);
+  return loaded;
+}

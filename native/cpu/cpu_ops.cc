@@ -1,0 +1,267 @@
+// The CPU backend.
+#include "cpu/cpu_ops.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "error.h"
+#include "threads.h"
+
+namespace vllm_pd::cpu {
+namespace {
+
+/** Best first. */
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> available;
+#if defined(VLLM_PD_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
+    available.push_back(&kernels_avx512);
+  }
+  if (avx2) available.push_back(&kernels_avx2);
+#endif
+  available.push_back(&kernels_portable);
+  return available;
+}
+
+const Kernels& choose_kernels() {
+  const std::vector<const Kernels*> available = available_kernels();
+  const char* wanted = std::getenv("VLLM_PD_ISA");
+  if (wanted == nullptr || *wanted == '\0') return *available.front();
+  std::string names;
+  for (const Kernels* kernels : available) {
+    if (std::strcmp(kernels->isa, wanted) == 0) return *kernels;
+    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
+  }
+  throw Error("INVALID_ARGUMENT",
+              "Expected VLLM_PD_ISA to be one of those this CPU has (" + names + ") but received '" + wanted + "'.");
+}
+
+/** Floats on huge pages where the system has them: a decode step streams through all weights. */
+class Floats {
+ public:
+  explicit Floats(int64_t count) {
+    const size_t num_bytes = (count * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
+    data_ = static_cast<float*>(std::aligned_alloc(kAlignment, num_bytes));
+    if (data_ == nullptr) throw std::bad_alloc();
+    madvise(data_, num_bytes, MADV_HUGEPAGE);
+  }
+  ~Floats() { std::free(data_); }
+  Floats(const Floats&) = delete;
+  Floats& operator=(const Floats&) = delete;
+  float* data() const { return data_; }
+
+ private:
+  static constexpr size_t kAlignment = 2 << 20;
+  float* data_;
+};
+
+int64_t num_panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
+
+/** (num_panels, k, kPanel): column n of the product is column n % kPanel of panel n / kPanel. */
+class PanelMatrix : public PackedMatrix {
+ public:
+  PanelMatrix(int64_t n, int64_t k) : PackedMatrix(n, k), floats_(num_panels(n) * k * kPanel) {}
+  float* panels() const { return floats_.data(); }
+
+ private:
+  Floats floats_;
+};
+
+const PanelMatrix& panels_of(const PackedMatrix& matrix) { return static_cast<const PanelMatrix&>(matrix); }
+
+class CpuOps : public Ops {
+ public:
+  explicit CpuOps(int num_threads) : kernels_(choose_kernels()), threads_(num_threads), scratch_(num_threads) {}
+
+  std::unique_ptr<PackedMatrix> pack(int64_t n, int64_t k, RowSource source, const void* context) override {
+    auto matrix = std::make_unique<PanelMatrix>(n, k);
+    float* const panels = matrix->panels();
+    threads_.parallel_for(num_panels(n), [&](int64_t p, int thread) {
+      float* const row = scratch(thread, k);
+      float* const panel = panels + p * k * kPanel;
+      for (int64_t c = 0; c < kPanel; ++c) {
+        if (p * kPanel + c < n) {
+          source(context, p * kPanel + c, row);
+        } else {
+          std::fill_n(row, k, 0.0f);
+        }
+        for (int64_t i = 0; i < k; ++i) panel[i * kPanel + c] = row[i];
+      }
+    });
+    return matrix;
+  }
+
+  void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) override {
+    const int64_t k = table.k();
+    const float* const panels = panels_of(table).panels();
+    threads_.parallel_for(num_rows, [&](int64_t row, int) {
+      const float* const column = panels + ids[row] / kPanel * k * kPanel + ids[row] % kPanel;
+      for (int64_t i = 0; i < k; ++i) out[row * k + i] = column[i * kPanel];
+    });
+  }
+
+  void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps, float* out) override {
+    for_rows(num_rows, dim, [&](int64_t row) { kernels_.rms_norm(x + row * dim, dim, weight, eps, out + row * dim); });
+  }
+
+  void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias, float* out) override {
+    multiply(a, num_rows, w, bias, 0, out);
+  }
+
+  void matmul_add(const float* a, int64_t num_rows, const PackedMatrix& w, float* out) override {
+    multiply(a, num_rows, w, out, w.n(), out);
+  }
+
+  void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary, const Batch& batch,
+                        const KvRegion& pool, int64_t layer) override {
+    const int64_t head_dim = shape.head_dim;
+    const int64_t num_requests = batch.num_requests();
+    const auto rotate = [&](float* head, const float* norm, int64_t token) {
+      if (norm) kernels_.rms_norm(head, head_dim, norm, rotary.norm_eps, head);
+      kernels_.rotate(head, head_dim, rotary.cos + token * (head_dim / 2), rotary.sin + token * (head_dim / 2));
+    };
+    for_rows(batch.num_tokens(), shape.qkv_dim(), [&](int64_t token) {
+      float* const q = qkv + token * shape.qkv_dim();
+      float* const k = q + shape.q_dim();
+      const float* const v = k + shape.kv_dim();
+      for (int64_t head = 0; head < shape.num_heads; ++head) rotate(q + head * head_dim, rotary.q_norm, token);
+      for (int64_t head = 0; head < shape.num_kv_heads; ++head) rotate(k + head * head_dim, rotary.k_norm, token);
+      const auto& cu = batch.cu_seqlens_q;
+      const int64_t request = std::upper_bound(cu.begin(), cu.begin() + num_requests, token) - cu.begin() - 1;
+      const int64_t block_size = pool.layout.block_size;
+      const int64_t position = batch.positions[token];
+      const int64_t block_id = batch.block_tables[batch.cu_blocks[request] + position / block_size];
+      float* const keys = pool.block(block_id) + layer * 2 * pool.layout.kv_floats();
+      float* const values = keys + pool.layout.kv_floats();
+      for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+        const int64_t slot = (head * block_size + position % block_size) * head_dim;
+        std::memcpy(keys + slot, k + head * head_dim, head_dim * sizeof(float));
+        std::memcpy(values + slot, v + head * head_dim, head_dim * sizeof(float));
+      }
+    });
+  }
+
+  void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch, const KvRegion& pool,
+                       int64_t layer, float* out) override {
+    struct Tile {
+      int64_t request;
+      int64_t token;
+      int64_t num_tokens;
+    };
+    const int64_t group = shape.num_heads / shape.num_kv_heads;
+    const int64_t tile_tokens = std::max<int64_t>(1, kTileQueries / group);
+    std::vector<Tile> tiles;
+    for (int64_t request = 0; request < batch.num_requests(); ++request) {
+      const int64_t end = batch.cu_seqlens_q[request + 1];
+      for (int64_t token = batch.cu_seqlens_q[request]; token < end; token += tile_tokens) {
+        tiles.push_back({request, token, std::min(tile_tokens, end - token)});
+      }
+    }
+    const KvLayout& layout = pool.layout;
+    const int64_t num_tiles = static_cast<int64_t>(tiles.size());
+    threads_.parallel_for(num_tiles * shape.num_kv_heads, [&](int64_t index, int thread) {
+      // The latest tokens, which see the most keys, are begun first, so that threads end together.
+      const Tile& tile = tiles[num_tiles - 1 - index / shape.num_kv_heads];
+      const int64_t kv_head = index % shape.num_kv_heads;
+      const float* const keys =
+          pool.block(0) + layer * 2 * layout.kv_floats() + kv_head * layout.block_size * layout.head_dim;
+      AttentionArgs args;
+      args.q = qkv + tile.token * shape.qkv_dim() + kv_head * group * shape.head_dim;
+      args.q_stride = shape.qkv_dim();
+      args.positions = batch.positions.data() + tile.token;
+      args.num_tokens = tile.num_tokens;
+      args.group_size = group;
+      args.head_dim = shape.head_dim;
+      args.block_table = batch.block_tables.data() + batch.cu_blocks[tile.request];
+      args.keys = keys;
+      args.values = keys + layout.kv_floats();
+      args.block_stride = layout.block_floats();
+      args.block_size = layout.block_size;
+      args.out = out + tile.token * shape.q_dim() + kv_head * group * shape.head_dim;
+      args.out_stride = shape.q_dim();
+      args.scratch = scratch(thread, attention_scratch_floats(tile.num_tokens * group, shape.head_dim));
+      kernels_.attention(args);
+    });
+  }
+
+  void swiglu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override {
+    for_rows(num_rows, 2 * dim, [&](int64_t row) {
+      const float* const gate = gate_up + row * 2 * dim;
+      kernels_.swiglu(gate, gate + dim, dim, out + row * dim);
+    });
+  }
+
+ private:
+  /** Queries of one attention tile: each packs its K and V anew, so many share it. */
+  static constexpr int64_t kTileQueries = 64;
+  /** Floats of `a` that one matmul task goes through for each panel: they stay in the second-level cache. */
+  static constexpr int64_t kTaskFloats = 64 * 1024;
+  /** Below this many floats a loop over rows costs less than telling another thread of it. */
+  static constexpr int64_t kSplitFloats = 16 * 1024;
+
+  /** This thread's own floats; what they held before is lost. */
+  float* scratch(int thread, int64_t count) {
+    std::vector<float>& floats = scratch_[thread];
+    if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
+    return floats.data();
+  }
+
+  template <typename Body>
+  void for_rows(int64_t num_rows, int64_t floats_a_row, Body&& body) {
+    if (num_rows * floats_a_row < kSplitFloats) {
+      for (int64_t row = 0; row < num_rows; ++row) body(row);
+      return;
+    }
+    threads_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
+  }
+
+  void multiply(const float* a, int64_t num_rows, const PackedMatrix& w, const float* init, int64_t init_stride,
+                float* out) {
+    const int64_t n = w.n();
+    const int64_t k = w.k();
+    const int64_t panels = num_panels(n);
+    const int64_t rows_a_task = std::max<int64_t>(12, kTaskFloats / k / 12 * 12);
+    const int64_t row_blocks = (num_rows + rows_a_task - 1) / rows_a_task;
+    const int64_t wanted_tasks = 4 * threads_.num_threads();
+    const int64_t splits = std::clamp<int64_t>((wanted_tasks + row_blocks - 1) / std::max<int64_t>(row_blocks, 1), 1, panels);
+    const int64_t panels_a_task = (panels + splits - 1) / splits;
+    const int64_t column_blocks = (panels + panels_a_task - 1) / panels_a_task;
+    threads_.parallel_for(row_blocks * column_blocks, [&](int64_t index, int) {
+      const int64_t row = index / column_blocks * rows_a_task;
+      const int64_t panel = index % column_blocks * panels_a_task;
+      MatmulArgs args;
+      args.a = a + row * k;
+      args.num_rows = std::min(rows_a_task, num_rows - row);
+      args.k = k;
+      args.panels = panels_of(w).panels();
+      args.panel_begin = panel;
+      args.panel_end = std::min(panel + panels_a_task, panels);
+      args.n = n;
+      args.init = init ? init + row * init_stride : nullptr;
+      args.init_stride = init_stride;
+      args.out = out + row * n;
+      kernels_.matmul(args);
+    });
+  }
+
+  const Kernels& kernels_;
+  ThreadPool threads_;
+  std::vector<std::vector<float>> scratch_;
+};
+
+}  // namespace
+
+const char* chosen_isa() { return choose_kernels().isa; }
+
+std::unique_ptr<Ops> make_ops(int num_threads) { return std::make_unique<CpuOps>(num_threads); }
+
+}  // namespace vllm_pd::cpu

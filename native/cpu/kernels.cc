@@ -1,0 +1,67 @@
+// The CPU kernels, compiled once for each instruction set. Includes nothing that could leave code behind for another build:
+// all functions here have internal linkage.
+#include "cpu/kernels.h"
+
+#include "cpu/attention.h"
+#include "cpu/matmul.h"
+#include "cpu/simd.h"
+
+namespace vllm_pd::cpu {
+namespace {
+
+void rms_norm(const float* x, int64_t dim, const float* weight, float eps, float* out) {
+  V16 squares = splat(0.0f);
+  int64_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) {
+    const V16 v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  if (i < dim) {
+    const V16 v = load_some(x + i, dim - i);
+    squares = fma(v, v, squares);
+  }
+  const V16 factor = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / static_cast<float>(dim) + eps));
+  for (i = 0; i + kLanes <= dim; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
+  if (i < dim) store_some(out + i, load_some(x + i, dim - i) * factor * load_some(weight + i, dim - i), dim - i);
+}
+
+VLLM_PD_INLINE void rotate_lanes(const V16& low, const V16& high, const V16& cos, const V16& sin, V16* out_low,
+                                 V16* out_high) {
+  *out_low = low * cos - high * sin;
+  *out_high = high * cos + low * sin;
+}
+
+void rotate(float* x, int64_t head_dim, const float* cos, const float* sin) {
+  const int64_t half = head_dim / 2;
+  float* high = x + half;
+  V16 a;
+  V16 b;
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    rotate_lanes(load(x + i), load(high + i), load(cos + i), load(sin + i), &a, &b);
+    store(x + i, a);
+    store(high + i, b);
+  }
+  if (i < half) {
+    const int64_t rest = half - i;
+    rotate_lanes(load_some(x + i, rest), load_some(high + i, rest), load_some(cos + i, rest), load_some(sin + i, rest),
+                 &a, &b);
+    store_some(x + i, a, rest);
+    store_some(high + i, b, rest);
+  }
+}
+
+VLLM_PD_INLINE V16 silu(const V16& x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
+
+void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
+  int64_t i = 0;
+  for (; i + kLanes <= dim; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
+  if (i < dim) store_some(out + i, silu(load_some(gate + i, dim - i)) * load_some(up + i, dim - i), dim - i);
+}
+
+}  // namespace
+
+extern const Kernels VLLM_PD_KERNELS;
+const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME, matmul, attention, rms_norm, rotate, swiglu};
+
+}  // namespace vllm_pd::cpu

@@ -1,0 +1,71 @@
+// What one thread does at a time on a CPU; one table of these for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace vllm_pd::cpu {
+
+/** Columns of a packed weight panel: a panel is (k, kPanel), the last one padded with zeros. */
+constexpr int64_t kPanel = 32;
+/**
+ * Keys that one softmax covers. Segments lie on a fixed grid from position 0 and are merged in order, so a token's sums
+ * are formed the same way however its prompt was chunked.
+ */
+constexpr int64_t kSegment = 64;
+
+struct MatmulArgs {
+  const float* a;  // (num_rows, k)
+  int64_t num_rows;
+  int64_t k;
+  const float* panels;  // (panel_end, k, kPanel)
+  int64_t panel_begin;
+  int64_t panel_end;
+  int64_t n;
+  /** What the sums begin with: null = zeros, else rows of n floats, `init_stride` apart (0 = one row for all). */
+  const float* init;
+  int64_t init_stride;
+  float* out;  // (num_rows, n)
+};
+
+/** Consecutive tokens of one request, and the query heads that share one KV head. */
+struct AttentionArgs {
+  const float* q;  // (num_tokens, group_size, head_dim), tokens `q_stride` apart
+  int64_t q_stride;
+  const int32_t* positions;  // (num_tokens)
+  int64_t num_tokens;
+  int64_t group_size;
+  int64_t head_dim;
+  const int32_t* block_table;
+  const float* keys;    // (block_size, head_dim) in block 0, blocks `block_stride` apart
+  const float* values;  // likewise
+  int64_t block_stride;
+  int64_t block_size;
+  float* out;  // (num_tokens, group_size, head_dim), tokens `out_stride` apart
+  int64_t out_stride;
+  float* scratch;  // attention_scratch_floats()
+};
+
+/** Floats that `attention` needs for a tile of `num_rows` = num_tokens * group_size queries. */
+inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
+  const int64_t value_dim = (head_dim + kPanel - 1) / kPanel * kPanel;
+  const int64_t packed = kSegment * (head_dim + value_dim);
+  return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 2);
+}
+
+struct Kernels {
+  const char* isa;
+  void (*matmul)(const MatmulArgs& args);
+  void (*attention)(const AttentionArgs& args);
+  /** out (dim) = x / sqrt(mean(x²) + eps) * weight; out may be x. */
+  void (*rms_norm)(const float* x, int64_t dim, const float* weight, float eps, float* out);
+  /** Rotates (head_dim) by (head_dim / 2) cosines and sines, element i with element i + head_dim / 2. */
+  void (*rotate)(float* x, int64_t head_dim, const float* cos, const float* sin);
+  /** out (dim) = silu(gate) * up */
+  void (*swiglu)(const float* gate, const float* up, int64_t dim, float* out);
+};
+
+extern const Kernels kernels_portable;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+
+}  // namespace vllm_pd::cpu

@@ -1,0 +1,200 @@
+// Sixteen floats, whatever the width of a register: the unit in which all kernels are written, so that every instruction
+// set adds the same numbers in the same order. For kernels.cc alone: the same names mean other code in each of its builds.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define VLLM_PD_INLINE inline __attribute__((always_inline))
+
+namespace vllm_pd::cpu {
+namespace {
+
+constexpr int kLanes = 16;
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8;
+#else
+constexpr int kWidth = 4;
+#endif
+constexpr int kParts = kLanes / kWidth;
+
+typedef float Native __attribute__((vector_size(kWidth * 4)));
+typedef int32_t NativeInt __attribute__((vector_size(kWidth * 4)));
+typedef float Unaligned __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
+/** Four floats, for transposing. */
+typedef float Quad __attribute__((vector_size(16)));
+typedef int32_t QuadInt __attribute__((vector_size(16)));
+typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alias));
+
+VLLM_PD_INLINE Native native_fma(Native a, Native b, Native c) {
+#if defined(__AVX512F__)
+  return (Native)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Native)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  return (Native)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+struct V16 {
+  Native part[kParts];
+};
+
+#define VLLM_PD_EACH_PART _Pragma("GCC unroll 4") for (int i = 0; i < kParts; ++i)
+
+VLLM_PD_INLINE V16 load(const float* from) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = *reinterpret_cast<const Unaligned*>(from + i * kWidth);
+  return r;
+}
+
+VLLM_PD_INLINE void store(float* to, const V16& v) {
+  VLLM_PD_EACH_PART *reinterpret_cast<Unaligned*>(to + i * kWidth) = v.part[i];
+}
+
+VLLM_PD_INLINE V16 splat(float x) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = x - Native{};
+  return r;
+}
+
+VLLM_PD_INLINE V16 fma(const V16& a, const V16& b, const V16& c) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = native_fma(a.part[i], b.part[i], c.part[i]);
+  return r;
+}
+
+VLLM_PD_INLINE V16 operator+(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] + b.part[i];
+  return r;
+}
+
+VLLM_PD_INLINE V16 operator-(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] - b.part[i];
+  return r;
+}
+
+VLLM_PD_INLINE V16 operator*(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] * b.part[i];
+  return r;
+}
+
+VLLM_PD_INLINE V16 operator/(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] / b.part[i];
+  return r;
+}
+
+VLLM_PD_INLINE V16 max(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+  return r;
+}
+
+VLLM_PD_INLINE V16 min(const V16& a, const V16& b) {
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+  return r;
+}
+
+/** Folds the upper half onto the lower, four times. */
+VLLM_PD_INLINE float reduce_add(const V16& v) {
+  float x[kLanes];
+  store(x, v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
+  }
+  return x[0];
+}
+
+VLLM_PD_INLINE float reduce_max(const V16& v) {
+  float x[kLanes];
+  store(x, v);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
+  }
+  return x[0];
+}
+
+/** The first `count` < 16 floats, the other lanes zero. */
+VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
+  float x[kLanes] = {};
+  std::memcpy(x, from, count * sizeof(float));
+  return load(x);
+}
+
+VLLM_PD_INLINE void store_some(float* to, const V16& v, int64_t count) {
+  float x[kLanes];
+  store(x, v);
+  std::memcpy(to, x, count * sizeof(float));
+}
+
+/**
+ * e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7 (remainder below 2^-26),
+ * 2^n by adding n to the exponent. Outside of [-87, 88] the argument is clamped, so the result is finite and normal.
+ */
+VLLM_PD_INLINE V16 exp(const V16& x) {
+  const V16 clamped = min(max(x, splat(-87.0f)), splat(88.0f));
+  // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
+  const V16 shifter = splat(12582912.0f);
+  const V16 shifted = fma(clamped, splat(1.44269504088896341f), shifter);
+  const V16 n = shifted - shifter;
+  V16 r = fma(n, splat(-0.693359375f), clamped);
+  r = fma(n, splat(2.12194440e-4f), r);
+  V16 p = splat(1.0f / 5040);
+  p = fma(p, r, splat(1.0f / 720));
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  V16 power;
+  VLLM_PD_EACH_PART {
+    const NativeInt bits = (NativeInt)shifted.part[i];
+    power.part[i] = (Native)((bits + 127) << 23);
+  }
+  return p * power;
+}
+
+VLLM_PD_INLINE float exp(float x) {
+  float lanes[kLanes];
+  store(lanes, exp(splat(x)));
+  return lanes[0];
+}
+
+/** out[j * out_stride + i] = rows[i][j] for i, j < 4. */
+VLLM_PD_INLINE void transpose_4x4(const float* const rows[4], float* out, int64_t out_stride) {
+  const Quad a = *reinterpret_cast<const UnalignedQuad*>(rows[0]);
+  const Quad b = *reinterpret_cast<const UnalignedQuad*>(rows[1]);
+  const Quad c = *reinterpret_cast<const UnalignedQuad*>(rows[2]);
+  const Quad d = *reinterpret_cast<const UnalignedQuad*>(rows[3]);
+  const Quad ab_low = __builtin_shuffle(a, b, QuadInt{0, 4, 1, 5});
+  const Quad ab_high = __builtin_shuffle(a, b, QuadInt{2, 6, 3, 7});
+  const Quad cd_low = __builtin_shuffle(c, d, QuadInt{0, 4, 1, 5});
+  const Quad cd_high = __builtin_shuffle(c, d, QuadInt{2, 6, 3, 7});
+  auto* to = reinterpret_cast<UnalignedQuad*>(out);
+  *to = __builtin_shuffle(ab_low, cd_low, QuadInt{0, 1, 4, 5});
+  to = reinterpret_cast<UnalignedQuad*>(out + out_stride);
+  *to = __builtin_shuffle(ab_low, cd_low, QuadInt{2, 3, 6, 7});
+  to = reinterpret_cast<UnalignedQuad*>(out + 2 * out_stride);
+  *to = __builtin_shuffle(ab_high, cd_high, QuadInt{0, 1, 4, 5});
+  to = reinterpret_cast<UnalignedQuad*>(out + 3 * out_stride);
+  *to = __builtin_shuffle(ab_high, cd_high, QuadInt{2, 3, 6, 7});
+}
+
+}  // namespace
+}  // namespace vllm_pd::cpu

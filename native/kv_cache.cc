@@ -1,0 +1,179 @@
+// The memfd behind a KV pool: made and sealed by its owner, checked and mapped by peers.
+#include "kv_cache.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "error.h"
+
+namespace vllm_pd {
+namespace {
+
+constexpr int64_t kPageBytes = 4096;
+constexpr char kMagic[8] = {'V', 'L', 'L', 'M', 'P', 'D', 'K', 'V'};
+constexpr uint64_t kVersion = 1;
+constexpr char kMemfdName[] = "vllm-pd-kv";
+/** A peer that could shrink its pool could kill its readers. */
+constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+
+struct Header {
+  char magic[8];
+  uint64_t version;
+  KvLayout layout;
+};
+
+int64_t align_to_page(int64_t num_bytes) { return (num_bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
+
+int64_t blocks_offset(const KvLayout& layout) {
+  return kPageBytes + align_to_page(layout.num_blocks * static_cast<int64_t>(sizeof(KvRow)));
+}
+
+int64_t region_bytes(const KvLayout& layout) {
+  return blocks_offset(layout) + layout.num_blocks * layout.block_bytes();
+}
+
+std::string system_error() { return std::strerror(errno); }
+
+int64_t available_bytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  std::string unit;
+  while (meminfo >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    std::getline(meminfo, unit);
+  }
+  struct sysinfo info;
+  return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : INT64_MAX;
+}
+
+/** The descriptor is closed when opening or checking fails half-way. */
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) close(fd);
+  }
+};
+
+}  // namespace
+
+bool KvLayout::operator==(const KvLayout& other) const { return std::memcmp(this, &other, sizeof(KvLayout)) == 0; }
+
+std::string KvLayout::to_string() const {
+  return std::to_string(num_blocks) + " blocks of " + std::to_string(num_layers) + " layers, " +
+         std::to_string(num_kv_heads) + " KV heads, " + std::to_string(block_size) + " slots, head size " +
+         std::to_string(head_dim);
+}
+
+uint64_t KvRow::begin_read(const uint8_t* expected) const {
+  const uint64_t before = generation.load(std::memory_order_acquire);
+  if (before % 2 != 0 || std::memcmp(hash, expected, kHashBytes) != 0) return 0;
+  return before;
+}
+
+bool KvRow::end_read(uint64_t before) const {
+  std::atomic_thread_fence(std::memory_order_acquire);
+  return generation.load(std::memory_order_relaxed) == before;
+}
+
+Mapping::Mapping(int fd, int64_t num_bytes, bool writable) : num_bytes_(num_bytes) {
+  const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
+  void* address = mmap(nullptr, num_bytes, protection, MAP_SHARED, fd, 0);
+  if (address == MAP_FAILED) {
+    throw Error("INTERNAL", "Could not map " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
+  }
+  data_ = static_cast<uint8_t*>(address);
+}
+
+Mapping::~Mapping() { munmap(data_, num_bytes_); }
+
+KvRow& KvRegion::row(int64_t block_id) const {
+  return reinterpret_cast<KvRow*>(mapping->data() + kPageBytes)[block_id];
+}
+
+float* KvRegion::block(int64_t block_id) const {
+  return reinterpret_cast<float*>(mapping->data() + blocks_offset(layout) + block_id * layout.block_bytes());
+}
+
+KvCache::KvCache(const KvLayout& layout) : fd_(-1) {
+  const int64_t num_bytes = region_bytes(layout);
+  const int64_t available = available_bytes();
+  if (num_bytes > available) {
+    throw Error("INVALID_ARGUMENT", "Expected a KV pool of at most " + std::to_string(available >> 20) +
+                                        " MiB, the memory available here, but " + layout.to_string() + " need " +
+                                        std::to_string(num_bytes >> 20) + " MiB.");
+  }
+  Descriptor memfd{memfd_create(kMemfdName, MFD_CLOEXEC | MFD_ALLOW_SEALING)};
+  if (memfd.fd < 0 || ftruncate(memfd.fd, num_bytes) != 0 || fcntl(memfd.fd, F_ADD_SEALS, kSeals) != 0) {
+    throw Error("INTERNAL", "Could not make a memfd of " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
+  }
+  region_ = {layout, std::make_shared<Mapping>(memfd.fd, num_bytes, true)};
+  for (int64_t id = 0; id < layout.num_blocks; ++id) region_.row(id).generation.store(1, std::memory_order_relaxed);
+  auto* header = reinterpret_cast<Header*>(region_.mapping->data());
+  header->version = kVersion;
+  header->layout = layout;
+  std::memcpy(header->magic, kMagic, sizeof(kMagic));
+  fd_ = std::exchange(memfd.fd, -1);
+}
+
+KvCache::~KvCache() { close(fd_); }
+
+void KvCache::publish(int64_t block_id, const uint8_t* hash) {
+  KvRow& row = region_.row(block_id);
+  const uint64_t generation = row.generation.load(std::memory_order_relaxed);
+  if (generation % 2 == 0) row.generation.store(generation + 1, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
+  std::memcpy(row.hash, hash, kHashBytes);
+  row.generation.store(generation % 2 == 0 ? generation + 2 : generation + 1, std::memory_order_release);
+}
+
+void KvCache::retract(int64_t block_id) {
+  KvRow& row = region_.row(block_id);
+  const uint64_t generation = row.generation.load(std::memory_order_relaxed);
+  row.generation.store(generation % 2 == 0 ? generation + 1 : generation + 2, std::memory_order_relaxed);
+  // Whatever is written to the block from here on is seen by nobody who has not seen the odd generation.
+  std::atomic_thread_fence(std::memory_order_release);
+  std::memset(row.hash, 0, kHashBytes);
+}
+
+KvRegion open_peer_region(int pid, int fd, const KvLayout& layout) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
+  const std::string who = "The KV pool of process " + std::to_string(pid) + " (descriptor " + std::to_string(fd) + ")";
+  char target[256] = {};
+  if (readlink(path.c_str(), target, sizeof(target) - 1) < 0) {
+    throw Error("PEER_FAILED", who + " cannot be reached: " + system_error() + ".");
+  }
+  // Opening anything else could block, or have effects of its own.
+  if (std::string(target).rfind("/memfd:" + std::string(kMemfdName), 0) != 0) {
+    throw Error("PEER_FAILED", who + " is not a KV pool but " + target + ".");
+  }
+  Descriptor memfd{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  struct stat status;
+  if (memfd.fd < 0 || fstat(memfd.fd, &status) != 0) {
+    throw Error("PEER_FAILED", who + " cannot be opened: " + system_error() + ".");
+  }
+  const int seals = fcntl(memfd.fd, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || status.st_size < kPageBytes) {
+    throw Error("PEER_FAILED", who + " is not sealed as a KV pool is.");
+  }
+  Header header;
+  if (pread(memfd.fd, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header)) ||
+      std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0 || header.version != kVersion) {
+    throw Error("PEER_FAILED", who + " does not begin as a KV pool of this version.");
+  }
+  if (header.layout != layout || status.st_size != region_bytes(layout)) {
+    throw Error("PEER_FAILED", who + " was expected to have " + layout.to_string() + ", but has " +
+                                   header.layout.to_string() + ".");
+  }
+  return {layout, std::make_shared<Mapping>(memfd.fd, status.st_size, false)};
+}
+
+}  // namespace vllm_pd

@@ -1,0 +1,196 @@
+// A Llama/Qwen-style decoder.
+#include "model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cpu/cpu_ops.h"
+#include "error.h"
+
+namespace vllm_pd {
+namespace {
+
+float* sized(std::vector<float>& floats, int64_t count) {
+  if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
+  return floats.data();
+}
+
+const float* data_or_null(const std::vector<float>& floats) { return floats.empty() ? nullptr : floats.data(); }
+
+void gather_rows(std::vector<float>& from, int64_t row_floats, const std::vector<int32_t>& rows) {
+  std::vector<float> kept(rows.size() * row_floats);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(&kept[i * row_floats], &from[rows[i] * row_floats], row_floats * sizeof(float));
+  }
+  // Not swapped: `from` keeps the capacity that the next call needs.
+  std::copy(kept.begin(), kept.end(), from.begin());
+}
+
+[[noreturn]] void reject(const std::string& what, const std::string& expected, int64_t received) {
+  throw Error("INVALID_ARGUMENT",
+              "Expected " + what + " to be " + expected + " but received " + std::to_string(received) + ".");
+}
+
+/** A prefix sum from 0 to `total`, never falling. */
+void check_prefix_sums(const std::string& name, const std::vector<int32_t>& sums, size_t num_requests, int64_t total) {
+  if (sums.size() != num_requests + 1) {
+    reject("the length of " + name, std::to_string(num_requests + 1), static_cast<int64_t>(sums.size()));
+  }
+  if (sums.front() != 0) reject(name + "[0]", "0", sums.front());
+  for (size_t i = 1; i < sums.size(); ++i) {
+    if (sums[i] < sums[i - 1]) reject(name + "[" + std::to_string(i) + "]", "at least its predecessor", sums[i]);
+  }
+  if (sums.back() != total) reject("the last of " + name, std::to_string(total), sums.back());
+}
+
+void check_range(const std::string& name, const std::vector<int32_t>& values, int64_t end) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (values[i] < 0 || values[i] >= end) {
+      reject(name + "[" + std::to_string(i) + "]", "from 0 to " + std::to_string(end - 1), values[i]);
+    }
+  }
+}
+
+}  // namespace
+
+void check_batch(const ModelConfig& config, const KvLayout& layout, const Batch& batch) {
+  const AttentionShape& shape = config.attention;
+  if (layout.num_layers != config.num_layers || layout.num_kv_heads != shape.num_kv_heads ||
+      layout.head_dim != shape.head_dim) {
+    throw Error("INVALID_ARGUMENT", "Expected a KV pool for " + std::to_string(config.num_layers) + " layers, " +
+                                        std::to_string(shape.num_kv_heads) + " KV heads, head size " +
+                                        std::to_string(shape.head_dim) + " but received " + layout.to_string() + ".");
+  }
+  const int64_t num_tokens = batch.num_tokens();
+  if (batch.cu_seqlens_q.empty()) reject("the length of cuSeqlensQ", "at least 1", 0);
+  const size_t num_requests = batch.cu_seqlens_q.size() - 1;
+  check_prefix_sums("cuSeqlensQ", batch.cu_seqlens_q, num_requests, num_tokens);
+  check_prefix_sums("cuBlocks", batch.cu_blocks, num_requests, static_cast<int64_t>(batch.block_tables.size()));
+  if (batch.positions.size() != batch.token_ids.size()) {
+    reject("the length of positions", std::to_string(num_tokens), static_cast<int64_t>(batch.positions.size()));
+  }
+  check_range("tokenIds", batch.token_ids, config.vocab_size);
+  check_range("blockTables", batch.block_tables, layout.num_blocks);
+  check_range("logitsIndices", batch.logits_indices, num_tokens);
+  for (size_t request = 0; request < num_requests; ++request) {
+    const int64_t num_slots = (batch.cu_blocks[request + 1] - batch.cu_blocks[request]) * layout.block_size;
+    for (int64_t token = batch.cu_seqlens_q[request]; token < batch.cu_seqlens_q[request + 1]; ++token) {
+      if (batch.positions[token] >= 0 && batch.positions[token] < num_slots) continue;
+      reject("positions[" + std::to_string(token) + "] of request " + std::to_string(request),
+             "within the " + std::to_string(num_slots) + " slots of its block table", batch.positions[token]);
+    }
+  }
+}
+
+Model::Model(ModelConfig config, const std::vector<TensorLocation>& locations, int num_threads)
+    : config_(std::move(config)), ops_(cpu::make_ops(num_threads)) {
+  const Weights weights(locations);
+  const int64_t vocab = config_.vocab_size;
+  const int64_t hidden = config_.hidden_size;
+  embed_ = weights.pack(*ops_, {weights.tensor("model.embed_tokens.weight", vocab, hidden)});
+  for (int64_t i = 0; i < config_.num_layers; ++i) layers_.push_back(load_layer(weights, i));
+  norm_ = weights.vector("model.norm.weight", hidden);
+  if (!config_.tie_word_embeddings) {
+    lm_head_ = weights.pack(*ops_, {weights.tensor("lm_head.weight", vocab, hidden)});
+  }
+}
+
+Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
+  const std::string prefix = "model.layers." + std::to_string(index) + ".";
+  const AttentionShape& shape = config_.attention;
+  const int64_t hidden = config_.hidden_size;
+  const int64_t intermediate = config_.intermediate_size;
+  Layer layer;
+  layer.input_norm = weights.vector(prefix + "input_layernorm.weight", hidden);
+  layer.post_attention_norm = weights.vector(prefix + "post_attention_layernorm.weight", hidden);
+  layer.qkv = weights.pack(*ops_, {weights.tensor(prefix + "self_attn.q_proj.weight", shape.q_dim(), hidden),
+                                   weights.tensor(prefix + "self_attn.k_proj.weight", shape.kv_dim(), hidden),
+                                   weights.tensor(prefix + "self_attn.v_proj.weight", shape.kv_dim(), hidden)});
+  if (config_.attention_bias) {
+    for (const char* name : {"q", "k", "v"}) {
+      const int64_t size = *name == 'q' ? shape.q_dim() : shape.kv_dim();
+      const std::vector<float> bias = weights.vector(prefix + "self_attn." + name + "_proj.bias", size);
+      layer.qkv_bias.insert(layer.qkv_bias.end(), bias.begin(), bias.end());
+    }
+  }
+  if (config_.qk_norm) {
+    layer.q_norm = weights.vector(prefix + "self_attn.q_norm.weight", shape.head_dim);
+    layer.k_norm = weights.vector(prefix + "self_attn.k_norm.weight", shape.head_dim);
+  }
+  layer.o = weights.pack(*ops_, {weights.tensor(prefix + "self_attn.o_proj.weight", hidden, shape.q_dim())});
+  layer.gate_up = weights.pack(*ops_, {weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
+                                       weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden)});
+  layer.down = weights.pack(*ops_, {weights.tensor(prefix + "mlp.down_proj.weight", hidden, intermediate)});
+  return layer;
+}
+
+void Model::forward(const KvRegion& pool, const Batch& batch, float* logits) {
+  const int64_t hidden = config_.hidden_size;
+  int64_t num_rows = batch.num_tokens();
+  if (num_rows == 0) return;
+  compute_rotary(batch);
+  ops_->embed(batch.token_ids.data(), num_rows, *embed_, sized(x_, num_rows * hidden));
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    const Layer& layer = layers_[i];
+    attend(layer, i, pool, batch);
+    if (i == config_.num_layers - 1) {
+      // Behind the last layer's K and V, only rows whose logits are wanted matter.
+      keep_rows(batch.logits_indices);
+      num_rows = static_cast<int64_t>(batch.logits_indices.size());
+    }
+    ops_->matmul_add(attended_.data(), num_rows, *layer.o, x_.data());
+    feed_forward(layer, num_rows);
+  }
+  ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps, sized(normed_, num_rows * hidden));
+  ops_->matmul(normed_.data(), num_rows, lm_head_ ? *lm_head_ : *embed_, nullptr, logits);
+}
+
+/** Cosines and sines as Hugging Face has them: the angle rounded to float32 first. */
+void Model::compute_rotary(const Batch& batch) {
+  const int64_t half = config_.attention.head_dim / 2;
+  const int64_t count = batch.num_tokens() * half;
+  float* const cos = sized(cos_, count);
+  float* const sin = sized(sin_, count);
+  for (int64_t i = 0; i < count; ++i) {
+    const float angle = static_cast<float>(batch.positions[i / half]) * config_.inv_freq[i % half];
+    cos[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * config_.rope_attention_scaling;
+    sin[i] = static_cast<float>(std::sin(static_cast<double>(angle))) * config_.rope_attention_scaling;
+  }
+}
+
+/** x_ → K and V in the pool, attention output in attended_. */
+void Model::attend(const Layer& layer, int64_t index, const KvRegion& pool, const Batch& batch) {
+  const AttentionShape& shape = config_.attention;
+  const int64_t num_tokens = batch.num_tokens();
+  float* const normed = sized(normed_, num_tokens * config_.hidden_size);
+  float* const qkv = sized(qkv_, num_tokens * shape.qkv_dim());
+  ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps, normed);
+  ops_->matmul(normed, num_tokens, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
+  const RotaryArgs rotary{cos_.data(), sin_.data(), data_or_null(layer.q_norm), data_or_null(layer.k_norm),
+                          config_.rms_norm_eps};
+  ops_->rotate_and_cache(qkv, shape, rotary, batch, pool, index);
+  ops_->paged_attention(qkv, shape, batch, pool, index, sized(attended_, num_tokens * shape.q_dim()));
+}
+
+void Model::keep_rows(const std::vector<int32_t>& rows) {
+  // More rows than tokens when an index is asked for twice.
+  sized(x_, rows.size() * config_.hidden_size);
+  sized(attended_, rows.size() * config_.attention.q_dim());
+  gather_rows(x_, config_.hidden_size, rows);
+  gather_rows(attended_, config_.attention.q_dim(), rows);
+}
+
+void Model::feed_forward(const Layer& layer, int64_t num_rows) {
+  const int64_t hidden = config_.hidden_size;
+  const int64_t intermediate = config_.intermediate_size;
+  float* const normed = sized(normed_, num_rows * hidden);
+  float* const gate_up = sized(gate_up_, num_rows * 2 * intermediate);
+  float* const gated = sized(gated_, num_rows * intermediate);
+  ops_->rms_norm(x_.data(), num_rows, hidden, layer.post_attention_norm.data(), config_.rms_norm_eps, normed);
+  ops_->matmul(normed, num_rows, *layer.gate_up, nullptr, gate_up);
+  ops_->swiglu(gate_up, num_rows, intermediate, gated);
+  ops_->matmul_add(gated, num_rows, *layer.down, x_.data());
+}
+
+}  // namespace vllm_pd

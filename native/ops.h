@@ -1,0 +1,99 @@
+// The kernels that a backend fills in. Tensors are float32, row-major; shapes stand at each argument.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kv_cache.h"
+
+namespace vllm_pd {
+
+/** Writes row `n` of a weight matrix, `k` floats, to `out`. Called from several threads. */
+using RowSource = void (*)(const void* context, int64_t n, float* out);
+
+/** A weight matrix (n, k) in the order in which its backend reads it. */
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  int64_t n() const { return n_; }
+  int64_t k() const { return k_; }
+
+ protected:
+  PackedMatrix(int64_t n, int64_t k) : n_(n), k_(k) {}
+
+ private:
+  int64_t n_;
+  int64_t k_;
+};
+
+/** One step's tokens, all requests flattened. */
+struct Batch {
+  std::vector<int32_t> token_ids;       // (num_tokens)
+  std::vector<int32_t> positions;       // (num_tokens)
+  std::vector<int32_t> cu_seqlens_q;    // (num_requests + 1)
+  std::vector<int32_t> block_tables;    // all requests' tables, one after the other
+  std::vector<int32_t> cu_blocks;       // (num_requests + 1)
+  std::vector<int32_t> logits_indices;  // (num_logits_rows)
+
+  int64_t num_tokens() const { return static_cast<int64_t>(token_ids.size()); }
+  int64_t num_requests() const { return static_cast<int64_t>(cu_seqlens_q.size()) - 1; }
+};
+
+struct AttentionShape {
+  int64_t num_heads;
+  int64_t num_kv_heads;
+  int64_t head_dim;
+
+  int64_t q_dim() const { return num_heads * head_dim; }
+  int64_t kv_dim() const { return num_kv_heads * head_dim; }
+  int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
+};
+
+/** What turns a projected row into queries, keys and values. */
+struct RotaryArgs {
+  const float* cos;     // (num_tokens, head_dim / 2)
+  const float* sin;     // (num_tokens, head_dim / 2)
+  const float* q_norm;  // (head_dim), or null
+  const float* k_norm;  // (head_dim), or null
+  float norm_eps;
+};
+
+/**
+ * All kernels are batch-invariant: what a row comes out as depends on that row alone (for attention: on its query, its position and
+ * the K and V before it), bit for bit, not on the other rows, their number, or the number of threads.
+ */
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual std::unique_ptr<PackedMatrix> pack(int64_t n, int64_t k, RowSource source, const void* context) = 0;
+
+  /** out (num_rows, k) = rows `ids` of `table` (n, k). */
+  virtual void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) = 0;
+
+  /** out (num_rows, dim) = x / sqrt(mean(x²) + eps) * weight */
+  virtual void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps, float* out) = 0;
+
+  /** out (num_rows, n) = a (num_rows, k) · wᵀ + bias (n), or + 0 where bias is null. */
+  virtual void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias, float* out) = 0;
+
+  /** out (num_rows, n) += a (num_rows, k) · wᵀ */
+  virtual void matmul_add(const float* a, int64_t num_rows, const PackedMatrix& w, float* out) = 0;
+
+  /**
+   * qkv (num_tokens, q_dim + 2 kv_dim): q and k are normed where asked and rotated in place, k and v are written to `layer` of the
+   * pool, each at block_table[position / block_size], slot position % block_size.
+   */
+  virtual void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary, const Batch& batch,
+                                const KvRegion& pool, int64_t layer) = 0;
+
+  /** out (num_tokens, q_dim): causal attention of the queries in qkv over `layer` of the pool. */
+  virtual void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch, const KvRegion& pool,
+                               int64_t layer, float* out) = 0;
+
+  /** out (num_rows, dim) = silu(gate) * up, from gate_up (num_rows, 2 dim). */
+  virtual void swiglu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) = 0;
+};
+
+}  // namespace vllm_pd

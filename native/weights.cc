@@ -1,0 +1,144 @@
+// Tensors where they lie in safetensors files.
+#include "weights.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "error.h"
+
+namespace vllm_pd {
+namespace {
+
+std::string show_shape(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+int64_t bytes_of(Dtype dtype) { return dtype == Dtype::kF32 ? 4 : 2; }
+
+float float_of_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+/** IEEE 754 half precision; subnormals by scaling their 10 bits. */
+float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t exponent = half >> 10 & 0x1f;
+  const uint32_t mantissa = half & 0x3ff;
+  if (exponent == 0) {
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+  }
+  if (exponent == 0x1f) return float_of_bits(sign | 0x7f800000 | mantissa << 13);
+  return float_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+void check_location(const TensorLocation& location, int64_t file_bytes) {
+  int64_t count = 1;
+  for (const int64_t size : location.shape) {
+    if (size < 0 || __builtin_mul_overflow(count, size, &count)) {
+      throw Error("BAD_FILE", "Tensor " + location.name + " has an impossible shape " + show_shape(location.shape) + ".");
+    }
+  }
+  int64_t expected = 0;
+  if (__builtin_mul_overflow(count, bytes_of(location.dtype), &expected) || expected != location.length) {
+    throw Error("BAD_FILE", "Expected " + std::to_string(expected) + " bytes for tensor " + location.name + " of shape " +
+                                show_shape(location.shape) + " but its entry has " + std::to_string(location.length) + ".");
+  }
+  if (location.offset < 0 || location.length > file_bytes || location.offset > file_bytes - location.length) {
+    throw Error("BAD_FILE", "Tensor " + location.name + " ends beyond the " + std::to_string(file_bytes) + " bytes of " +
+                                location.path + "; the file is cut short.");
+  }
+}
+
+struct Concatenation {
+  const std::vector<Tensor>* parts;
+};
+
+void read_concatenated(const void* context, int64_t row, float* out) {
+  for (const Tensor& part : *static_cast<const Concatenation*>(context)->parts) {
+    if (row < part.num_rows) return part.read_row(row, out);
+    row -= part.num_rows;
+  }
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat status;
+  if (fd < 0 || fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+    const std::string why = fd < 0 ? std::strerror(errno) : "not a regular file";
+    if (fd >= 0) close(fd);
+    throw Error("BAD_FILE", "Could not open " + path + ": " + why + ".");
+  }
+  num_bytes_ = status.st_size;
+  void* address = num_bytes_ > 0 ? mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, fd, 0) : nullptr;
+  const int error = errno;
+  close(fd);
+  if (address == MAP_FAILED) throw Error("BAD_FILE", "Could not map " + path + ": " + std::strerror(error) + ".");
+  data_ = static_cast<const uint8_t*>(address);
+}
+
+MappedFile::~MappedFile() {
+  if (data_) munmap(const_cast<uint8_t*>(data_), num_bytes_);
+}
+
+void Tensor::read_row(int64_t row, float* out) const {
+  const uint8_t* from = data + row * row_floats * bytes_of(dtype);
+  if (dtype == Dtype::kF32) {
+    std::memcpy(out, from, row_floats * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < row_floats; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, from + i * sizeof(bits), sizeof(bits));
+    out[i] = dtype == Dtype::kBF16 ? float_of_bits(static_cast<uint32_t>(bits) << 16) : half_to_float(bits);
+  }
+}
+
+Weights::Weights(const std::vector<TensorLocation>& locations) {
+  for (const TensorLocation& location : locations) {
+    auto& file = files_[location.path];
+    if (!file) file = std::make_unique<MappedFile>(location.path);
+    check_location(location, file->num_bytes());
+    locations_[location.name] = location;
+  }
+}
+
+Tensor Weights::tensor(const std::string& name, int64_t rows, int64_t columns) const {
+  const std::vector<int64_t> expected = rows == 0 ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns};
+  const auto found = locations_.find(name);
+  if (found == locations_.end()) {
+    throw Error("BAD_FILE", "Expected a tensor " + name + " of shape " + show_shape(expected) + " but found none.");
+  }
+  const TensorLocation& location = found->second;
+  if (location.shape != expected) {
+    throw Error("BAD_FILE", "Expected tensor " + name + " to have shape " + show_shape(expected) + " but received " +
+                                show_shape(location.shape) + ".");
+  }
+  return {files_.at(location.path)->data() + location.offset, location.dtype, rows == 0 ? 1 : rows, columns};
+}
+
+std::vector<float> Weights::vector(const std::string& name, int64_t size) const {
+  std::vector<float> values(size);
+  tensor(name, 0, size).read_row(0, values.data());
+  return values;
+}
+
+std::unique_ptr<PackedMatrix> Weights::pack(Ops& ops, const std::vector<Tensor>& parts) const {
+  int64_t num_rows = 0;
+  for (const Tensor& part : parts) num_rows += part.num_rows;
+  const Concatenation context{&parts};
+  return ops.pack(num_rows, parts.front().row_floats, read_concatenated, &context);
+}
+
+}  // namespace vllm_pd

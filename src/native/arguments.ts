@@ -1,0 +1,125 @@
+// Checks what is about to cross into the native module, and brings it into the form in which it crosses.
+import { VllmPdError } from '../errors.js';
+import type { KvPoolLayout, NativeModelConfig, TensorLocation } from '../native.js';
+
+const maxInt32 = 2 ** 31 - 1;
+/** Bytes of one block: JavaScript sees blocks as views, and Node ends the process on an external one beyond 4 GiB. */
+const maxBlockBytes = 2 ** 31;
+
+function show(value: unknown): string {
+  return typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? typeof value);
+}
+
+function invalid(message: string): VllmPdError {
+  return new VllmPdError('INVALID_ARGUMENT', message);
+}
+
+export function wholeNumber(name: string, value: unknown, min: number, max: number = maxInt32): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) return value;
+  const range = max === maxInt32 ? `of at least ${min}` : `from ${min} to ${max}`;
+  throw invalid(`Expected a whole number ${range} for ${name} but received ${show(value)}.`);
+}
+
+function positiveNumber(name: string, value: unknown): void {
+  if (typeof value === 'number' && Number.isFinite(value) && value > 0) return;
+  throw invalid(`Expected a positive number for ${name} but received ${show(value)}.`);
+}
+
+/** The layout's five numbers, in the order in which they are declared. */
+export function checkLayout(layout: KvPoolLayout): readonly number[] {
+  const numbers = (['numBlocks', 'numLayers', 'numKvHeads', 'blockSize', 'headDim'] as const).map((name) =>
+    wholeNumber(name, layout?.[name], 1),
+  );
+  const blockBytes = numbers.slice(1).reduce((product, size) => product * size, 2 * 4);
+  if (blockBytes > maxBlockBytes || blockBytes * numbers[0]! > Number.MAX_SAFE_INTEGER) {
+    throw invalid(
+      `Expected blocks of at most ${maxBlockBytes} bytes but ${show(layout)} asks for blocks of ${blockBytes}.`,
+    );
+  }
+  return numbers;
+}
+
+function checkLength(name: string, length: number, expected: number | undefined): void {
+  if (expected === undefined || length === expected) return;
+  throw invalid(`Expected ${expected} elements in ${name} but received ${length}.`);
+}
+
+export function toBlockIds(
+  name: string,
+  blockIds: readonly number[],
+  numBlocks: number,
+  length?: number,
+): Int32Array {
+  if (!Array.isArray(blockIds))
+    throw invalid(`Expected an array for ${name} but received ${show(blockIds)}.`);
+  checkLength(name, blockIds.length, length);
+  return Int32Array.from(blockIds, (id, i) => wholeNumber(`${name}[${i}]`, id, 0, numBlocks - 1));
+}
+
+/** 32 bytes a hash, one after the other. */
+export function toHashBytes(hashes: readonly string[], length?: number): Uint8Array {
+  if (!Array.isArray(hashes)) throw invalid(`Expected an array for hashes but received ${show(hashes)}.`);
+  checkLength('hashes', hashes.length, length);
+  for (const hash of hashes) {
+    if (typeof hash === 'string' && /^[0-9a-f]{64}$/i.test(hash)) continue;
+    throw invalid(`Expected a hash of 64 hex digits but received ${show(hash)}.`);
+  }
+  return new Uint8Array(Buffer.from(hashes.join(''), 'hex'));
+}
+
+export function checkByteLength(name: string, data: Uint8Array, expected: number): void {
+  if (!(data instanceof Uint8Array))
+    throw invalid(`Expected a Uint8Array for ${name} but received ${typeof data}.`);
+  if (data.length !== expected) {
+    throw invalid(`Expected ${expected} bytes in ${name} but received ${data.length}.`);
+  }
+}
+
+export function checkModelConfig(config: NativeModelConfig): void {
+  const sizes = [
+    'vocabSize',
+    'hiddenSize',
+    'intermediateSize',
+    'numLayers',
+    'numHeads',
+    'numKvHeads',
+    'headDim',
+  ] as const;
+  for (const name of sizes) wholeNumber(name, config[name], 1, 2 ** 24);
+  for (const name of ['qkNorm', 'attentionBias', 'tieWordEmbeddings'] as const) {
+    if (typeof config[name] === 'boolean') continue;
+    throw invalid(`Expected true or false for ${name} but received ${show(config[name])}.`);
+  }
+  positiveNumber('rmsNormEps', config.rmsNormEps);
+  positiveNumber('ropeAttentionScaling', config.ropeAttentionScaling);
+  if (config.numHeads % config.numKvHeads !== 0) {
+    throw invalid(
+      `Expected numHeads to be a multiple of numKvHeads but received ${config.numHeads} and ${config.numKvHeads}.`,
+    );
+  }
+  if (config.headDim % 2 !== 0) {
+    throw invalid(`Expected an even number for headDim but received ${config.headDim}.`);
+  }
+  if (!(config.invFreq instanceof Float32Array) || config.invFreq.length !== config.headDim / 2) {
+    throw invalid(
+      `Expected a Float32Array of ${config.headDim / 2} elements for invFreq but received ${config.invFreq?.length ?? 'none'}.`,
+    );
+  }
+}
+
+export function checkTensors(tensors: readonly TensorLocation[]): void {
+  if (!Array.isArray(tensors)) throw invalid(`Expected an array for tensors but received ${show(tensors)}.`);
+  for (const { name, path, dtype, shape, offset, length } of tensors) {
+    if (typeof name !== 'string' || typeof path !== 'string' || path.includes('\0')) {
+      throw invalid(`Expected a name and a path of a tensor but received ${show(name)} and ${show(path)}.`);
+    }
+    if (!['F32', 'BF16', 'F16'].includes(dtype)) {
+      throw invalid(`Expected F32, BF16 or F16 for the dtype of ${name} but received ${show(dtype)}.`);
+    }
+    if (!Array.isArray(shape))
+      throw invalid(`Expected an array for the shape of ${name} but received ${show(shape)}.`);
+    for (const size of shape) wholeNumber(`a dimension of ${name}`, size, 0);
+    wholeNumber(`the offset of ${name}`, offset, 0, Number.MAX_SAFE_INTEGER);
+    wholeNumber(`the length of ${name}`, length, 0, Number.MAX_SAFE_INTEGER);
+  }
+}
