@@ -1,0 +1,249 @@
+// Whatever reaches the side channel from a stranger closes that connection and nothing else.
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { VllmPdError } from '../../src/errors.js';
+import { encodeFrame, FrameDecoder, type FrameType, frameHeader } from '../../src/kv-transfer/frames.js';
+import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake.js';
+import {
+  decodeRefusal,
+  decodeWelcome,
+  encodeJson,
+  encodeNotif,
+  encodeRead,
+  type Hello,
+  protocolVersion,
+} from '../../src/kv-transfer/messages.js';
+import {
+  fillBlock,
+  hashOf,
+  layout,
+  nativeMissing,
+  pullOf,
+  remoteOf,
+  type TransferNode,
+  withNodes,
+} from './transfer-node.js';
+
+process.env.VLLM_PD_LOG_LEVEL = 'silent';
+const missing = nativeMissing();
+
+function nativeTest(name: string, run: () => Promise<void>): void {
+  test(name, async () => {
+    if (missing) console.log(`skipped: ${missing}`);
+    else await run();
+  });
+}
+
+const hello: Hello = {
+  protocol: 'vllm-pd-kv',
+  version: protocolVersion,
+  compatibility_hash: compatibilityHash(layout, 'tiny model, seed 0'),
+  engine_id: 'stranger',
+  expected_engine_id: 'owner',
+};
+
+interface Reply {
+  readonly type: FrameType;
+  readonly body: Buffer;
+}
+
+/** Sends bytes to the node and collects the frames that come back until it closes the connection. */
+async function sendUntilClosed(node: TransferNode, ...parts: Buffer[]): Promise<readonly Reply[]> {
+  const socket = connect({ host: node.agent.host, port: node.agent.port });
+  const decoder = new FrameDecoder(2 ** 24);
+  const replies: Reply[] = [];
+  socket.on('data', (chunk) => replies.push(...decoder.push(chunk)));
+  socket.on('error', () => {});
+  const givenUp = setTimeout(() => socket.destroy(new Error('it was not closed')), 4000);
+  for (const part of parts) socket.write(part);
+  const startedAtMs = performance.now();
+  await once(socket, 'close').catch(() => {});
+  clearTimeout(givenUp);
+  assert.ok(performance.now() - startedAtMs < 4000, 'the node closed the connection');
+  return replies;
+}
+
+const greeting = encodeFrame('hello', encodeJson(hello));
+const read = (blockIds: number[]) =>
+  encodeFrame('read', encodeRead({ seq: 1, blockIds, hashes: blockIds.map((id) => hashOf(`block ${id}`)) }));
+const noise = Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919 + 13) % 251));
+
+const intrusions: [name: string, parts: Buffer[], numReplies: number][] = [
+  ['noise', [noise], 0],
+  ['an HTTP request', [Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n')], 0],
+  ['a frame of 4 GiB', [Buffer.from('ffffffff01', 'hex'), noise], 0],
+  ['a frame above the limit before the hello', [frameHeader('hello', 64 * 1024), Buffer.alloc(64 * 1024)], 0],
+  ['a read before the hello', [read([1])], 1],
+  ['a notification before the hello', [encodeFrame('notif', Buffer.from('xxxx{}'))], 1],
+  ['a hello that is not JSON', [encodeFrame('hello', Buffer.from('not json'))], 0],
+  ['a hello of another protocol', [encodeFrame('hello', Buffer.from('{"protocol":"redis"}'))], 0],
+  ['noise behind the hello', [greeting, noise], 1],
+  ['a second hello', [greeting, greeting], 1],
+  ['a frame above the limit behind the hello', [greeting, frameHeader('read', 8 * 2 ** 20), noise], 1],
+  ['a read outside the pool', [greeting, read([1, 64])], 1],
+  ['a read of nothing', [greeting, read([])], 1],
+  ['a notification that is not JSON', [greeting, encodeFrame('notif', Buffer.from('xxxx{'))], 1],
+  ['a reply nobody asked for', [greeting, encodeFrame('blocks', Buffer.alloc(12))], 1],
+];
+
+for (const [name, parts, numReplies] of intrusions) {
+  nativeTest(`${name} closes that connection and no other`, async () => {
+    await withNodes({ kind: 'tcp' }, { kind: 'tcp' }, async (owner, reader) => {
+      fillBlock(owner.pool, 1);
+      const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
+      await reader.agent.read(pull, reader.pool);
+      const replies = await sendUntilClosed(owner, ...parts);
+      assert.is(replies.length, numReplies);
+      assert.equal([...(await reader.agent.read(pull, reader.pool)).valid], [1], 'the reader is served on');
+      assert.equal(owner.notifs, []);
+      assert.is(owner.agent.bytesSent, 2 * owner.pool.blockBytes, 'the stranger got no block');
+    });
+  });
+}
+
+nativeTest('a hello is answered with what the reader needs, or with the reason why not', async () => {
+  await withNodes({}, {}, async (owner) => {
+    const [welcome] = await sendUntilClosed(owner, greeting, Buffer.from('0000000099', 'hex'));
+    assert.equal(decodeWelcome(welcome!.body), {
+      compatibility_hash: hello.compatibility_hash,
+      engine_id: 'owner',
+      host_identity: hostIdentity(),
+      pid: process.pid,
+      pool_fd: owner.pool.fd,
+      num_blocks: 64,
+    });
+    for (const [change, sentence] of [
+      [{ version: 99 }, /protocol version 1 but received 99/],
+      [{ expected_engine_id: 'earlier' }, /Expected engine earlier but this is owner/],
+      [{ compatibility_hash: 'other' }, /of the two nodes differ/],
+    ] as const) {
+      const [refusal] = await sendUntilClosed(
+        owner,
+        encodeFrame('hello', encodeJson({ ...hello, ...change })),
+      );
+      assert.is(refusal?.type, 'refuse');
+      assert.match(decodeRefusal(refusal!.body), sentence);
+    }
+  });
+});
+
+nativeTest(
+  'a frame of any type after the welcome is cut off when the connection is: no partial effect',
+  async () => {
+    await withNodes({}, {}, async (owner) => {
+      const notif = { seq: 1, requestId: 'held', numBlocks: 1, numUnseenBytes: 0 };
+      const whole = encodeFrame('notif', encodeNotif(notif));
+      const socket = connect({ host: owner.agent.host, port: owner.agent.port });
+      socket.end(Buffer.concat([greeting, whole, whole.subarray(0, whole.length - 1)]));
+      socket.resume();
+      await once(socket, 'close');
+      assert.equal(owner.notifs, [{ requestId: 'held', numBlocks: 1 }]);
+    });
+  },
+);
+
+/** A listener that greets like the engine it is asked for and then answers as `answer` says. */
+async function withImpostor(
+  answer: (socket: Socket, frame: Reply) => void,
+  use: (address: { host: string; port: number }) => Promise<void>,
+): Promise<void> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    const decoder = new FrameDecoder(2 ** 20);
+    socket.on('error', () => {});
+    socket.on('data', (chunk) => {
+      for (const frame of decoder.push(chunk)) answer(socket, frame);
+    });
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  try {
+    await use({ host: '127.0.0.1', port });
+  } finally {
+    for (const socket of sockets) socket.destroy();
+    server.close();
+    await once(server, 'close');
+  }
+}
+
+const welcomeOf = (engineId: string) =>
+  encodeFrame(
+    'welcome',
+    encodeJson({
+      compatibility_hash: hello.compatibility_hash,
+      engine_id: engineId,
+      host_identity: 'elsewhere',
+      pid: 1,
+      pool_fd: 3,
+      num_blocks: 64,
+    }),
+  );
+
+const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
+  ['answers the hello with noise', (socket) => socket.write(noise)],
+  ['welcomes as another engine', (socket) => socket.write(welcomeOf('somebody else'))],
+  ['closes at once', (socket) => socket.destroy()],
+  ['answers a read with a frame too long', answerRead(frameHeader('blocks', 2 ** 30))],
+  ['answers a read nobody asked', answerRead(encodeFrame('blocks', Buffer.from('0000006300000001', 'hex')))],
+  ['answers a read with an ack', answerRead(encodeFrame('ack', Buffer.from('00000001', 'hex')))],
+  [
+    'sends fewer bytes than it says',
+    answerRead(encodeFrame('blocks', Buffer.from('000000010000000101', 'hex'))),
+  ],
+  [
+    'dies in the middle of a reply',
+    (socket, frame) => {
+      if (frame.type === 'hello') socket.write(welcomeOf('owner'));
+      else socket.end(Buffer.concat([frameHeader('blocks', 4096 + 9), Buffer.alloc(1000)]));
+    },
+  ],
+];
+
+function answerRead(reply: Buffer) {
+  return (socket: Socket, frame: Reply) => {
+    if (frame.type === 'hello') socket.write(welcomeOf('owner'));
+    else socket.write(reply);
+  };
+}
+
+for (const [name, answer] of lies) {
+  nativeTest(`a peer that ${name} fails the read and writes nothing`, async () => {
+    await withImpostor(answer, async (address) => {
+      await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+        reader.pool.block(1).fill(77);
+        try {
+          await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1]), reader.pool);
+          assert.unreachable();
+        } catch (error) {
+          assert.ok(error instanceof VllmPdError, String(error));
+          assert.is(error.code, 'PEER_FAILED');
+        }
+        assert.ok(reader.pool.block(1).every((byte) => byte === 77));
+        assert.is(reader.agent.bytesReceived, 0);
+      });
+    });
+  });
+}
+
+nativeTest('a peer on another host is read over tcp by auto, and not at all by shm', async () => {
+  const answer = answerRead(encodeFrame('blocks', Buffer.from('000000010000000100', 'hex')));
+  await withImpostor(answer, async (address) => {
+    const pull = pullOf(remoteOf(address, 'owner'), [1]);
+    await withNodes({ kind: 'shm' }, { kind: 'auto' }, async (forced, auto) => {
+      assert.equal([...(await auto.agent.read(pull, auto.pool)).valid], [0]);
+      assert.is(auto.agent.transportOf('owner'), 'tcp');
+      try {
+        await forced.agent.read(pull, forced.pool);
+        assert.unreachable();
+      } catch (error) {
+        assert.match((error as Error).message, /pool of process 1 cannot be mapped/);
+      }
+    });
+  });
+});
+
+test.run();
