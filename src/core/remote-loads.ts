@@ -28,8 +28,10 @@ export class RemoteLoads {
     return this.#pending.size;
   }
 
+  /** Requests that wait for their load; aborted ones do not any more. */
   requests(): Request[] {
-    return Array.from(this.#pending.values(), ({ request }) => request);
+    const all = Array.from(this.#pending.values(), ({ request }) => request);
+    return all.filter((request) => !request.isFinished);
   }
 
   begin(load: RemoteLoad): void {

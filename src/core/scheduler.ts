@@ -11,14 +11,12 @@ import type {
 } from '../outputs.js';
 import type { FinishedStatus, Request } from '../request.js';
 import type { CacheQueryAnswer } from '../wire.js';
+import { Admission } from './admission.js';
 import { assertTokenIds, BlockHasher } from './block-hash.js';
 import type { BlockTableSink } from './block-table-sink.js';
 import { answerCacheQuery } from './cache-query.js';
-import type { KVCacheBlock } from './free-block-queue.js';
 import { KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
-import { type EndedLoad, RemoteLoads } from './remote-loads.js';
-import { RequestQueue } from './request-queue.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
 import { StepPlan } from './step-plan.js';
 import { checkStop } from './stop.js';
@@ -34,13 +32,6 @@ export interface SchedulerInit {
   readonly sink: BlockTableSink;
   /** Milliseconds, monotonic; the same clock as the connector's. */
   readonly clock: () => number;
-}
-
-/** What a waiting request could begin with. */
-interface Start {
-  readonly hit: readonly KVCacheBlock[];
-  readonly numLocalTokens: number;
-  readonly numExternalTokens: number;
 }
 
 /** How a request ends, and what its last output says. */
@@ -70,18 +61,11 @@ export class Scheduler {
   /** Longest sequence that model and pool can take. */
   readonly #maxSequenceTokens: number;
 
-  /** Unfinished, cache queries left out. Each is in exactly one of the four collections below, or in `#endedLoads`. */
+  /** Unfinished, cache queries left out. Each is either in `#running` or with `#admission`. */
   readonly #requests = new Map<string, Request>();
-  #running: Request[] = [];
-  readonly #waiting = new RequestQueue();
-  readonly #loads: RemoteLoads;
-  /** Loaded and ready to run. They hold blocks and cannot be preempted, so they go before all that wait. */
-  #loaded: Request[] = [];
-
+  readonly #running: Request[] = [];
+  readonly #admission: Admission;
   #cacheQueries: Request[] = [];
-  #endedLoads: EndedLoad[] = [];
-  /** Requests that once had blocks here: the connector hears of their end in another way. */
-  readonly #admitted = new WeakSet<Request>();
   #stepUnderWay: readonly ScheduledRequest[] = [];
   #finishedRequestIds: string[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
@@ -89,7 +73,6 @@ export class Scheduler {
   /** The last schedule() found nothing to do, and nothing has changed since. */
   #isStuck = false;
   #lastStep = { numScheduledTokens: 0, numPreemptions: 0 };
-  #prefixCacheStats: SchedulerPrefixCacheStats = { queries: 0, hits: 0, externalQueries: 0, externalHits: 0 };
 
   constructor(init: SchedulerInit) {
     this.#init = init;
@@ -97,7 +80,13 @@ export class Scheduler {
     this.#hasher = new BlockHasher(init.cache.blockSize, init.cache.hashSeed);
     this.#kvCache = new KVCacheManager(init.cache, init.sink);
     this.#prefills = new PrefillTracker(this.#hasher);
-    this.#loads = new RemoteLoads(init.cache.blockSize);
+    this.#admission = new Admission({
+      maxNumSeqs: init.scheduler.maxNumSeqs,
+      kvCache: this.#kvCache,
+      hasher: this.#hasher,
+      prefills: this.#prefills,
+      connector: init.connector,
+    });
     this.#maxSequenceTokens = Math.min(init.scheduler.maxModelLen, this.#numPoolTokens);
   }
 
@@ -123,7 +112,7 @@ export class Scheduler {
     }
     this.#isStuck = false;
     this.#requests.set(request.requestId, request);
-    this.#waiting.append(request);
+    this.#admission.append(request);
     const refusal = this.#whyNever(request);
     if (refusal !== null) {
       this.#pendingOutputs.push(this.#finish(request, { status: 'FINISHED_IGNORED', error: refusal }));
@@ -181,10 +170,10 @@ export class Scheduler {
     }
     this.#freeEndedHolds();
     const cacheQueryAnswers = this.#answerCacheQueries();
-    this.#promoteLoaded();
+    this.#admission.promoteLoaded();
     const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
     this.#scheduleRunning(plan);
-    if (plan.numPreemptions === 0) this.#admit(plan);
+    if (plan.numPreemptions === 0) this.#admission.admit(plan, this.#running);
     return this.#close(plan, cacheQueryAnswers);
   }
 
@@ -223,19 +212,6 @@ export class Scheduler {
     });
   }
 
-  #promoteLoaded(): void {
-    const ended = this.#endedLoads;
-    this.#endedLoads = [];
-    for (const { request, numLocalTokens, numArrivedTokens } of ended) {
-      const numReadyTokens = numLocalTokens + numArrivedTokens;
-      // Without one token to run there are no logits. Its block is written once more, so it is not named before that.
-      request.numComputedTokens = Math.min(numReadyTokens, request.numTokens - 1);
-      this.#kvCache.cacheBlocks(request, request.numComputedTokens);
-      request.status = 'WAITING';
-      this.#loaded.push(request);
-    }
-  }
-
   #scheduleRunning(plan: StepPlan): void {
     for (let i = 0; i < this.#running.length && plan.hasBudget; i += 1) {
       const request = this.#running[i]!;
@@ -256,113 +232,9 @@ export class Scheduler {
     victim.status = 'PREEMPTED';
     victim.numComputedTokens = 0;
     victim.numPreemptions += 1;
-    this.#waiting.prepend(victim);
+    this.#admission.prepend(victim);
     plan.numPreemptions += 1;
     return victim;
-  }
-
-  #admit(plan: StepPlan): void {
-    for (let request = this.#loaded[0]; request; request = this.#loaded[0]) {
-      if (!this.#hasRoom(plan)) return;
-      const numNewTokens = plan.share(request, request.numComputedTokens);
-      const blockIds = this.#kvCache.allocateSlots(request, numNewTokens);
-      // Nobody else may take blocks while one that holds some waits for more.
-      if (!blockIds) return;
-      this.#loaded.shift();
-      this.#run(plan, request, numNewTokens, blockIds);
-    }
-    let numReservedBlocks = this.#countReservedBlocks();
-    for (let request = this.#waiting.head; request; request = this.#waiting.head) {
-      // A load takes neither budget nor a running slot.
-      if (!this.#connector && !this.#hasRoom(plan)) return;
-      const start = this.#findStart(request);
-      if (start.numExternalTokens === 0 && !this.#hasRoom(plan)) return;
-      if (!this.#begin(plan, request, start, numReservedBlocks)) return;
-      numReservedBlocks += this.#kvCache.numMissingBlocks(request);
-    }
-  }
-
-  #hasRoom(plan: StepPlan): boolean {
-    return plan.hasBudget && this.#running.length < this.#init.scheduler.maxNumSeqs;
-  }
-
-  /** Blocks that requests begun before need to get through what they have: without these, parked ones could deadlock. */
-  #countReservedBlocks(): number {
-    let numBlocks = 0;
-    for (const request of this.#running) numBlocks += this.#kvCache.numMissingBlocks(request);
-    for (const request of this.#loads.requests()) {
-      if (!request.isFinished) numBlocks += this.#kvCache.numMissingBlocks(request);
-    }
-    return numBlocks;
-  }
-
-  #findStart(request: Request): Start {
-    const hit = this.#kvCache.getComputedBlocks(request);
-    const numLocalTokens = hit.length * this.#kvCache.blockSize;
-    const numExternalTokens = this.#connector?.getNumNewMatchedTokens(request, numLocalTokens) ?? 0;
-    return { hit, numLocalTokens, numExternalTokens };
-  }
-
-  /** False, and no effect, if the request does not fit now. */
-  #begin(plan: StepPlan, request: Request, start: Start, numReservedBlocks: number): boolean {
-    const { hit, numLocalTokens, numExternalTokens } = start;
-    const isLoad = numExternalTokens > 0;
-    const numNewTokens = isLoad ? 0 : plan.share(request, numLocalTokens);
-    // Asked before the allocation, which may evict what it asks about.
-    const endsInCachedBlock = this.#endsInCachedBlock(request);
-    const admission = { hit, numExternalTokens, numReservedBlocks };
-    const blockIds = this.#kvCache.allocateSlots(request, numNewTokens, admission);
-    if (!blockIds) return false;
-    this.#waiting.remove(request);
-    request.numComputedTokens = numLocalTokens;
-    if (!this.#admitted.has(request)) this.#recordAdmission(request, start, endsInCachedBlock, blockIds);
-    if (isLoad) {
-      request.status = 'WAITING_FOR_REMOTE_KVS';
-      this.#loads.begin({ request, numLocalTokens, numExternalTokens });
-      plan.numParked += 1;
-    } else {
-      this.#run(plan, request, numNewTokens, blockIds);
-    }
-    return true;
-  }
-
-  #run(plan: StepPlan, request: Request, numNewTokens: number, blockIds: readonly number[]): void {
-    request.status = 'RUNNING';
-    this.#running.push(request);
-    plan.add(request, numNewTokens, blockIds);
-  }
-
-  /** Once a request: the ledger, the statistics and the peer that holds blocks for it hear of its first admission only. */
-  #recordAdmission(
-    request: Request,
-    { numLocalTokens, numExternalTokens }: Start,
-    endsInCachedBlock: boolean,
-    blockIds: readonly number[],
-  ): void {
-    this.#admitted.add(request);
-    const connector = this.#connector;
-    const numRemoteTokens = connector?.getNumRemoteTokens(request) ?? null;
-    this.#prefills.admitted(request, {
-      numLocalTokens,
-      numExternalTokens,
-      numRemoteTokens,
-      endsInCachedBlock,
-    });
-    const stats = this.#prefixCacheStats;
-    this.#prefixCacheStats = {
-      queries: stats.queries + request.numTokens,
-      hits: stats.hits + numLocalTokens,
-      externalQueries: stats.externalQueries + (connector ? request.numTokens - numLocalTokens : 0),
-      externalHits: stats.externalHits + numExternalTokens,
-    };
-    const numReadyTokens = numLocalTokens + numExternalTokens;
-    const hashes = connector ? this.#hasher.prefixHashes(request, numReadyTokens) : [];
-    connector?.updateStateAfterAlloc(request, blockIds, numLocalTokens, numExternalTokens, hashes);
-  }
-
-  #endsInCachedBlock({ numPromptTokens, blockHashes }: Request): boolean {
-    const numBlocks = numPromptTokens / this.#kvCache.blockSize;
-    return Number.isInteger(numBlocks) && this.#kvCache.isCached(blockHashes[numBlocks - 1]!);
   }
 
   #close(plan: StepPlan, cacheQueryAnswers: readonly CacheQueryAnswer[]): SchedulerOutput {
@@ -408,20 +280,17 @@ export class Scheduler {
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {
     if (!this.#connector) return;
     this.#isStuck = false;
-    this.#loads.markInvalid(report.invalidBlockIds);
+    this.#admission.markInvalid(report.invalidBlockIds);
     for (const outcome of this.#connector.updateConnectorOutput(report)) {
-      const ended = this.#loads.end(outcome, (request) => this.#kvCache.getBlockIds(request));
+      const ended = this.#admission.endLoad(outcome);
       if (!ended) continue;
       const { request } = ended;
+      const { failure } = ended.outcome;
       if (request.isFinished) {
         // Aborted while it was receiving: only now is nobody writing into its blocks any more.
         this.#kvCache.free(request);
-        continue;
-      }
-      this.#endedLoads.push(ended);
-      this.#prefills.loadEnded(request, ended.outcome, ended.numArrivedTokens);
-      if (ended.outcome.failure && this.#init.kvLoadFailurePolicy === 'fail') {
-        const error = `The KV blocks of request ${request.requestId} could not be loaded: ${ended.outcome.failure}`;
+      } else if (failure && this.#init.kvLoadFailurePolicy === 'fail') {
+        const error = `Expected the KV blocks of request ${request.requestId} to arrive but: ${failure}`;
         outputs.push(this.#finish(request, { status: 'FINISHED_ERROR', error }));
       }
     }
@@ -433,7 +302,8 @@ export class Scheduler {
   #finish(request: Request, { status, stopReason = null, error }: Ending): EngineCoreOutput {
     const { requestId, numComputedTokens } = request;
     this.#isStuck = false;
-    this.#dequeue(request);
+    if (request.status === 'RUNNING') this.#running.splice(this.#running.indexOf(request), 1);
+    else this.#admission.remove(request);
     request.status = status;
     request.stopReason = stopReason;
     this.#requests.delete(requestId);
@@ -452,30 +322,21 @@ export class Scheduler {
     };
   }
 
-  #dequeue(request: Request): void {
-    if (request.status === 'RUNNING') {
-      this.#running.splice(this.#running.indexOf(request), 1);
-      return;
-    }
-    this.#waiting.remove(request);
-    this.#loaded = this.#loaded.filter((candidate) => candidate !== request);
-    this.#endedLoads = this.#endedLoads.filter((load) => load.request !== request);
-  }
-
   /** Frees the request's blocks, or keeps those with KV for a peer; those that are being loaded are kept until that ends. */
   #leaveBlocks(request: Request): EngineCoreOutput['kvTransferParams'] {
-    if (!this.#admitted.has(request)) {
+    if (!this.#admission.wasAdmitted(request)) {
       this.#connector?.requestDropped(request);
       return null;
     }
-    const { numComputedTokens } = request;
-    const numBlocks = Math.ceil(numComputedTokens / this.#kvCache.blockSize);
+    // While a load goes on nothing can be offered, nor freed.
+    const isLoading = this.#admission.isLoading(request);
+    const numTokens = isLoading ? 0 : request.numComputedTokens;
+    const numBlocks = Math.ceil(numTokens / this.#kvCache.blockSize);
     const blockIds = this.#kvCache.getBlockIds(request).slice(0, numBlocks);
-    const decision = this.#connector?.requestFinished(request, blockIds, numComputedTokens);
-    if (this.#loads.has(request)) return decision?.kvTransferParams ?? null;
+    const decision = this.#connector?.requestFinished(request, blockIds, numTokens);
     if (decision?.holdBlocks) {
-      this.#kvCache.holdRequest(request, this.#hasher.prefixHashes(request, numComputedTokens));
-    } else {
+      this.#kvCache.holdRequest(request, this.#hasher.prefixHashes(request, numTokens));
+    } else if (!isLoading) {
       this.#kvCache.free(request);
     }
     return decision?.kvTransferParams ?? null;
@@ -508,7 +369,7 @@ export class Scheduler {
   #assertNewId(requestId: string): void {
     const isTaken =
       this.#requests.has(requestId) ||
-      this.#loads.hasId(requestId) ||
+      this.#admission.isLoadingId(requestId) ||
       this.#kvCache.hasHold(requestId) ||
       this.#cacheQueries.some((query) => query.requestId === requestId);
     if (isTaken) {
@@ -522,17 +383,17 @@ export class Scheduler {
 
   /** True if schedule() could do something right now. Loads under way and holds that are not due do not count. */
   hasWork(): boolean {
-    if (this.#cacheQueries.length + this.#endedLoads.length + this.#running.length > 0) return true;
+    if (this.#cacheQueries.length + this.#admission.numEndedLoads + this.#running.length > 0) return true;
     if (this.#pendingOutputs.length + this.#finishedRequestIds.length > 0) return true;
     if (this.#connector?.hasQueuedPulls) return true;
     const deadlineMs = this.nextDeadlineMs();
     if (deadlineMs !== null && deadlineMs <= this.#init.clock()) return true;
-    return !this.#isStuck && this.#waiting.size + this.#loaded.length > 0;
+    return !this.#isStuck && this.#admission.numReady > 0;
   }
 
   /** True while a request is not finished, or the load of an aborted one is under way. */
   hasUnfinishedRequests(): boolean {
-    return this.#requests.size + this.#cacheQueries.length + this.#loads.size > 0;
+    return this.#requests.size + this.#cacheQueries.length + this.#admission.numLoads > 0;
   }
 
   /**
@@ -557,12 +418,12 @@ export class Scheduler {
       numRunning: this.#running.length,
       numWaiting: this.#requests.size - this.#running.length + this.#cacheQueries.length,
       numHolds,
-      numPendingLoads: this.#loads.size,
+      numPendingLoads: this.#admission.numLoads,
     };
   }
 
   get stepStats(): SchedulerStepStats {
-    const numWaitingForRemoteKvs = this.#loads.requests().filter((request) => !request.isFinished).length;
+    const { numWaitingForRemoteKvs } = this.#admission;
     return {
       numRunning: this.#running.length,
       numWaiting: this.#requests.size - this.#running.length - numWaitingForRemoteKvs,
@@ -574,7 +435,7 @@ export class Scheduler {
   }
 
   get prefixCacheStats(): SchedulerPrefixCacheStats {
-    return this.#prefixCacheStats;
+    return this.#admission.prefixCacheStats;
   }
 
   /** Throws INTERNAL unless every block is accounted for. O(blocks). */
@@ -590,7 +451,7 @@ export class Scheduler {
       blocks: numBlocks - 1 - numFreeBlocks,
       holds: numHolds,
       requests: this.#requests.size + this.#cacheQueries.length,
-      loads: this.#loads.size + (this.#connector?.numPendingLoads ?? 0),
+      loads: this.#admission.numLoads + (this.#connector?.numPendingLoads ?? 0),
     };
     if (Object.values(left).some((count) => count > 0)) {
       throw new VllmPdError(
