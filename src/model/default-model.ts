@@ -1,7 +1,7 @@
 // The embedded models: a small Qwen3-style decoder with seeded weights for real work, a tiny one for tests.
-import { mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { hasCode, VllmPdError } from '../errors.js';
+import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import {
   eosTokenId,
   generationConfigJson,
@@ -67,21 +67,28 @@ export interface CreateOptions {
 export async function createModelFolder(folder: string, options: CreateOptions): Promise<boolean> {
   const existing = await readdir(folder).catch((error: unknown) => {
     if (hasCode(error, 'ENOENT')) return [];
-    throw new VllmPdError('INVALID_ARGUMENT', `Cannot make a model folder at ${folder}.`, { cause: error });
+    throw cannotWrite(folder, error);
   });
   if (existing.length > 0) return false;
   await removeAbandoned(folder);
-  const temporary = `${folder}${temporaryMark}${process.pid}-${Date.now()}`;
-  await mkdir(temporary, { recursive: true });
+  let temporary: string | undefined;
   try {
+    await mkdir(path.dirname(folder), { recursive: true });
+    temporary = await mkdtemp(folder + temporaryMark);
+    await chmod(temporary, 0o755);
     await writeFiles(temporary, options);
     await rename(temporary, folder);
     return true;
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
+    if (temporary) await rm(temporary, { recursive: true, force: true });
     if (hasCode(error, 'ENOTEMPTY') || hasCode(error, 'EEXIST')) return false;
-    throw error;
+    throw cannotWrite(folder, error);
   }
+}
+
+function cannotWrite(folder: string, cause: unknown): VllmPdError {
+  const message = `Cannot write a model folder at ${folder}: ${messageOf(cause)}`;
+  return new VllmPdError('INVALID_ARGUMENT', message, { cause });
 }
 
 const temporaryMark = '.tmp-';

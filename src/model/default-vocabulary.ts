@@ -38,7 +38,7 @@ function controlId(token: (typeof controlTokens)[number]): number {
 const chatTemplate =
   "{% for message in messages %}{% if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}" +
   "{{ raise_exception('Unknown role ' + message['role']) }}{% endif %}" +
-  "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}" +
+  "{{ '<|' + message['role'] + '|>' + (message['content'] or '') + '<|end|>' }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
 /** `tokenizer.json`: byte-level BPE without merges; `ignore_merges` takes a whole word if the vocabulary has it. */
