@@ -29,14 +29,10 @@ export function adminRoutes(nodes: readonly ProxyNode[]): Route[] {
 
 async function sendHealth(nodes: readonly ProxyNode[], res: ServerResponse): Promise<void> {
   await Promise.all(nodes.map((node) => node.probe()));
-  const missing = (['prefill', 'decode'] as const).filter(
-    (role) => !nodes.some((node) => node.role === role && node.healthy),
-  );
-  if (missing.length > 0) {
-    throw new VllmPdError(
-      'OVERLOADED',
-      `Expected a healthy node of each role but no ${missing[0]} node answers.`,
-    );
+  const roles = new Set(nodes.map((node) => node.role));
+  for (const role of roles) {
+    if (nodes.some((node) => node.role === role && node.healthy)) continue;
+    throw new VllmPdError('OVERLOADED', `Expected a healthy node of each role but no ${role} node answers.`);
   }
   res.writeHead(200, { 'content-length': 0 }).end();
 }
@@ -63,7 +59,8 @@ async function queryAll(nodes: readonly ProxyNode[], { req, res }: RouteContext)
 async function releaseOnAll(nodes: readonly ProxyNode[], { req, res }: RouteContext): Promise<void> {
   const answers = await askAll(nodes, 'POST', '/v1/cache_query/release', await readJson(req), res);
   if (res.headersSent) return;
-  sendJson(res, 200, { success: answers.some(({ answer }) => succeeded(answer)), nodes: answers });
+  const released = answers.some(({ answer }) => isTrue(answer, 'released'));
+  sendJson(res, 200, { object: 'cache_query.release', released, nodes: answers });
 }
 
 async function resetAll(nodes: readonly ProxyNode[], { req, res, url }: RouteContext): Promise<void> {
@@ -78,11 +75,14 @@ async function resetAll(nodes: readonly ProxyNode[], { req, res, url }: RouteCon
   forwarded.delete('role');
   const answers = await askAll(chosen, 'POST', `/reset_prefix_cache?${forwarded}`, undefined, res);
   if (res.headersSent) return;
-  sendJson(res, 200, { success: answers.every(({ answer }) => succeeded(answer)), nodes: answers });
+  const success = answers.every(({ answer }) => isTrue(answer, 'success'));
+  sendJson(res, 200, { success, nodes: answers });
 }
 
-function succeeded(answer: unknown): boolean {
-  return typeof answer === 'object' && answer !== null && (answer as { success?: unknown }).success === true;
+function isTrue(answer: unknown, field: string): boolean {
+  return (
+    typeof answer === 'object' && answer !== null && field in answer && Reflect.get(answer, field) === true
+  );
 }
 
 /**

@@ -1,0 +1,39 @@
+// Engine options as the flags of `vllm-pd serve`: how a cluster tells its node processes what to be.
+import type { EngineOptions } from '../config.js';
+
+/** The inverse of the command line's parsing; what is absent is left to the defaults. */
+export function engineArgs(options: EngineOptions): string[] {
+  const { cache = {}, scheduler = {}, kvTransfer = {} } = options;
+  const flags: Readonly<Record<string, string | number | undefined>> = {
+    model: options.model,
+    'served-model-name': options.servedModelName,
+    'num-threads': options.numThreads,
+    seed: options.seed,
+    'block-size': cache.blockSize,
+    'num-blocks': cache.numBlocks,
+    'prefix-caching-hash-seed': cache.hashSeed,
+    'max-num-seqs': scheduler.maxNumSeqs,
+    'max-num-batched-tokens': scheduler.maxNumBatchedTokens,
+    'max-model-len': scheduler.maxModelLen,
+    'kv-transfer': kvTransfer.mode,
+    'kv-lookup': kvTransfer.lookup,
+    'kv-recompute-threshold': kvTransfer.kvRecomputeThreshold,
+    'kv-lease-duration': seconds(kvTransfer.kvLeaseDurationMs),
+    'decoder-kv-blocks-ttl': seconds(kvTransfer.decoderKvBlocksTtlMs),
+    'kv-agent': kvTransfer.agent,
+    'kv-load-failure-policy': kvTransfer.kvLoadFailurePolicy,
+    'side-channel-host': kvTransfer.sideChannelHost,
+    'side-channel-port': kvTransfer.sideChannelPort,
+  };
+  const args = Object.entries(flags).flatMap(([name, value]) =>
+    // In one word, so that a value may begin with a dash.
+    value === undefined ? [] : [`--${name}=${value}`],
+  );
+  if (cache.enablePrefixCaching === true) args.push('--enable-prefix-caching');
+  if (cache.enablePrefixCaching === false) args.push('--no-enable-prefix-caching');
+  return args;
+}
+
+function seconds(ms: number | undefined): number | undefined {
+  return ms === undefined ? undefined : ms / 1000;
+}

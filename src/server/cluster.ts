@@ -1,0 +1,126 @@
+// Prefill nodes, decode nodes and the proxy on this machine: started together, watched, stopped together.
+import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../config.js';
+import type { VllmPdError } from '../errors.js';
+import { resolveModel } from '../model/resolve-model.js';
+import { ClusterNode } from './cluster-node.js';
+import { type ProxyOptions, startProxy } from './proxy.js';
+
+export type { ClusterNode };
+
+export interface ClusterOptions {
+  readonly engine?: EngineOptions;
+  /** Prefill nodes, default 1. With none the decode nodes are aggregated ones: they prefill by themselves. */
+  readonly prefill?: number;
+  /** Decode nodes, default 1. */
+  readonly decode?: number;
+  /** Laid over `engine` for the nodes of one role. */
+  readonly prefillEngine?: EngineOptions;
+  readonly decodeEngine?: EngineOptions;
+  /** The proxy's, default 127.0.0.1; nodes are on 127.0.0.1 always. */
+  readonly host?: string;
+  /** The proxy's; default 0 = any free one. */
+  readonly port?: number;
+  /** The first node's of a role, the others' follow it; default 0 = any free ones. */
+  readonly prefillPort?: number;
+  readonly decodePort?: number;
+  readonly proxy?: Pick<ProxyOptions, 'trustKvTransferParams' | 'queryTimeoutMs' | 'connectTimeoutMs'>;
+  /** Default 120 000. */
+  readonly startTimeoutMs?: number;
+  /** Aborting it while the cluster starts stops what was started; `startCluster` then rejects. */
+  readonly signal?: AbortSignal;
+  /** Share, 0–1, of a built-in model that is being made on its first use. */
+  readonly onModelProgress?: (fraction: number) => void;
+  /** What the nodes log also goes to this process's stderr. Default false. */
+  readonly forwardLogs?: boolean;
+}
+
+export interface Cluster {
+  readonly proxyUrl: string;
+  /** Prefill nodes first. */
+  readonly nodes: readonly ClusterNode[];
+  /** A node that ends by itself is reported; the others go on until `close`. */
+  onNodeDeath(listener: (error: VllmPdError, node: ClusterNode) => void): void;
+  /** Resolves when every process is gone. Idempotent. */
+  close(): Promise<void>;
+}
+
+/**
+ * Throws what the first failing node or the proxy threw (ADDRESS_IN_USE, BAD_FILE, NODE_UNREACHABLE with its last lines,
+ * TIMED_OUT, …); all that had been started is gone by then.
+ */
+export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
+  const engine = await withResolvedModel(options.engine ?? {}, options.onModelProgress);
+  const nodes = await startNodes(options, engine);
+  const ofRole = (role: 'prefill' | 'other') =>
+    nodes.filter((node) => (node.role === 'prefill') === (role === 'prefill')).map((node) => node.url);
+  try {
+    const proxy = await startProxy({
+      ...options.proxy,
+      host: options.host ?? '127.0.0.1',
+      port: options.port ?? 0,
+      prefillUrls: ofRole('prefill'),
+      decodeUrls: ofRole('other'),
+      mode: engine.kvTransfer?.mode ?? defaults.kvTransferMode,
+      lookup: engine.kvTransfer?.lookup ?? defaults.kvLookup,
+    });
+    let closed: Promise<void> | null = null;
+    return {
+      proxyUrl: proxy.url,
+      nodes,
+      onNodeDeath(listener) {
+        for (const node of nodes) node.onDeath((error) => listener(error, node));
+      },
+      close() {
+        closed ??= Promise.all([proxy.close(), stopAll(nodes)]).then(() => {});
+        return closed;
+      },
+    };
+  } catch (error) {
+    await stopAll(nodes);
+    throw error;
+  }
+}
+
+/** A built-in model is made on first use: once, here, not by every node at the same time. */
+async function withResolvedModel(
+  engine: EngineOptions,
+  onProgress: ((fraction: number) => void) | undefined,
+): Promise<EngineOptions> {
+  const model = engine.model ?? defaults.model;
+  return {
+    ...engine,
+    model: await resolveModel(model, onProgress ? { onProgress } : {}),
+    servedModelName: engine.servedModelName ?? model,
+  };
+}
+
+async function startNodes(options: ClusterOptions, engine: EngineOptions): Promise<ClusterNode[]> {
+  const { prefill = 1, decode = 1, forwardLogs = false } = options;
+  const start = (role: NodeRole, over: EngineOptions = {}, firstPort = 0) => {
+    return (_: unknown, i: number) => {
+      const port = firstPort === 0 ? 0 : firstPort + i;
+      return new ClusterNode({ role, engine: mergeEngineOptions(engine, over), port, forwardLogs });
+    };
+  };
+  const decodeRole = prefill === 0 ? 'both' : 'decode';
+  options.signal?.throwIfAborted();
+  const nodes = [
+    ...Array.from({ length: prefill }, start('prefill', options.prefillEngine, options.prefillPort)),
+    ...Array.from({ length: decode }, start(decodeRole, options.decodeEngine, options.decodePort)),
+  ];
+  const abort = () => void stopAll(nodes);
+  options.signal?.addEventListener('abort', abort);
+  try {
+    await Promise.all(nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000)));
+    return nodes;
+  } catch (error) {
+    await stopAll(nodes);
+    throw error;
+  } finally {
+    options.signal?.removeEventListener('abort', abort);
+  }
+}
+
+async function stopAll(nodes: readonly ClusterNode[]): Promise<void> {
+  await Promise.all(nodes.map((node) => node.stop()));
+}
