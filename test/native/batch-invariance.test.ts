@@ -1,0 +1,156 @@
+// A token's K, V and logits have the same bits whatever else is in the batch, however its prompt was chunked, whatever the threads.
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import type { KvPool, NativeModel, NativeModelConfig } from '../../src/native.js';
+import { availableIsas, loadModelFor } from './instruction-sets.js';
+import { type Chunk, createPool, createRandom, createRandomModel, forwardChunks } from './random-model.js';
+
+const blockSize = 16;
+const numTokens = 333;
+const blocksPerSequence = Math.ceil(numTokens / blockSize);
+
+function sequence(seed: number, firstBlock: number): Omit<Chunk, 'begin' | 'end'> {
+  const random = createRandom(seed);
+  return {
+    tokens: Array.from({ length: numTokens }, () => Math.floor(((random() + 1) / 2) * 101)),
+    blockTable: Array.from(
+      { length: blocksPerSequence },
+      (_, i) => firstBlock + ((i * 5) % blocksPerSequence),
+    ),
+  };
+}
+
+/** What a way of computing the sequence left behind: logits of all tokens, and the sequence's blocks. */
+interface Trace {
+  readonly logits: readonly Buffer[];
+  readonly blocks: readonly Buffer[];
+}
+
+function bytes(array: Float32Array | Uint8Array): Buffer {
+  return Buffer.from(Buffer.from(array.buffer, array.byteOffset, array.byteLength));
+}
+
+function traceOf(pool: KvPool, blockTable: readonly number[], logits: readonly Float32Array[]): Trace {
+  return { logits: logits.map(bytes), blocks: blockTable.map((id) => bytes(pool.block(id))) };
+}
+
+function assertSame(received: Trace, expected: Trace, what: string): void {
+  for (let i = 0; i < numTokens; i++) {
+    assert.ok(received.logits[i]!.equals(expected.logits[i]!), `${what}: logits of token ${i} differ`);
+  }
+  for (let i = 0; i < blocksPerSequence; i++) {
+    assert.ok(received.blocks[i]!.equals(expected.blocks[i]!), `${what}: block ${i} differs`);
+  }
+}
+
+async function inChunks(model: NativeModel, sizes: readonly number[]): Promise<Trace> {
+  const pool = createPool(model.config, blocksPerSequence + 1, blockSize);
+  const own = sequence(1, 1);
+  const logits: Float32Array[] = [];
+  for (let begin = 0, i = 0; begin < numTokens; i++) {
+    const end = Math.min(numTokens, begin + sizes[i % sizes.length]!);
+    logits.push(...(await forwardChunks(model, pool, [{ ...own, begin, end }])));
+    begin = end;
+  }
+  const trace = traceOf(pool, own.blockTable, logits);
+  pool.close();
+  return trace;
+}
+
+/** The sequence between two others that go at other speeds, in stale blocks full of NaN. */
+async function amongOthers(model: NativeModel, sizes: readonly number[]): Promise<Trace> {
+  const pool = createPool(model.config, 3 * blocksPerSequence + 1, blockSize);
+  for (let id = 0; id < pool.layout.numBlocks; id++) pool.block(id).fill(0xff);
+  const before = sequence(2, blocksPerSequence + 1);
+  const own = sequence(1, 1);
+  const after = sequence(3, 2 * blocksPerSequence + 1);
+  const logits: Float32Array[] = [];
+  for (let begin = 0, step = 0; begin < numTokens; step++) {
+    const end = Math.min(numTokens, begin + sizes[step % sizes.length]!);
+    const others = Math.min(numTokens, step * 9);
+    const rows = await forwardChunks(model, pool, [
+      { ...before, begin: others, end: Math.min(numTokens, others + 9) },
+      { ...own, begin, end },
+      { ...after, begin: Math.min(step, numTokens), end: Math.min(step + 1, numTokens) },
+    ]);
+    const first = Math.min(numTokens, others + 9) - others;
+    logits.push(...rows.slice(first, first + end - begin));
+    begin = end;
+  }
+  // Slots behind the last token were never written.
+  const used = (numTokens % blockSize) * model.config.headDim * 4;
+  const last = pool.block(own.blockTable.at(-1)!);
+  const rowBytes = blockSize * model.config.headDim * 4;
+  for (let row = 0; row < last.length; row += rowBytes) last.fill(0, row + used, row + rowBytes);
+  const trace = traceOf(pool, own.blockTable, logits);
+  pool.close();
+  return trace;
+}
+
+const shapes: Record<string, Partial<NativeModelConfig>> = {
+  'grouped queries': { numHeads: 8, numKvHeads: 2, headDim: 32, hiddenSize: 160, intermediateSize: 200 },
+  'odd sizes': {
+    numHeads: 3,
+    numKvHeads: 1,
+    headDim: 20,
+    hiddenSize: 37,
+    intermediateSize: 51,
+    qkNorm: true,
+  },
+};
+
+for (const [name, shape] of Object.entries(shapes)) {
+  test(`${name}: every chunking, every company and every number of threads gives the same bits`, async () => {
+    const random = createRandomModel({ numLayers: 2, attentionBias: true, ...shape });
+    for (const isa of await availableIsas(random)) {
+      const one = await loadModelFor(isa, random, 1);
+      const expected = await inChunks(one, [numTokens]);
+      assertSame(await inChunks(one, [1]), expected, `${isa}, token by token`);
+      assertSame(await inChunks(one, [7, 1, 13, 64, 65]), expected, `${isa}, odd chunks`);
+      assertSame(await amongOthers(one, [5, 1, 100, 17]), expected, `${isa}, among others`);
+      one.close();
+      for (const numThreads of [2, 3]) {
+        const model = await loadModelFor(isa, random, numThreads);
+        assertSame(await inChunks(model, [numTokens]), expected, `${isa}, ${numThreads} threads`);
+        assertSame(
+          await amongOthers(model, [31, 2]),
+          expected,
+          `${isa}, ${numThreads} threads, among others`,
+        );
+        model.close();
+      }
+    }
+    random.remove();
+  });
+}
+
+test('avx2 and avx512 give the same bits, so hosts of both kinds may share KV', async () => {
+  const random = createRandomModel({ numHeads: 6, numKvHeads: 2, headDim: 24, hiddenSize: 100 });
+  const isas = (await availableIsas(random)).filter((isa) => isa !== 'portable');
+  if (isas.length < 2) return;
+  const [narrow, wide] = await Promise.all(isas.map((isa) => loadModelFor(isa, random, 1)));
+  assertSame(await inChunks(narrow!, [50]), await inChunks(wide!, [50]), isas.join(' and '));
+  narrow!.close();
+  wide!.close();
+  random.remove();
+});
+
+test('the comparison has teeth: one changed value in a cached block changes later logits', async () => {
+  const random = createRandomModel();
+  const isa = (await availableIsas(random))[0]!;
+  const model = await loadModelFor(isa, random, 1);
+  const pool = createPool(model.config, blocksPerSequence + 1, blockSize);
+  const own = sequence(1, 1);
+  await forwardChunks(model, pool, [{ ...own, begin: 0, end: numTokens - 1 }]);
+  const last = { ...own, begin: numTokens - 1, end: numTokens };
+  const [untouched] = await forwardChunks(model, pool, [last]);
+  const block = pool.block(own.blockTable[3]!);
+  new Float32Array(block.buffer)[0]! += 0.5;
+  const [touched] = await forwardChunks(model, pool, [last]);
+  assert.not.ok(bytes(touched!).equals(bytes(untouched!)));
+  model.close();
+  pool.close();
+  random.remove();
+});
+
+test.run();

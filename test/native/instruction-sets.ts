@@ -1,0 +1,32 @@
+// The instruction sets that this machine has kernels for, so that a test can run them all.
+import { loadNative, type NativeModel } from '../../src/native.js';
+import type { RandomModel } from './random-model.js';
+
+const known = ['portable', 'avx2', 'avx512'];
+
+/** VLLM_PD_ISA is read whenever a model is loaded. */
+export async function loadModelFor(
+  isa: string,
+  model: RandomModel,
+  numThreads: number,
+): Promise<NativeModel> {
+  process.env.VLLM_PD_ISA = isa;
+  try {
+    return await loadNative().loadModel(model.config, model.tensors, numThreads);
+  } finally {
+    delete process.env.VLLM_PD_ISA;
+  }
+}
+
+export async function availableIsas(model: RandomModel): Promise<string[]> {
+  const available: string[] = [];
+  for (const isa of known) {
+    try {
+      (await loadModelFor(isa, model, 1)).close();
+      available.push(isa);
+    } catch {
+      console.log(`skipped: this machine has no ${isa}`);
+    }
+  }
+  return available;
+}

@@ -1,0 +1,192 @@
+// One-sided reads of another process's pool: what is verified arrives, what changed under the reader does not count.
+import { type ChildProcess, fork } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { VllmPdError } from '../../src/errors.js';
+import { type KvPool, loadNative, type PeerPool } from '../../src/native.js';
+import { ownerLayout } from './peer-pool-layout.js';
+import type { OwnerCommand } from './peer-pool-owner.js';
+
+const native = loadNative();
+const hashes = Array.from({ length: 16 }, (_, i) => i.toString(16).padStart(2, '0').repeat(32));
+
+interface Owner {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  readonly fd: number;
+  tell(command: OwnerCommand): Promise<void>;
+  kill(): Promise<void>;
+}
+
+async function startOwner(): Promise<Owner> {
+  const child = fork(fileURLToPath(new URL('./peer-pool-owner.js', import.meta.url)));
+  const [{ fd }] = (await once(child, 'message')) as [{ fd: number }];
+  return {
+    child,
+    pid: child.pid!,
+    fd,
+    async tell(command) {
+      const answered = once(child, 'message');
+      child.send(command);
+      await answered;
+    },
+    async kill() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const exited = once(child, 'exit');
+      child.kill('SIGKILL');
+      await exited;
+    },
+  };
+}
+
+async function withOwner(
+  body: (owner: Owner, peer: PeerPool, local: KvPool) => Promise<void>,
+): Promise<void> {
+  const owner = await startOwner();
+  const peer = native.openPeerPool(owner.pid, owner.fd, ownerLayout);
+  const local = native.createPool({ ...ownerLayout, numBlocks: 32 });
+  try {
+    await body(owner, peer, local);
+  } finally {
+    peer.close();
+    local.close();
+    await owner.kill();
+  }
+}
+
+function failure(run: () => unknown): VllmPdError {
+  try {
+    run();
+  } catch (error) {
+    assert.instance(error, VllmPdError);
+    return error as VllmPdError;
+  }
+  throw new Error('nothing was thrown');
+}
+
+const everyByteIs = (block: Uint8Array, value: number) => block.every((byte) => byte === value);
+
+test('published blocks arrive, in runs and one by one, where they were asked to go', () =>
+  withOwner(async (owner, peer, local) => {
+    for (const blockId of [2, 3, 4, 9]) {
+      await owner.tell({ kind: 'publish', blockId, hash: hashes[blockId]!, fill: 100 + blockId });
+    }
+    const valid = await peer.read(
+      local,
+      [2, 3, 4, 9, 3],
+      [20, 21, 22, 5, 31],
+      [2, 3, 4, 9, 3].map((id) => hashes[id]!),
+    );
+    assert.equal([...valid], [1, 1, 1, 1, 1]);
+    for (const [localId, remoteId] of [
+      [20, 2],
+      [21, 3],
+      [22, 4],
+      [5, 9],
+      [31, 3],
+    ] as const) {
+      assert.ok(everyByteIs(local.block(localId), 100 + remoteId), `local block ${localId}`);
+    }
+    assert.ok(everyByteIs(local.block(23), 0), 'a block that was not asked for is left alone');
+  }));
+
+test('never published, retracted, republished and mismatched blocks are reported, their neighbours arrive', () =>
+  withOwner(async (owner, peer, local) => {
+    for (const blockId of [1, 2, 3, 4]) {
+      await owner.tell({ kind: 'publish', blockId, hash: hashes[blockId]!, fill: blockId });
+    }
+    await owner.tell({ kind: 'retract', blockId: 2 });
+    await owner.tell({ kind: 'publish', blockId: 3, hash: hashes[15]!, fill: 99 });
+    const ids = [0, 1, 2, 3, 4];
+    const valid = await peer.read(
+      local,
+      ids,
+      ids,
+      ids.map((id) => hashes[id]!),
+    );
+    assert.equal([...valid], [0, 1, 0, 0, 1]);
+    assert.ok(everyByteIs(local.block(1), 1));
+    assert.ok(everyByteIs(local.block(4), 4));
+    assert.equal([...(await peer.read(local, [3], [3], [hashes[15]!]))], [1]);
+    assert.equal(
+      [...(await peer.read(local, [0], [0], ['0'.repeat(64)]))],
+      [0],
+      'an unwritten row matches no hash',
+    );
+  }));
+
+test('a block that is rewritten all the time is either reported or exactly what its hash says', () =>
+  withOwner(async (owner, peer, local) => {
+    await owner.tell({ kind: 'churn', blockId: 7, hashes: hashes.slice(0, 3) });
+    let numValid = 0;
+    let numInvalid = 0;
+    for (let i = 0; i < 3000; i++) {
+      const wanted = i % 3;
+      const [valid] = await peer.read(local, [7], [7], [hashes[wanted]!]);
+      if (valid) {
+        numValid++;
+        assert.ok(everyByteIs(local.block(7), wanted), `read ${i} is torn or stale`);
+      } else {
+        numInvalid++;
+      }
+    }
+    await owner.tell({ kind: 'calm' });
+    assert.ok(numInvalid > 0, 'the owner never got in between');
+    await owner.tell({ kind: 'publish', blockId: 7, hash: hashes[5]!, fill: 55 });
+    assert.equal([...(await peer.read(local, [7], [7], [hashes[5]!]))], [1]);
+    assert.ok(numValid + numInvalid === 3000 && everyByteIs(local.block(7), 55));
+  }));
+
+test('a pool of another layout, no pool, and the pool of a dead process cannot be opened', async () => {
+  const owner = await startOwner();
+  const open = (pid: number, fd: number, layout = ownerLayout) =>
+    failure(() => native.openPeerPool(pid, fd, layout));
+
+  const layout = open(owner.pid, owner.fd, { ...ownerLayout, blockSize: 8 });
+  assert.is(layout.code, 'PEER_FAILED');
+  assert.match(layout.message, /expected to have .* 8 slots.* but has .* 16 slots/);
+  assert.match(open(owner.pid, 0).message, /is not a KV pool but/);
+  assert.match(open(owner.pid, 999).message, /cannot be reached/);
+  assert.is(open(0, owner.fd).code, 'INVALID_ARGUMENT');
+
+  await owner.kill();
+  const dead = open(owner.pid, owner.fd);
+  assert.is(dead.code, 'PEER_FAILED');
+  assert.match(dead.message, new RegExp(`process ${owner.pid} .* cannot be reached`));
+});
+
+test('blocks that a process had published stay readable, and verified, after it died', () =>
+  withOwner(async (owner, peer, local) => {
+    await owner.tell({ kind: 'publish', blockId: 6, hash: hashes[6]!, fill: 66 });
+    await owner.kill();
+    assert.equal([...(await peer.read(local, [6, 7], [0, 1], [hashes[6]!, hashes[7]!]))], [1, 0]);
+    assert.ok(everyByteIs(local.block(0), 66));
+  }));
+
+test('reads with wrong arguments are refused, as are reads after closing', () =>
+  withOwner(async (_owner, peer, local) => {
+    const rejected = async (...args: Parameters<PeerPool['read']>) => {
+      try {
+        await peer.read(...args);
+      } catch (error) {
+        assert.is((error as VllmPdError).code, 'INVALID_ARGUMENT');
+        return (error as VllmPdError).message;
+      }
+      throw new Error('nothing was thrown');
+    };
+    assert.match(await rejected(local, [16], [0], [hashes[0]!]), /remoteBlockIds\[0\] but received 16/);
+    assert.match(await rejected(local, [0], [32], [hashes[0]!]), /localBlockIds\[0\] but received 32/);
+    assert.match(await rejected(local, [0, 1], [0], hashes.slice(0, 2)), /2 elements in localBlockIds/);
+    assert.match(await rejected(local, [0], [0], ['xyz']), /64 hex digits but received "xyz"/);
+    assert.equal([...(await peer.read(local, [], [], []))], []);
+    const small = native.createPool({ ...ownerLayout, headDim: 32 });
+    assert.match(await rejected(small, [0], [0], [hashes[0]!]), /with blocks of \d+ bytes/);
+    small.close();
+    assert.match(await rejected(small, [0], [0], [hashes[0]!]), /pool is closed/);
+    peer.close();
+    assert.match(await rejected(local, [0], [0], [hashes[0]!]), /peer's KV pool is closed/);
+  }));
+
+test.run();
