@@ -148,6 +148,8 @@ export class EngineCore {
     try {
       return await this.#runner.execute(plan);
     } catch (error) {
+      // Nothing ran, so this is no fault of a request; going on would fail in the same way for ever.
+      if (plan.scheduled.length === 0) throw error;
       log.error({ err: error }, 'a step failed');
       const reason = `The model failed: ${messageOf(error)}`;
       const outputs = plan.scheduled.flatMap(({ request }) => {

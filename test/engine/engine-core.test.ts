@@ -1,0 +1,173 @@
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { completeEngineConfig } from '../../src/config.js';
+import { Scheduler } from '../../src/core/scheduler.js';
+import { EngineCore, type EngineCoreListener } from '../../src/engine/engine-core.js';
+import type { EngineCoreOutput, ModelRunnerOutput, SchedulerOutput } from '../../src/outputs.js';
+import { defaultSamplingParams, Request } from '../../src/request.js';
+
+const clock = () => performance.now();
+
+/** Samples token 7 for everybody, without a model. */
+async function execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
+  await new Promise(setImmediate);
+  const samples = plan.scheduled.filter((entry) => entry.samples);
+  return {
+    sampledTokenIds: new Map(samples.map(({ request }) => [request.requestId, 7])),
+    logprobs: new Map(),
+    kvConnectorOutput: null,
+  };
+}
+
+class TestCore implements EngineCoreListener {
+  readonly scheduler: Scheduler;
+  readonly core: EngineCore;
+  readonly outputs: EngineCoreOutput[] = [];
+  readonly plans: SchedulerOutput[] = [];
+  numSteps = 0;
+  fatal: Error | null = null;
+
+  constructor(runner: (plan: SchedulerOutput) => Promise<ModelRunnerOutput> = execute) {
+    const { cache, scheduler } = completeEngineConfig(
+      { cache: { numBlocks: 16 } },
+      { modelPath: '', engineId: 'e', role: 'both' },
+    );
+    const sink = { publish: () => {}, retract: () => {} };
+    this.scheduler = new Scheduler({ engineId: 'e', cache, scheduler, connector: null, sink, clock });
+    this.core = new EngineCore({
+      scheduler: this.scheduler,
+      runner: { execute: runner },
+      listener: this,
+      clock,
+    });
+    this.core.start();
+  }
+
+  add(requestId: string, maxTokens = 3): void {
+    const samplingParams = { ...defaultSamplingParams, maxTokens };
+    this.core.addRequest(new Request({ requestId, promptTokenIds: [1, 2, 3], samplingParams }, clock()));
+  }
+
+  async ended(requestId: string): Promise<EngineCoreOutput> {
+    for (let i = 0; i < 1000; i++) {
+      const last = this.outputs.find((output) => output.requestId === requestId && output.finished);
+      if (last) return last;
+      await new Promise(setImmediate);
+    }
+    throw new Error(`${requestId} did not end`);
+  }
+
+  onPlan(plan: SchedulerOutput): void {
+    this.plans.push(plan);
+  }
+
+  onOutputs(outputs: readonly EngineCoreOutput[]): void {
+    this.outputs.push(...outputs);
+  }
+
+  onStep(): void {
+    this.numSteps++;
+  }
+
+  onFatal(error: Error): void {
+    this.fatal = error;
+  }
+}
+
+test('requests run to their end, and then the loop sleeps', async () => {
+  const core = new TestCore();
+  core.add('a');
+  core.add('b', 5);
+  assert.is((await core.ended('b')).finished, 'FINISHED_LENGTH_CAPPED');
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  const { numSteps } = core;
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.is(core.numSteps, numSteps, 'no step while there is nothing to do');
+  core.scheduler.assertEmpty();
+  await core.core.stop();
+});
+
+test('a failed step fails the requests in it, and the ones after it run', async () => {
+  let isBroken = true;
+  const core = new TestCore(async (plan) => {
+    if (isBroken && plan.scheduled.length > 0) throw new Error('kernel fault');
+    return execute(plan);
+  });
+  core.add('a');
+  const ended = await core.ended('a');
+  assert.is(ended.finished, 'FINISHED_ERROR');
+  assert.is(ended.error, 'The model failed: kernel fault');
+  isBroken = false;
+  core.add('b');
+  assert.is((await core.ended('b')).finished, 'FINISHED_LENGTH_CAPPED');
+  core.scheduler.assertEmpty();
+  await core.core.stop();
+});
+
+test('a request that is aborted while its step runs leaves nothing behind', async () => {
+  const core: TestCore = new TestCore(async (plan) => {
+    core.core.finishRequest('a', 'FINISHED_ABORTED');
+    return execute(plan);
+  });
+  core.add('a');
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.is(core.outputs.length, 0);
+  core.scheduler.assertEmpty();
+  await core.core.stop();
+});
+
+test('a step that fails without running anything ends the loop instead of failing for ever', async () => {
+  const core = new TestCore(() => Promise.reject(new Error('broken connector')));
+  core.add('a');
+  for (let i = 0; i < 100 && !core.fatal; i++) await new Promise(setImmediate);
+  assert.match(core.fatal!.message, 'broken connector');
+  await core.core.stop();
+});
+
+test('a fault of the scheduler ends the loop, is told, and refuses what comes after', async () => {
+  // A step without the token that it was planned for breaks the scheduler's contract.
+  const core = new TestCore(async () => ({
+    sampledTokenIds: new Map(),
+    logprobs: new Map(),
+    kvConnectorOutput: null,
+  }));
+  core.add('a');
+  for (let i = 0; i < 100 && !core.fatal; i++) await new Promise(setImmediate);
+  assert.match(core.fatal!.message, 'The engine has stopped');
+  assert.throws(() => core.add('b'), /The engine has stopped/);
+  await core.core.stop();
+});
+
+test('stopping lets the step under way end and refuses new requests', async () => {
+  const core = new TestCore();
+  core.add('a', 100);
+  await core.core.stop();
+  assert.throws(() => core.add('b'), /shutting down/);
+  const { numSteps } = core;
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.is(core.numSteps, numSteps);
+});
+
+test('cache queries are answered without a token scheduled', async () => {
+  const core = new TestCore();
+  core.core.addRequest(
+    new Request(
+      {
+        requestId: 'q',
+        promptTokenIds: [1, 2, 3],
+        samplingParams: defaultSamplingParams,
+        cacheQuery: { lease: false },
+      },
+      clock(),
+    ),
+  );
+  const { cacheQueryAnswer } = await core.ended('q');
+  assert.is(cacheQueryAnswer!.num_tokens, 0);
+  assert.equal(
+    core.plans.map((plan) => plan.totalNumScheduledTokens),
+    [0],
+  );
+  await core.core.stop();
+});
+
+test.run();
