@@ -1,0 +1,20 @@
+// The library's face: what a program that embeds vllm-pd may rely on.
+export {
+  completeEngineConfig,
+  defaults,
+  type EngineConfig,
+  type EngineOptions,
+  type KvLookup,
+  type KvTransferMode,
+  type NodeRole,
+} from './config.js';
+export { Engine } from './engine/engine.js';
+export { type ErrorCode, VllmPdError } from './errors.js';
+export { resolveModel } from './model/resolve-model.js';
+export type { SamplingParams } from './request.js';
+export { startApiServer } from './server/api-server.js';
+export { type NodeRow, queryCaches } from './server/cache-query-client.js';
+export { type Cluster, type ClusterNode, type ClusterOptions, startCluster } from './server/cluster.js';
+export { type NodeOptions, type RunningNode, startNode } from './server/node-process.js';
+export { type ProxyOptions, type ProxyServer, startProxy } from './server/proxy.js';
+export type { CacheQueryAnswer, KvTransferParams, Ledger, LedgerBin, PrefillStats, Tier } from './wire.js';
