@@ -128,10 +128,9 @@ export class BenchClient {
     throw new VllmPdError('INTERNAL', `Expected a token count from ${this.url}/tokenize.`);
   }
 
-  /** Drops the cached blocks of the prefill nodes that nothing uses; false while some are in use. */
-  async resetPrefillCache(): Promise<boolean> {
-    const answer = await this.#json('POST', '/reset_prefix_cache?role=prefill&only_free=true');
-    return (answer as { success?: unknown }).success === true;
+  /** Drops the cached blocks of the prefill nodes that nothing uses at the moment. */
+  async resetPrefillCache(): Promise<void> {
+    await this.#json('POST', '/reset_prefix_cache?role=prefill&only_free=true');
   }
 
   /** GET of a JSON endpoint. */

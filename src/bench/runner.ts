@@ -4,6 +4,7 @@ import { VllmPdError } from '../errors.js';
 import { ChatSession } from './chat-session.js';
 import type { BenchClient } from './client.js';
 import type { Conversation } from './conversation.js';
+import { listNodes } from './node-probe.js';
 import type { TurnRecord } from './turn-record.js';
 import type { WorkloadSampling } from './workload.js';
 
@@ -42,6 +43,15 @@ export interface RunResult {
 export function countTurns(conversations: readonly Conversation[], limit: number | null): number {
   const total = conversations.reduce((sum, { turns }) => sum + turns.length, 0);
   return limit === null ? total : Math.min(limit, total);
+}
+
+const maxEvictAttempts = 50;
+const evictRetryMs = 100;
+
+async function emptiedPrefillCache(client: BenchClient): Promise<boolean> {
+  await client.resetPrefillCache();
+  const nodes = await listNodes(client);
+  return nodes.every(({ role, state }) => role !== 'prefill' || state?.numCachedBlocks === 0);
 }
 
 const warmupConversation: Conversation = {
@@ -136,20 +146,19 @@ class Run {
     );
   }
 
-  /** A block that is being handed over cannot be dropped: asks again until nothing is in use. */
+  /** Blocks that are being handed over cannot be dropped: asks again until none is cached any more. */
   async #evictPrefill(): Promise<void> {
     for (const { client, mode } of this.#plan.targets) {
-      let emptied = false;
-      for (let attempt = 0; !emptied && attempt < 50; attempt++) {
-        if (attempt > 0) await new Promise((resolve) => setTimeout(resolve, 100));
+      for (let attempt = 0; !(await emptiedPrefillCache(client)); attempt++) {
         if (this.#plan.signal.aborted) return;
-        emptied = await client.resetPrefillCache();
-      }
-      if (!emptied) {
-        throw new VllmPdError(
-          'CHECK_FAILED',
-          `The prefill node (${mode}) still had cached blocks in use 5 s after the last turn, so they could not be evicted.`,
-        );
+        if (attempt === maxEvictAttempts) {
+          throw new VllmPdError(
+            'CHECK_FAILED',
+            `The prefill node (${mode}) still had cached blocks in use ${(maxEvictAttempts * evictRetryMs) / 1000} s ` +
+              'after the last turn, so they could not be evicted.',
+          );
+        }
+        await new Promise((resolve) => setTimeout(resolve, evictRetryMs));
       }
     }
   }

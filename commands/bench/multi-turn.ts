@@ -1,0 +1,195 @@
+// vllm-pd bench multi-turn: what conversations cost with KV moving one way and both ways.
+import path from 'node:path';
+import { boolean, integer, option, string } from '@oclif/core/flags';
+import type { BenchName } from '../../src/bench/run-info.js';
+import type { RunSummary } from '../../src/bench/summary.js';
+import type { TurnRecord } from '../../src/bench/turn-record.js';
+import { BaseCommand } from '../../src/cli.js';
+import { engineFlags, engineOptions } from '../../src/cli-flags.js';
+import { onInterrupt } from '../../src/cli-interrupt.js';
+import type { Progress } from '../../src/cli-progress.js';
+import type { EngineOptions, KvTransferMode } from '../../src/config.js';
+import { VllmPdError } from '../../src/errors.js';
+
+const { 'kv-transfer': _mode, seed: _samplingSeed, ...nodeFlags } = engineFlags;
+
+const count = (description: string) =>
+  integer({ description, min: 1, max: 1_000_000, helpGroup: 'WORKLOAD' });
+
+/** `defaultName` is played when the flag is not given. */
+export function workloadFlag(defaultName: string) {
+  return string({
+    char: 'w',
+    description: 'A workload of this package by name, or a file: ours or one of vLLM’s two formats.',
+    default: defaultName,
+    helpGroup: 'WORKLOAD',
+  });
+}
+
+export default class BenchMultiTurn extends BaseCommand {
+  static override readonly summary: string = 'Play conversations with KV moving P→D only (uni) and both ways (bi).';
+
+  static override readonly description: string =
+    'Starts nodes of its own for each mode (or uses a running proxy), plays the same conversations on both, turn by ' +
+    'turn, and shows how many prompt tokens were computed again and why, how much KV moved, and how long the first ' +
+    'token took. The run is kept under results/. Ends with exit code 6 when one of its own checks does not hold.';
+
+  static override readonly examples: string[] = [
+    '<%= config.bin %> <%= command.id %>',
+    '<%= config.bin %> <%= command.id %> --workload smoke --model tiny --json',
+    '<%= config.bin %> <%= command.id %> --workload reasoning --num-conversations 1 --mode bi',
+    '<%= config.bin %> <%= command.id %> --url http://127.0.0.1:8000 --workload chats.json',
+  ];
+
+  static override readonly flags = {
+    workload: workloadFlag('multi-turn'),
+    mode: option({
+      options: ['uni', 'bi', 'both'] as const,
+      description: 'Which way KV may move; both = one after the other, wave by wave, on nodes of their own.',
+      defaultHelp: async () => 'both, or what the proxy at --url does',
+    })(),
+    url: string({ description: 'A running proxy to measure instead of nodes of its own.', helpValue: 'URL' }),
+    'num-conversations': count('Conversations.'),
+    'num-turns': count('User messages of each conversation.'),
+    'num-clients': count('Conversations whose turns are under way at the same time.'),
+    'prompt-tokens': count('Tokens of every user message.'),
+    'output-tokens': count('Tokens of every answer.'),
+    'prefix-tokens': integer({
+      description: 'Tokens before the first user message of each conversation.',
+      min: 0,
+      max: 1_000_000,
+      helpGroup: 'WORKLOAD',
+    }),
+    seed: integer({
+      description: 'Seed of lengths and words.',
+      min: 0,
+      max: 2 ** 31 - 1,
+      helpGroup: 'WORKLOAD',
+    }),
+    limit: count('Turns to play in each mode at most.'),
+    timeout: integer({ description: 'Limit of one turn, in seconds.', default: 300, min: 1, max: 86_400 }),
+    'results-dir': string({
+      description: 'Where the run is kept.',
+      default: 'results',
+      exclusive: ['no-keep'],
+    }),
+    'no-keep': boolean({ description: 'Do not keep the run.' }),
+    ...nodeFlags,
+  };
+
+  protected readonly bench: BenchName = 'multi-turn';
+
+  async run(): Promise<RunSummary> {
+    const { flags } = await this.parse(this.ctor as typeof BenchMultiTurn);
+    const { runBench } = await import('../../src/bench/bench.js');
+    const { failIfBroken } = await import('../../src/bench/checks.js');
+    const { renderRun } = await import('../../src/bench/table.js');
+    const { readWorkload } = await import('../../src/bench/workload.js');
+    const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
+    const engine = engineOptions(flags);
+    checkUrlFlags(flags.url, flags.mode, engine);
+    const controller = new AbortController();
+    const offInterrupt = onInterrupt(() => controller.abort());
+    const progress = await this.startProgress('turns', 1);
+    try {
+      const { summary, turns, keptAt } = await runBench({
+        bench: this.bench,
+        command: ['vllm-pd', ...(this.id?.split(':') ?? []), ...this.argv.map(quoted)].join(' '),
+        workload: overrideWorkload(readWorkload(flags.workload), {
+          seed: flags.seed,
+          numClients: flags['num-clients'],
+          numConversations: flags['num-conversations'],
+          numTurns: flags['num-turns'],
+          promptTokens: flags['prompt-tokens'],
+          outputTokens: flags['output-tokens'],
+          prefixTokens: flags['prefix-tokens'],
+        }),
+        overrides: Object.fromEntries(
+          workloadFields.flatMap((name) => (flags[name] === undefined ? [] : [[name, flags[name]]])),
+        ),
+        modes: modesOf(flags.mode, flags.url),
+        url: flags.url ?? null,
+        engine,
+        limit: flags.limit ?? null,
+        timeoutMs: flags.timeout * 1000,
+        resultsDir: flags['no-keep'] ? null : flags['results-dir'],
+        signal: controller.signal,
+        onPhase: (phase) => progress.update(0, phase),
+        onTurn: turnReporter(progress),
+      });
+      progress.stop();
+      this.log(renderRun(summary, turns, process.stdout.columns));
+      if (keptAt !== null) this.log(`\nKept in ${path.relative('', keptAt) || keptAt}`);
+      if (!controller.signal.aborted) this.#endWith(() => failIfBroken(summary.run.checks, keptAt));
+      return summary;
+    } finally {
+      progress.stop();
+      offInterrupt();
+    }
+  }
+
+  /** With --json the summary stays what is printed; the broken check goes to stderr beside it. */
+  #endWith(check: () => void): void {
+    try {
+      check();
+    } catch (error) {
+      if (!this.jsonEnabled() || !(error instanceof VllmPdError)) throw error;
+      process.stderr.write(`Error: ${error.message}\n`);
+      process.exitCode = error.exitCode;
+    }
+  }
+}
+
+const workloadFields = [
+  'num-conversations',
+  'num-turns',
+  'num-clients',
+  'prompt-tokens',
+  'output-tokens',
+  'prefix-tokens',
+  'seed',
+  'limit',
+] as const;
+
+type ModeFlag = 'uni' | 'bi' | 'both' | undefined;
+
+/** Null = whatever the proxy does. */
+function modesOf(mode: ModeFlag, url: string | undefined): readonly KvTransferMode[] | null {
+  if (mode === 'uni' || mode === 'bi') return [mode];
+  return url === undefined ? ['uni', 'bi'] : null;
+}
+
+/** A running proxy has its mode and its engines' settings already. */
+function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOptions): void {
+  if (url === undefined) return;
+  if (mode === 'both') {
+    const message =
+      'Expected --mode uni or bi with --url: a proxy runs in one mode. --mode both starts nodes of its own.';
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: '--mode' });
+  }
+  const { cache = {}, scheduler = {}, kvTransfer = {}, ...others } = engine;
+  if ([cache, scheduler, kvTransfer, others].every((group) => Object.keys(group).length === 0)) return;
+  throw new VllmPdError(
+    'INVALID_ARGUMENT',
+    'Expected no model, cache, scheduler or KV flags with --url: its nodes run already.',
+    {
+      param: '--url',
+    },
+  );
+}
+
+function turnReporter(progress: Progress) {
+  const startedAt = performance.now();
+  return (record: TurnRecord, numDone: number, numTurns: number) => {
+    progress.setTotal(numTurns);
+    const seconds = ((performance.now() - startedAt) / 1000 / numDone) * (numTurns - numDone);
+    progress.update(
+      numDone,
+      `${record.mode} ${record.conversation_id} turn ${record.turn}, ${Math.ceil(seconds)} s left`,
+    );
+  };
+}
+
+function quoted(argument: string): string {
+  return /^[\w@%+=:,./-]+$/.test(argument) ? argument : `'${argument.replaceAll("'", "'\\''")}'`;
+}

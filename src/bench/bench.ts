@@ -1,0 +1,224 @@
+// A benchmark from beginning to end: systems up, texts made, turns played, everything checked, the run kept.
+import type { EngineOptions, KvTransferMode } from '../config.js';
+import { messageOf, VllmPdError } from '../errors.js';
+import {
+  type Check,
+  checkClosedForm,
+  checkIdenticalOutputs,
+  checkLedgerSums,
+  checkNoFailedTurns,
+  checkUniDirection,
+  result,
+} from './checks.js';
+import { withExpectedLedgers } from './closed-form-check.js';
+import { type Conversation, createConversations } from './conversation.js';
+import { gitCommit, hostInfo, packageVersion } from './host.js';
+import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
+import { keepRun, runId } from './results.js';
+import type { BenchName, RunInfo } from './run-info.js';
+import { countTurns, playConversations, type RunResult } from './runner.js';
+import { type RunSummary, summarizeRun } from './summary.js';
+import {
+  completeSettings,
+  connectTarget,
+  nodeSettings,
+  runConfig,
+  startTarget,
+  type Target,
+} from './targets.js';
+import type { TurnRecord } from './turn-record.js';
+import type { Workload } from './workload.js';
+
+export interface BenchOptions {
+  readonly bench: BenchName;
+  /** As typed, for the record. */
+  readonly command: string;
+  /** With overrides applied. */
+  readonly workload: Workload;
+  /** For the record. */
+  readonly overrides: Readonly<Record<string, string | number>>;
+  /** Null = whatever the proxy at `url` does. */
+  readonly modes: readonly KvTransferMode[] | null;
+  /** A running proxy instead of nodes of the benchmark's own. */
+  readonly url: string | null;
+  readonly engine: EngineOptions;
+  /** Turns per mode at most; null = all. */
+  readonly limit: number | null;
+  /** Limit of one request, in ms. */
+  readonly timeoutMs: number;
+  /** Null = the run is not kept. */
+  readonly resultsDir: string | null;
+  readonly signal: AbortSignal;
+  readonly onPhase?: (phase: string) => void;
+  /** `numDone` of `numTurns` turns, all modes together. */
+  readonly onTurn?: (record: TurnRecord, numDone: number, numTurns: number) => void;
+}
+
+export interface BenchResult {
+  readonly summary: RunSummary;
+  readonly turns: readonly TurnRecord[];
+  /** Folder of the kept run. */
+  readonly keptAt: string | null;
+}
+
+/**
+ * Broken checks and failed turns are reported in the result, not thrown: see `failIfBroken`. Throws what keeps the
+ * run from beginning; whatever was started is gone by then.
+ */
+export async function runBench(options: BenchOptions): Promise<BenchResult> {
+  const targets: Target[] = [];
+  try {
+    await openTargets(options, targets);
+    return await playAndKeep(options, targets);
+  } finally {
+    await Promise.all(targets.map((target) => target.close()));
+  }
+}
+
+/** One after the other: a built-in model is made on first use. */
+async function openTargets(options: BenchOptions, targets: Target[]): Promise<void> {
+  const { workload, url, modes, engine, signal, timeoutMs } = options;
+  const targetOptions = { timeoutMs, signal, numClients: workload.numClients };
+  if (url !== null) {
+    options.onPhase?.('connecting');
+    targets.push(await connectTarget(url, modes?.[0] ?? null, targetOptions));
+    return;
+  }
+  const settings = nodeSettings(workload.engine, engine);
+  for (const mode of modes ?? []) {
+    options.onPhase?.(`starting nodes (${mode})`);
+    targets.push(await startTarget(mode, settings, targetOptions));
+    throwIfInterrupted(signal);
+  }
+}
+
+async function playAndKeep(options: BenchOptions, targets: readonly Target[]): Promise<BenchResult> {
+  const { workload, limit, signal } = options;
+  const startedAt = new Date();
+  const first = targets[0]!.client;
+  options.onPhase?.('making texts');
+  const conversations = await createConversations(workload, (text) => first.countTokens(text));
+  const bytesBefore = await Promise.all(targets.map(({ client }) => countKvBytes(client)));
+  const numTurns = countTurns(conversations, limit) * targets.length;
+  let numDone = 0;
+  options.onPhase?.('warming up');
+  const playedAt = performance.now();
+  const played = await playConversations({
+    targets,
+    conversations,
+    sampling: workload.sampling,
+    numClients: workload.numClients,
+    evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
+    limit,
+    signal,
+    onTurn: (record) => options.onTurn?.(record, ++numDone, numTurns),
+  });
+  const durationMs = performance.now() - playedAt;
+  if (signal.aborted && played.turns.length === 0) throwIfInterrupted(signal);
+  const turns = withExpectations(options, played);
+  options.onPhase?.('checking');
+  const checks = [
+    ...checkTurns(options, turns),
+    ...(signal.aborted ? [] : await checkTargets(options, targets, bytesBefore, turns)),
+    ...(played.failure === null ? [] : [result('the run went to its end', [messageOf(played.failure)], '')]),
+  ];
+  const run = describeRun(options, { targets, conversations, startedAt, durationMs, played, checks });
+  const summary = summarizeRun(run, turns);
+  const keptAt = options.resultsDir === null ? null : keepRun(options.resultsDir, summary, turns);
+  return { summary, turns, keptAt };
+}
+
+/** Nothing is expected of nodes that the benchmark did not set up itself. */
+function withExpectations({ workload, url, engine }: BenchOptions, played: RunResult): readonly TurnRecord[] {
+  if (url !== null) return played.turns;
+  const { prefill, decode } = completeSettings(nodeSettings(workload.engine, engine));
+  return withExpectedLedgers(played.turns, played.firstPrompts, {
+    blockSize: prefill.cache.blockSize,
+    numPrefillBlocks: prefill.cache.numBlocks,
+    numDecodeBlocks: decode.cache.numBlocks,
+    kvRecomputeThreshold: prefill.kvTransfer.kvRecomputeThreshold,
+    lookup: prefill.kvTransfer.lookup,
+    enablePrefixCaching: prefill.cache.enablePrefixCaching,
+    evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
+    numPrefillNodes: 1,
+    numDecodeNodes: 1,
+  });
+}
+
+function checkTurns({ workload, modes, url }: BenchOptions, turns: readonly TurnRecord[]): Check[] {
+  const { temperature, seed } = workload.sampling;
+  const isComparable = (modes?.length ?? 1) > 1 && (temperature === 0 || seed !== undefined);
+  return [
+    checkNoFailedTurns(turns),
+    checkLedgerSums(turns),
+    ...(url === null ? [checkClosedForm(turns)] : []),
+    checkUniDirection(turns),
+    ...(isComparable ? [checkIdenticalOutputs(turns)] : []),
+  ];
+}
+
+async function checkTargets(
+  { workload, engine, url }: BenchOptions,
+  targets: readonly Target[],
+  bytesBefore: readonly Awaited<ReturnType<typeof countKvBytes>>[],
+  turns: readonly TurnRecord[],
+): Promise<Check[]> {
+  const checks: Check[] = [];
+  const lookup =
+    url === null ? completeSettings(nodeSettings(workload.engine, engine)).prefill.kvTransfer.lookup : null;
+  for (const [i, { client, mode, death }] of targets.entries()) {
+    // First the pools: hand-overs that are just ending still count bytes.
+    checks.push(await checkPools(client, mode, lookup));
+    const own = turns.filter((turn) => turn.mode === mode);
+    checks.push(await checkKvBytes(client, mode, bytesBefore[i]!, own));
+    const last = death();
+    if (last !== null) checks.push(result(`no node died (${mode})`, [last], ''));
+  }
+  return checks;
+}
+
+function describeRun(
+  options: BenchOptions,
+  facts: {
+    readonly targets: readonly Target[];
+    readonly conversations: readonly Conversation[];
+    readonly startedAt: Date;
+    readonly durationMs: number;
+    readonly played: RunResult;
+    readonly checks: readonly Check[];
+  },
+): RunInfo {
+  const { bench, command, workload, overrides, url, limit } = options;
+  const { targets, conversations, startedAt, durationMs, played, checks } = facts;
+  return {
+    id: runId(startedAt, bench, workload.name),
+    bench,
+    command,
+    version: packageVersion(),
+    ...gitCommit(),
+    host: hostInfo(),
+    started_at: startedAt.toISOString(),
+    ended_at: new Date().toISOString(),
+    duration_s: Math.round(durationMs / 100) / 10,
+    complete: played.complete,
+    workload: {
+      name: workload.name,
+      description: workload.description,
+      sha256: workload.sha256,
+      overrides,
+      seed: workload.seed,
+      num_clients: workload.numClients,
+      num_conversations: conversations.length,
+      num_turns: countTurns(conversations, limit),
+      evict_prefill_between_turns: workload.evictPrefillBetweenTurns,
+      modes: targets.map(({ mode }) => mode),
+    },
+    config: url === null ? runConfig(nodeSettings(workload.engine, options.engine)) : null,
+    url,
+    checks,
+  };
+}
+
+function throwIfInterrupted(signal: AbortSignal): void {
+  if (signal.aborted) throw new VllmPdError('INTERNAL', 'Interrupted.');
+}

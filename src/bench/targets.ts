@@ -1,0 +1,173 @@
+// The systems that a run is played on: fresh nodes of its own in each mode, or a proxy that runs already.
+import {
+  completeEngineConfig,
+  type EngineConfig,
+  type EngineOptions,
+  type KvTransferMode,
+  mergeEngineOptions,
+} from '../config.js';
+import { VllmPdError } from '../errors.js';
+import type { ClusterOptions } from '../server/cluster.js';
+import { BenchClient } from './client.js';
+import type { Conversation } from './conversation.js';
+import { parseMetric } from './node-probe.js';
+import type { RunConfig } from './run-info.js';
+import type { RunTarget } from './runner.js';
+import type { WorkloadEngine } from './workload.js';
+
+export interface Target extends RunTarget {
+  /** What a node that ended by itself said; null while all live. */
+  death(): string | null;
+  close(): Promise<void>;
+}
+
+export interface TargetOptions {
+  readonly timeoutMs: number;
+  readonly numClients: number;
+  readonly signal: AbortSignal;
+}
+
+/** How nodes of their own are set up: the workload's settings with the flags laid over them. */
+export interface NodeSettings {
+  readonly prefill: EngineOptions;
+  readonly decode: EngineOptions;
+}
+
+export function nodeSettings(workload: WorkloadEngine, flags: EngineOptions): NodeSettings {
+  const settings = (pool: { readonly num_blocks?: number | undefined }): EngineOptions =>
+    mergeEngineOptions(
+      {
+        cache: given({ numBlocks: pool.num_blocks, blockSize: workload.block_size }),
+        scheduler: given({
+          maxModelLen: workload.max_model_len,
+          maxNumBatchedTokens: workload.max_num_batched_tokens,
+        }),
+        kvTransfer: given({ kvRecomputeThreshold: workload.kv_recompute_threshold }),
+      },
+      flags,
+    );
+  return { prefill: settings(workload.prefill), decode: settings(workload.decode) };
+}
+
+/** The settings with every default filled in. */
+export function completeSettings({ prefill, decode }: NodeSettings): {
+  readonly prefill: EngineConfig;
+  readonly decode: EngineConfig;
+} {
+  const complete = (options: EngineOptions, role: 'prefill' | 'decode') =>
+    completeEngineConfig(options, { modelPath: '', engineId: '', role });
+  return { prefill: complete(prefill, 'prefill'), decode: complete(decode, 'decode') };
+}
+
+export function runConfig(settings: NodeSettings): RunConfig {
+  const { prefill, decode } = completeSettings(settings);
+  return {
+    model: prefill.servedModelName,
+    block_size: prefill.cache.blockSize,
+    num_prefill_blocks: prefill.cache.numBlocks,
+    num_decode_blocks: decode.cache.numBlocks,
+    max_model_len: prefill.scheduler.maxModelLen,
+    max_num_seqs: prefill.scheduler.maxNumSeqs,
+    max_num_batched_tokens: prefill.scheduler.maxNumBatchedTokens,
+    enable_prefix_caching: prefill.cache.enablePrefixCaching,
+    kv_lookup: prefill.kvTransfer.lookup,
+    kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
+    num_threads: prefill.numThreads,
+  };
+}
+
+/** Starts P, D and proxy. */
+export async function startTarget(
+  mode: KvTransferMode,
+  settings: NodeSettings,
+  options: TargetOptions,
+): Promise<Target> {
+  const { startCluster } = await import('../server/cluster.js');
+  const inMode = (node: EngineOptions) => mergeEngineOptions(node, { kvTransfer: { mode } });
+  const clusterOptions: ClusterOptions = {
+    engine: inMode(settings.prefill),
+    prefillEngine: given({ cache: settings.prefill.cache }),
+    decodeEngine: given({ cache: settings.decode.cache }),
+    // A query that is given up on a busy machine would be measured as a miss.
+    proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000 },
+  };
+  const cluster = await startCluster(clusterOptions);
+  let death: string | null = null;
+  cluster.onNodeDeath((error) => {
+    death ??= error.message;
+  });
+  const client = createClient(cluster.proxyUrl, options);
+  const close = async () => {
+    await client.close();
+    await cluster.close();
+  };
+  try {
+    return { mode, client, model: await servedModel(client), death: () => death, close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** A running proxy. Its mode is found out; INVALID_ARGUMENT when `mode` claims another one. */
+export async function connectTarget(
+  url: string,
+  mode: KvTransferMode | null,
+  options: TargetOptions,
+): Promise<Target> {
+  const client = createClient(url, options);
+  try {
+    const model = await servedModel(client);
+    const found = await detectMode(client, model);
+    if (mode !== null && mode !== found) {
+      const message = `Expected a proxy in mode ${mode} at ${client.url} but it runs in mode ${found}.`;
+      throw new VllmPdError('INVALID_ARGUMENT', message, {
+        param: '--mode',
+        suggestions: ['Leave --mode away with --url.'],
+      });
+    }
+    return { mode: found, client, model, death: () => null, close: () => client.close() };
+  } catch (error) {
+    await client.close();
+    throw error;
+  }
+}
+
+const probe: Conversation = {
+  id: 'MODE_PROBE',
+  turns: [{ content: ' which mode is this', numOutputTokens: 1 }],
+};
+
+/** A proxy in mode bi looks up every turn on the decode node, and counts that; one in mode uni never does. */
+async function detectMode(client: BenchClient, model: string): Promise<KvTransferMode> {
+  const lookups = async () =>
+    parseMetric(await client.getText('/metrics'), 'vllm_pd:proxy_lookups_total').reduce(
+      (sum, { value }) => sum + value,
+      0,
+    );
+  const before = await lookups();
+  const [turn] = probe.turns;
+  await client.chat({
+    model,
+    conversationId: probe.id,
+    messages: [{ role: 'user', content: turn!.content }],
+    numOutputTokens: turn!.numOutputTokens,
+    temperature: 0,
+  });
+  return (await lookups()) > before ? 'bi' : 'uni';
+}
+
+function createClient(url: string, { timeoutMs, numClients, signal }: TargetOptions): BenchClient {
+  return new BenchClient(url, { timeoutMs, signal, connections: numClients + 1 });
+}
+
+async function servedModel(client: BenchClient): Promise<string> {
+  const [model] = await client.modelIds();
+  if (model !== undefined) return model;
+  throw new VllmPdError('NOT_FOUND', `Expected a model at ${client.url}/v1/models but it serves none.`);
+}
+
+/** Without the entries that are undefined: laid over other choices, they would hide these. */
+function given<T extends object>(choices: { readonly [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
+}

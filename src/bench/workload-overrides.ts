@@ -1,0 +1,71 @@
+// Flags that replace the common fields of a workload file.
+import { VllmPdError } from '../errors.js';
+import type { Distribution } from './distribution.js';
+import type { ConversationSource, GenerateConversations, Workload } from './workload.js';
+
+/** Whatever is absent stays as the file has it. Token counts replace a whole distribution by a constant. */
+export interface WorkloadOverrides {
+  readonly seed?: number | undefined;
+  readonly numClients?: number | undefined;
+  readonly numConversations?: number | undefined;
+  /** User messages of each conversation. */
+  readonly numTurns?: number | undefined;
+  readonly promptTokens?: number | undefined;
+  readonly outputTokens?: number | undefined;
+  readonly prefixTokens?: number | undefined;
+}
+
+/** INVALID_ARGUMENT for token counts on a conversation file: its texts are what they are. */
+export function overrideWorkload(workload: Workload, overrides: WorkloadOverrides): Workload {
+  return {
+    ...workload,
+    seed: overrides.seed ?? workload.seed,
+    numClients: overrides.numClients ?? workload.numClients,
+    source: overrideSource(workload.source, overrides),
+  };
+}
+
+function overrideSource(source: ConversationSource, overrides: WorkloadOverrides): ConversationSource {
+  const { numConversations, numTurns, promptTokens, outputTokens, prefixTokens } = overrides;
+  if (source.kind === 'generated') {
+    return { kind: 'generated', config: overrideGenerated(source.config, overrides) };
+  }
+  const given = Object.entries({ promptTokens, outputTokens, prefixTokens }).find(
+    ([, value]) => value !== undefined,
+  );
+  if (given) {
+    const flag = given[0].replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`);
+    throw new VllmPdError(
+      'INVALID_ARGUMENT',
+      `--${flag} applies to generated conversations, but this workload lists its own.`,
+      { param: `--${flag}` },
+    );
+  }
+  return {
+    kind: 'listed',
+    conversations: source.conversations
+      .slice(0, numConversations)
+      .map((listed) => ({ ...listed, messages: listed.messages.slice(0, numTurns && 2 * numTurns) })),
+  };
+}
+
+function overrideGenerated(
+  config: GenerateConversations,
+  overrides: WorkloadOverrides,
+): GenerateConversations {
+  const { numConversations, numTurns, promptTokens, outputTokens, prefixTokens } = overrides;
+  const constant = (value: number | undefined): Distribution | undefined =>
+    value === undefined ? undefined : { distribution: 'constant', value };
+  const { prompt_input: input, prompt_output: output } = config;
+  return {
+    ...config,
+    num_conversations: numConversations ?? config.num_conversations,
+    prompt_input: {
+      ...input,
+      num_turns: constant(numTurns && 2 * numTurns) ?? input.num_turns,
+      prefix_num_tokens: constant(prefixTokens) ?? input.prefix_num_tokens,
+      num_tokens: constant(promptTokens) ?? input.num_tokens,
+    },
+    prompt_output: { num_tokens: constant(outputTokens) ?? output.num_tokens },
+  };
+}
