@@ -8,8 +8,6 @@ import type { NodeMessage } from './node-process.js';
 
 const entry = fileURLToPath(new URL('../bin.js', import.meta.url));
 
-/** After SIGTERM, before SIGKILL. */
-const stopGraceMs = 8000;
 const maxLastLines = 20;
 
 export interface ClusterNodeOptions {
@@ -19,12 +17,15 @@ export interface ClusterNodeOptions {
   readonly port: number;
   /** Node logs also go to this process's stderr. */
   readonly forwardLogs: boolean;
+  /** Between SIGTERM and SIGKILL. */
+  readonly stopGraceMs: number;
 }
 
 export class ClusterNode {
   readonly role: NodeRole;
   readonly pid: number;
   readonly #child: ChildProcess;
+  readonly #stopGraceMs: number;
   readonly #exited: Promise<void>;
   readonly #lastLines: string[] = [];
   #ready: Extract<NodeMessage, { readonly type: 'ready' }> | null = null;
@@ -35,6 +36,7 @@ export class ClusterNode {
     const args = ['serve', `--role=${role}`, '--host=127.0.0.1', `--port=${port}`, ...engineArgs(engine)];
     this.#child = fork(entry, args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] });
     this.role = role;
+    this.#stopGraceMs = options.stopGraceMs;
     this.pid = this.#child.pid ?? 0;
     this.#exited = new Promise((resolve) => {
       this.#child.once('close', () => resolve());
@@ -90,7 +92,7 @@ export class ClusterNode {
 
   async #stop(): Promise<void> {
     this.#child.kill('SIGTERM');
-    const timer = setTimeout(() => this.#child.kill('SIGKILL'), stopGraceMs);
+    const timer = setTimeout(() => this.#child.kill('SIGKILL'), this.#stopGraceMs);
     await this.#exited;
     clearTimeout(timer);
   }

@@ -26,6 +26,8 @@ export interface ClusterOptions {
   readonly proxy?: Pick<ProxyOptions, 'trustKvTransferParams' | 'queryTimeoutMs' | 'connectTimeoutMs'>;
   /** Default 120 000. */
   readonly startTimeoutMs?: number;
+  /** Between SIGTERM and SIGKILL when nodes are stopped; default 8000. */
+  readonly stopGraceMs?: number;
   /** Aborting it while the cluster starts stops what was started; `startCluster` then rejects. */
   readonly signal?: AbortSignal;
   /** Share, 0–1, of a built-in model that is being made on its first use. */
@@ -95,11 +97,17 @@ async function withResolvedModel(
 }
 
 async function startNodes(options: ClusterOptions, engine: EngineOptions): Promise<ClusterNode[]> {
-  const { prefill = 1, decode = 1, forwardLogs = false } = options;
+  const { prefill = 1, decode = 1, forwardLogs = false, stopGraceMs = 8000 } = options;
   const start = (role: NodeRole, over: EngineOptions = {}, firstPort = 0) => {
     return (_: unknown, i: number) => {
       const port = firstPort === 0 ? 0 : firstPort + i;
-      return new ClusterNode({ role, engine: mergeEngineOptions(engine, over), port, forwardLogs });
+      return new ClusterNode({
+        role,
+        engine: mergeEngineOptions(engine, over),
+        port,
+        forwardLogs,
+        stopGraceMs,
+      });
     };
   };
   const decodeRole = prefill === 0 ? 'both' : 'decode';

@@ -1,0 +1,47 @@
+// Engine options survive the trip to a node process and back.
+import { Parser } from '@oclif/core';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import Serve from '../../commands/serve.js';
+import { engineOptions } from '../../src/cli-flags.js';
+import type { EngineOptions } from '../../src/config.js';
+import { engineArgs } from '../../src/server/cluster-args.js';
+
+async function roundTrip(options: EngineOptions): Promise<EngineOptions> {
+  const { flags } = await Parser.parse(engineArgs(options), { flags: Serve.flags });
+  return engineOptions(flags);
+}
+
+const nothing = { cache: {}, scheduler: {}, kvTransfer: {} };
+
+test('no choice stays no choice', async () => {
+  assert.equal(engineArgs({}), []);
+  assert.equal(await roundTrip({}), nothing);
+});
+
+test('every choice arrives as it was made', async () => {
+  const options: EngineOptions = {
+    model: '-odd folder/with = signs',
+    servedModelName: 'name',
+    numThreads: 3,
+    seed: 0,
+    cache: { blockSize: 32, numBlocks: 77, enablePrefixCaching: false, hashSeed: '-1' },
+    scheduler: { maxNumSeqs: 5, maxNumBatchedTokens: 64, maxModelLen: 999 },
+    kvTransfer: {
+      mode: 'uni',
+      lookup: 'ticket',
+      kvRecomputeThreshold: 0,
+      kvLeaseDurationMs: 150,
+      decoderKvBlocksTtlMs: 1_000,
+      agent: 'tcp',
+      kvLoadFailurePolicy: 'fail',
+    },
+  };
+  assert.equal(await roundTrip(options), options);
+  assert.equal(await roundTrip({ cache: { enablePrefixCaching: true } }), {
+    ...nothing,
+    cache: { enablePrefixCaching: true },
+  });
+});
+
+test.run();
