@@ -1,23 +1,10 @@
 // Seeded weights are only worth something if answers depend on the whole context and do not run into a loop.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { VllmPdError } from '../../src/errors.js';
 import { words } from '../../src/model/default-vocabulary.js';
 import { loadModelFolder, type ModelFolder } from '../../src/model/model-folder.js';
-import { loadNative } from '../../src/native.js';
-import { greedyAnswer, withPool } from './greedy-answers.js';
+import { greedyAnswer, nativeIsMissing, withPool } from './greedy-answers.js';
 import { createRandom, withTinyModel } from './model-folders.js';
-
-function nativeIsMissing(): boolean {
-  try {
-    loadNative();
-    return false;
-  } catch (error) {
-    if (!(error instanceof VllmPdError) || error.code !== 'NATIVE_UNAVAILABLE') throw error;
-    console.log(`skipped: ${error.message}`);
-    return true;
-  }
-}
 
 function withTiny(use: (folder: ModelFolder) => Promise<void>): () => Promise<void> {
   return async () => {

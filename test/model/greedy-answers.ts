@@ -1,10 +1,23 @@
 // Greedy answers straight from a model, one sequence at a time, the way the engine would make them.
+import { VllmPdError } from '../../src/errors.js';
 import type { Model } from '../../src/model/model.js';
 import type { ModelFolder } from '../../src/model/model-folder.js';
 import { type KvPool, loadNative } from '../../src/native.js';
 
 const blockSize = 16;
 const maxTokensPerStep = 512;
+
+/** Says so on stdout, as the test runner counts it. */
+export function nativeIsMissing(): boolean {
+  try {
+    loadNative();
+    return false;
+  } catch (error) {
+    if (!(error instanceof VllmPdError) || error.code !== 'NATIVE_UNAVAILABLE') throw error;
+    console.log(`skipped: ${error.message}`);
+    return true;
+  }
+}
 
 export interface Answer {
   readonly tokenIds: readonly number[];

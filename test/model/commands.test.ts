@@ -1,0 +1,77 @@
+// vllm-pd model create and model inspect as a user runs them: output, --json, exit codes, sentences.
+import { execFile } from 'node:child_process';
+import { readdir } from 'node:fs/promises';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { withFolder } from './model-folders.js';
+
+const bin = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../src/bin.js');
+
+interface Outcome {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+function runModel(cache: string, ...args: readonly string[]): Promise<Outcome> {
+  const env = { ...process.env, VLLM_PD_CACHE: cache, FORCE_COLOR: '0' };
+  return new Promise((resolve) => {
+    execFile(process.execPath, [bin, 'model', ...args], { env, timeout: 60_000 }, (error, stdout, stderr) => {
+      resolve({ exitCode: error === null ? 0 : Number(error.code ?? -1), stdout, stderr });
+    });
+  });
+}
+
+test('create writes a folder that inspect describes', () =>
+  withFolder({}, async (cache) => {
+    const folder = path.join(cache, 'new');
+    const created = await runModel(cache, 'create', folder, '--arch', 'tiny', '--seed', '3', '--json');
+    assert.is(created.exitCode, 0, created.stderr);
+    assert.equal(JSON.parse(created.stdout), {
+      path: folder,
+      arch: 'tiny',
+      seed: 3,
+      num_parameters: 706_240,
+    });
+    assert.is(created.stderr, '');
+    const inspected = await runModel(cache, 'inspect', folder, '--json', '--block-size', '32');
+    assert.is(inspected.exitCode, 0, inspected.stderr);
+    const report = JSON.parse(inspected.stdout);
+    assert.is(report.path, folder);
+    assert.is(report.kv_bytes_per_block, 32 * report.kv_bytes_per_token);
+    assert.is(report.history_round_trip, 'any_answer');
+  }));
+
+test('inspect of an embedded model makes it in the cache and prints a table', () =>
+  withFolder({}, async (cache) => {
+    const { exitCode, stdout, stderr } = await runModel(cache, 'inspect', 'tiny');
+    assert.is(exitCode, 0, stderr);
+    for (const text of ['qwen3 (q/k norm, untied embeddings)', '706,240', '1,024 bytes', '32,768 tokens']) {
+      assert.match(stdout, text);
+    }
+    assert.equal(await readdir(path.join(cache, 'models')), ['tiny-0-v1']);
+  }));
+
+const failures: readonly (readonly [args: readonly string[], exitCode: number, message: RegExp])[] = [
+  [['inspect', 'nothing-like-this'], 1, /no model 'nothing-like-this': expected default, tiny/],
+  [['inspect', '.'], 2, /is not a model folder: it has no config\.json/],
+  [['inspect', 'tiny', '--block-size', '0'], 2, /block-size/],
+  [['create'], 2, /folder/],
+  [['create', '.', '--arch', 'tiny'], 2, /has content already/],
+  [['create', 'x', '--arch', 'huge'], 2, /arch/],
+  [['create', 'x', '--seed', '-1'], 2, /seed/],
+];
+
+for (const [args, exitCode, message] of failures) {
+  test(`model ${args.join(' ')} fails with exit code ${exitCode} and a sentence`, () =>
+    withFolder({}, async (cache) => {
+      const outcome = await runModel(cache, ...args);
+      assert.is(outcome.exitCode, exitCode, outcome.stderr);
+      assert.match(outcome.stderr, message);
+      assert.is(outcome.stdout, '');
+    }));
+}
+
+test.run();
