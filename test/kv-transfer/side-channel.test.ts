@@ -9,6 +9,7 @@ import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake
 import {
   decodeRefusal,
   decodeWelcome,
+  encodeBlocksHead,
   encodeJson,
   encodeNotif,
   encodeRead,
@@ -170,11 +171,17 @@ async function withImpostor(
   }
 }
 
-const welcomeOf = (engineId: string) =>
+/** One valid block, which only a peer that passes for the right one gets to send. */
+const goodReply = encodeFrame(
+  'blocks',
+  Buffer.concat([encodeBlocksHead(1, new Uint8Array([1])), Buffer.alloc(4096)]),
+);
+
+const welcomeOf = (engineId: string, compatibility = hello.compatibility_hash) =>
   encodeFrame(
     'welcome',
     encodeJson({
-      compatibility_hash: hello.compatibility_hash,
+      compatibility_hash: compatibility,
       engine_id: engineId,
       host_identity: 'elsewhere',
       pid: 1,
@@ -185,7 +192,8 @@ const welcomeOf = (engineId: string) =>
 
 const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
   ['answers the hello with noise', (socket) => socket.write(noise)],
-  ['welcomes as another engine', (socket) => socket.write(welcomeOf('somebody else'))],
+  ['welcomes as another engine', answerRead(goodReply, 'somebody else')],
+  ['has another KV shape', answerRead(goodReply, 'owner', 'another hash')],
   ['closes at once', (socket) => socket.destroy()],
   ['answers a read with a frame too long', answerRead(frameHeader('blocks', 2 ** 30))],
   ['answers a read nobody asked', answerRead(encodeFrame('blocks', Buffer.from('0000006300000001', 'hex')))],
@@ -203,9 +211,9 @@ const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
   ],
 ];
 
-function answerRead(reply: Buffer) {
+function answerRead(reply: Buffer, engineId = 'owner', compatibility = hello.compatibility_hash) {
   return (socket: Socket, frame: Reply) => {
-    if (frame.type === 'hello') socket.write(welcomeOf('owner'));
+    if (frame.type === 'hello') socket.write(welcomeOf(engineId, compatibility));
     else socket.write(reply);
   };
 }
@@ -228,6 +236,17 @@ for (const [name, answer] of lies) {
     });
   });
 }
+
+nativeTest('the same peer, telling the truth, is believed', async () => {
+  await withImpostor(answerRead(goodReply), async (address) => {
+    await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+      reader.pool.block(1).fill(77);
+      const result = await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1]), reader.pool);
+      assert.equal([...result.valid], [1]);
+      assert.ok(reader.pool.block(1).every((byte) => byte === 0));
+    });
+  });
+});
 
 nativeTest('a peer on another host is read over tcp by auto, and not at all by shm', async () => {
   const answer = answerRead(encodeFrame('blocks', Buffer.from('000000010000000100', 'hex')));

@@ -1,0 +1,236 @@
+// A node's transfer agent: one listening socket, one connection a peer, and per peer shm or tcp for its blocks.
+import type { AgentKind } from '../config.js';
+import { messageOf, VllmPdError } from '../errors.js';
+import type { Logger } from '../log.js';
+import { type KvPool, loadNative } from '../native.js';
+import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
+import type { ReadResult, TransferAgent } from './agent.js';
+import { MappedPool } from './agent-shm.js';
+import { readOverTcp } from './agent-tcp.js';
+import { encodeNotif, maxBlocksBodyBytes, protocolVersion, type Welcome } from './messages.js';
+import { PeerConnection } from './peer-connection.js';
+import type { SideChannelServer } from './side-channel-server.js';
+
+/** How long the owner may take to confirm a notification. */
+const notifTimeoutMs = 5000;
+
+interface Peer {
+  readonly connection: PeerConnection;
+  /** Null where blocks are read over the connection. */
+  readonly mapped: MappedPool | null;
+}
+
+export interface SideChannelAgentOptions {
+  readonly host: string;
+  readonly port: number;
+  readonly kind: AgentKind;
+  readonly pool: KvPool;
+  readonly identity: Welcome;
+  readonly server: SideChannelServer;
+  readonly logger: Logger;
+}
+
+export class SideChannelAgent implements TransferAgent {
+  readonly host: string;
+  readonly port: number;
+  readonly #kind: AgentKind;
+  readonly #pool: KvPool;
+  readonly #identity: Welcome;
+  readonly #server: SideChannelServer;
+  readonly #logger: Logger;
+  /** By engine id: connections that stand or are being made. */
+  readonly #peers = new Map<string, Promise<Peer>>();
+  readonly #transports = new Map<string, 'shm' | 'tcp'>();
+  /** By engine id: bytes read one-sided that the owner has not been told of. */
+  readonly #unseenBytes = new Map<string, number>();
+  readonly #unmapping = new Set<Promise<void>>();
+  #bytesReceived = 0;
+  readonly #closing = new AbortController();
+
+  constructor(options: SideChannelAgentOptions) {
+    this.host = options.host;
+    this.port = options.port;
+    this.#kind = options.kind;
+    this.#pool = options.pool;
+    this.#identity = options.identity;
+    this.#server = options.server;
+    this.#logger = options.logger;
+  }
+
+  get bytesSent(): number {
+    return this.#server.bytesSent;
+  }
+
+  get bytesReceived(): number {
+    return this.#bytesReceived;
+  }
+
+  transportOf(engineId: string): 'shm' | 'tcp' | null {
+    return this.#transports.get(engineId) ?? null;
+  }
+
+  onNotif(listener: (notif: FinishedSend) => void): void {
+    this.#server.onNotif(listener);
+  }
+
+  read(pull: PullSpec, into: KvPool, signal?: AbortSignal): Promise<ReadResult> {
+    return this.#withPeer(pull.remote, signal, (peer) => this.#readFrom(peer, pull, into));
+  }
+
+  async sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<void> {
+    const { engineId, requestId } = remote;
+    const numUnseenBytes = this.#unseenBytes.get(engineId) ?? 0;
+    this.#unseenBytes.delete(engineId);
+    const timeout = new AbortController();
+    const timer = setTimeout(() => timeout.abort(), notifTimeoutMs);
+    try {
+      await this.#withPeer(remote, timeout.signal, ({ connection }) =>
+        connection.request(
+          'notif',
+          (seq) => encodeNotif({ seq, requestId, numBlocks, numUnseenBytes }),
+          'ack',
+        ),
+      );
+    } catch (error) {
+      // The owner's lease ends the hold instead.
+      this.#logger.warn(`Peer ${engineId} was not told that ${requestId} is done: ${messageOf(error)}`);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort();
+    await Promise.all([...this.#peers.values()].map(ended));
+    await this.#server.close();
+    await Promise.all(this.#unmapping);
+  }
+
+  /** Runs `use` on the peer's connection; once more on a new one if that broke. An abort breaks it for good. */
+  async #withPeer<T>(
+    remote: RemoteBlocks,
+    signal: AbortSignal | undefined,
+    use: (peer: Peer) => Promise<T>,
+  ): Promise<T> {
+    for (let isRetry = false; ; isRetry = true) {
+      const peer = await unlessAborted(this.#peer(remote), signal);
+      // Late data cannot arrive on a connection that is gone.
+      const abort = () => peer.connection.destroy();
+      signal?.addEventListener('abort', abort, { once: true });
+      try {
+        return await use(peer);
+      } catch (error) {
+        if (isRetry || signal?.aborted || !peer.connection.isClosed) throw error;
+      } finally {
+        signal?.removeEventListener('abort', abort);
+      }
+    }
+  }
+
+  #peer(remote: RemoteBlocks): Promise<Peer> {
+    if (this.#closing.signal.aborted) {
+      return Promise.reject(new VllmPdError('PEER_FAILED', 'The transfer agent is closed.'));
+    }
+    const known = this.#peers.get(remote.engineId);
+    if (known) return known;
+    const forget = () => {
+      if (this.#peers.get(remote.engineId) === peer) this.#peers.delete(remote.engineId);
+    };
+    const peer = this.#connect(remote, forget);
+    this.#peers.set(remote.engineId, peer);
+    peer.catch(forget);
+    return peer;
+  }
+
+  async #connect({ host, port, engineId }: RemoteBlocks, onClose: () => void): Promise<Peer> {
+    const connection = await PeerConnection.open({
+      address: { host, port },
+      hello: {
+        protocol: 'vllm-pd-kv',
+        version: protocolVersion,
+        compatibility_hash: this.#identity.compatibility_hash,
+        engine_id: this.#identity.engine_id,
+        expected_engine_id: engineId,
+      },
+      maxBodyBytes: maxBlocksBodyBytes(this.#pool.blockBytes),
+      signal: this.#closing.signal,
+    });
+    const mapped = this.#map(connection);
+    this.#transports.set(engineId, mapped ? 'shm' : 'tcp');
+    void connection.closed.then(() => {
+      onClose();
+      if (!mapped) return;
+      const unmapping = mapped.close().finally(() => this.#unmapping.delete(unmapping));
+      this.#unmapping.add(unmapping);
+    });
+    return { connection, mapped };
+  }
+
+  /** Null where the pool is to be read, or can only be read, over the connection. */
+  #map(connection: PeerConnection): MappedPool | null {
+    const { host_identity, pid, pool_fd, num_blocks } = connection.welcome;
+    if (this.#kind === 'tcp') return null;
+    if (this.#kind === 'auto' && host_identity !== this.#identity.host_identity) return null;
+    try {
+      // Process ids of another host, or of another pid namespace, would name somebody else here.
+      if (host_identity !== this.#identity.host_identity) throw new Error('it runs on another host');
+      const layout = { ...this.#pool.layout, numBlocks: num_blocks };
+      return new MappedPool(loadNative().openPeerPool(pid, pool_fd, layout));
+    } catch (cause) {
+      if (this.#kind === 'auto') {
+        this.#logger.info(`The pool of process ${pid} is read over tcp: ${messageOf(cause)}`);
+        return null;
+      }
+      connection.destroy();
+      throw new VllmPdError('PEER_FAILED', `The pool of process ${pid} cannot be mapped.`, { cause });
+    }
+  }
+
+  async #readFrom(peer: Peer, pull: PullSpec, into: KvPool): Promise<ReadResult> {
+    const numPeerBlocks = peer.connection.welcome.num_blocks;
+    const firstUnknown = pull.remoteBlockIds.findIndex((id) => id >= numPeerBlocks);
+    if (firstUnknown !== -1) return this.#readPrefix(peer, pull, firstUnknown, into);
+    if (!peer.mapped) {
+      return readOverTcp(peer.connection, pull, into, (numBytes) => {
+        this.#bytesReceived += numBytes;
+      });
+    }
+    const result = await peer.mapped.read(pull, into);
+    this.#bytesReceived += result.numBytes;
+    const { engineId } = pull.remote;
+    this.#unseenBytes.set(engineId, (this.#unseenBytes.get(engineId) ?? 0) + result.numBytes);
+    return result;
+  }
+
+  /** The params name a block that the peer's pool does not have: what stands before it may still be good. */
+  async #readPrefix(peer: Peer, pull: PullSpec, numBlocks: number, into: KvPool): Promise<ReadResult> {
+    const valid = new Uint8Array(pull.remoteBlockIds.length);
+    if (numBlocks === 0) return { valid, numBytes: 0 };
+    const prefix = {
+      ...pull,
+      remoteBlockIds: pull.remoteBlockIds.slice(0, numBlocks),
+      localBlockIds: pull.localBlockIds.slice(0, numBlocks),
+      blockHashes: pull.blockHashes.slice(0, numBlocks),
+    };
+    const result = await this.#readFrom(peer, prefix, into);
+    valid.set(result.valid);
+    return { valid, numBytes: result.numBytes };
+  }
+}
+
+/** Resolves when the peer's connection is closed, or never came to be. */
+async function ended(connecting: Promise<Peer>): Promise<void> {
+  const peer = await connecting.catch(() => null);
+  if (peer) await peer.connection.closed;
+}
+
+/** The work goes on for others who wait for it; only this wait ends. */
+function unlessAborted<T>(work: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return work;
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(new VllmPdError('PEER_FAILED', 'The peer took too long.'));
+    if (signal.aborted) abort();
+    signal.addEventListener('abort', abort, { once: true });
+    work.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort));
+  });
+}
