@@ -37,7 +37,7 @@ export function* constantTensor(numElements: number, value: number): Generator<U
   yield Buffer.from(new Uint8Array(2 * numElements).map((_, i) => (i % 2 === 0 ? bits & 0xff : bits >>> 8)));
 }
 
-/** Bijective mixing of 32 bits: Chris Wellons' `triple32`-style search result `lowbias32` with improved constants. */
+/** A bijection of 32 bits that scatters well; constants from Chris Wellons' hash-prospector. */
 function mix(value: number): number {
   let x = value;
   x = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
