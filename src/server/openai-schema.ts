@@ -50,9 +50,10 @@ const logitBias = z.record(z.string().regex(/^\d{1,9}$/, 'a token id'), z.number
 
 /** Fields that ask for what this server does not do; null, false and empty are fine. */
 const absent = (what: string) =>
-  z.unknown().refine((value) => value === undefined || value === null || value === false, {
-    error: `nothing, as ${what} is not supported,`,
-  });
+  z
+    .unknown()
+    .refine((value) => value === null || value === false, { error: `nothing, as ${what} is not supported,` })
+    .optional();
 
 const samplingFields = {
   temperature: z.number().min(0).nullish(),
@@ -86,7 +87,7 @@ const requestFields = {
   session_id: identifier.nullish(),
   conversation_id: identifier.nullish(),
   // Checked by the layer that knows them.
-  kv_transfer_params: z.unknown(),
+  kv_transfer_params: z.unknown().optional(),
   return_token_ids: z.boolean().nullish(),
   return_prefill_stats: z.boolean().nullish(),
   prompt_logprobs: absent('prompt_logprobs'),
