@@ -201,7 +201,9 @@ export class TestNode implements BlockTableSink {
         const block = this.#memory[blockIds[Math.floor(position / this.#blockSize)]!]!;
         const slot = position % this.#blockSize;
         if (position >= numComputedTokens) block[slot] = kv[position]!;
-        else assert.is(block[slot], kv[position], `wrong KV at position ${position} of ${request.requestId}`);
+        else if (block[slot] !== kv[position]) {
+          throw new Error(`wrong KV at position ${position} of ${request.requestId}`);
+        }
       }
       if (samples) sampled.set(request.requestId, kv[end - 1]! % vocabSize);
     }
