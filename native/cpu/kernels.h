@@ -49,7 +49,7 @@ struct AttentionArgs {
 inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
   const int64_t value_dim = (head_dim + kPanel - 1) / kPanel * kPanel;
   const int64_t packed = kSegment * (head_dim + value_dim);
-  return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 2);
+  return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 4);
 }
 
 struct Kernels {

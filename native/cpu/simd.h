@@ -46,6 +46,8 @@ VLLM_PD_INLINE Native native_fma(Native a, Native b, Native c) {
 #endif
 }
 
+VLLM_PD_INLINE Native native_max(const Native& a, const Native& b) { return a > b ? a : b; }
+
 struct V16 {
   Native part[kParts];
 };
@@ -100,7 +102,7 @@ VLLM_PD_INLINE V16 operator/(const V16& a, const V16& b) {
 
 VLLM_PD_INLINE V16 max(const V16& a, const V16& b) {
   V16 r;
-  VLLM_PD_EACH_PART r.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
+  VLLM_PD_EACH_PART r.part[i] = native_max(a.part[i], b.part[i]);
   return r;
 }
 
@@ -110,26 +112,38 @@ VLLM_PD_INLINE V16 min(const V16& a, const V16& b) {
   return r;
 }
 
-/** Folds the upper half onto the lower, four times. */
+/** v with its lanes moved down by `distance`; what comes in from above does not matter. */
+template <int distance>
+VLLM_PD_INLINE Native shift_down(const Native& v) {
+  NativeInt from;
+  _Pragma("GCC unroll 16") for (int i = 0; i < kWidth; ++i) from[i] = (i + distance) % kWidth;
+  return __builtin_shuffle(v, from);
+}
+
+/** Folds the upper half onto the lower, four times: the same sixteen lanes are joined in the same order at every width. */
+template <typename Join>
+VLLM_PD_INLINE float reduce(const V16& v, Join join) {
+  Native x;
+  if constexpr (kParts == 4) {
+    x = join(join(v.part[0], v.part[2]), join(v.part[1], v.part[3]));
+  } else if constexpr (kParts == 2) {
+    x = join(v.part[0], v.part[1]);
+  } else {
+    x = join(v.part[0], shift_down<8 % kWidth>(v.part[0]));
+  }
+  if constexpr (kParts < 4) x = join(x, shift_down<4 % kWidth>(x));
+  x = join(x, shift_down<2>(x));
+  x = join(x, shift_down<1>(x));
+  return x[0];
+}
+
 VLLM_PD_INLINE float reduce_add(const V16& v) {
-  float x[kLanes];
-  store(x, v);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) x[i] = x[i] + x[i + half];
-  }
-  return x[0];
+  return reduce(v, [](const Native& a, const Native& b) { return a + b; });
 }
 
-VLLM_PD_INLINE float reduce_max(const V16& v) {
-  float x[kLanes];
-  store(x, v);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
-  }
-  return x[0];
-}
+VLLM_PD_INLINE float reduce_max(const V16& v) { return reduce(v, native_max); }
 
-/** The first `count` < 16 floats, the other lanes zero. */
+/** The first `count` <= 16 floats, the other lanes zero. */
 VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
   float x[kLanes] = {};
   std::memcpy(x, from, count * sizeof(float));
