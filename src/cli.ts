@@ -82,7 +82,7 @@ export abstract class BaseCommand extends Command {
     // oclif's own errors (a flag that does not exist, a value that does not parse) carry the code that it would exit with.
     if (error instanceof Error && 'oclif' in error) {
       const suggestions = [`See \`vllm-pd ${this.id?.replaceAll(':', ' ') ?? ''} --help\`.`];
-      return errorJson('INVALID_ARGUMENT', firstLine(error.message), 2, suggestions);
+      return errorJson('INVALID_ARGUMENT', inOneLine(error.message), 2, suggestions);
     }
     return errorJson('INTERNAL', messageOf(error), 1);
   }
@@ -97,7 +97,11 @@ function errorJson(
   return { error: { code, message, param: null, suggestions, exit_code: exitCode } };
 }
 
-/** oclif's messages end in `See more help with --help`, which would be said twice. */
-function firstLine(message: string): string {
-  return message.replace(/\n*See more help with --help\s*$/, '').trim();
+/** `Parsing --port ⏎⇥ Expected … ⏎ See more help with --help` as one line; where to find help is said already. */
+function inOneLine(message: string): string {
+  return message
+    .replace(/\s*See more help with --help\s*$/, '')
+    .replace(/^Parsing (\S+)\s+/, '$1: ')
+    .replace(/\s*\n\s*/g, ' ')
+    .trim();
 }

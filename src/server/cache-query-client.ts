@@ -17,7 +17,7 @@ export interface NodeRow {
  * Throws NODE_UNREACHABLE when nothing of ours answers there, INVALID_ARGUMENT when the prompt is refused.
  */
 export async function queryCaches(url: string, body: object): Promise<readonly NodeRow[]> {
-  if (!URL.canParse(url)) {
+  if (!URL.canParse(url) || new URL(url).protocol !== 'http:') {
     const message = `Expected --url to be an address such as http://127.0.0.1:8000 but received \`${url}\`.`;
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'url' });
   }
