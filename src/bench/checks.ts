@@ -42,7 +42,8 @@ export function checkClosedForm(turns: readonly TurnRecord[]): Check {
       `${nameOf(turn)}: ${wrong.map((bin) => `${bin} ${ledger[bin]} instead of ${expected[bin]}`).join(', ')}`,
     ];
   });
-  return result('ledger equals the closed form', faults, `${checked.length} turns determined`);
+  const scope = checked.length === 0 ? 'no turn is determined by lengths alone' : `${checked.length} turns`;
+  return result('ledger equals the closed form', faults, scope);
 }
 
 /** uni never moves KV from the decode node to the prefill node. */

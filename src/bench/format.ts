@@ -19,7 +19,8 @@ export function formatBytes(bytes: number): string {
 /** `share` 0–1. */
 export function formatPercent(share: number): string {
   const percent = share * 100;
-  return `${percent > 0 && percent < 1 ? '<1' : Math.round(percent)} %`;
+  if (percent > 0 && percent < 1) return '<1 %';
+  return percent > 99 && percent < 100 ? '>99 %' : `${Math.round(percent)} %`;
 }
 
 /** Old time / new time as a sentence's end: `3.91× faster`. */
@@ -54,6 +55,7 @@ export function stackedBar(
 }
 
 function significant(value: number): string {
+  if (value === 0) return '0';
   if (value >= 100) return Math.round(value).toLocaleString('en-US');
   return value >= 10 ? value.toFixed(1) : value.toFixed(2);
 }

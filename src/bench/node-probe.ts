@@ -97,14 +97,18 @@ export async function checkKvBytes(
   }
 }
 
-const settleMs = 10_000;
 const settleStepMs = 100;
 
 /**
  * No request, load or hold is left and every block is free again. With tickets, and where nobody knows (`lookup`
  * null), decode nodes rightly hold blocks for the next turn. Waits a while for hand-overs that are just ending.
  */
-export async function checkPools(client: BenchClient, mode: string, lookup: KvLookup | null): Promise<Check> {
+export async function checkPools(
+  client: BenchClient,
+  mode: string,
+  lookup: KvLookup | null,
+  settleMs = 10_000,
+): Promise<Check> {
   const name = `pools are whole at the end (${mode})`;
   try {
     const end = performance.now() + settleMs;

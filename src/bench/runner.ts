@@ -54,9 +54,13 @@ async function emptiedPrefillCache(client: BenchClient): Promise<boolean> {
   return nodes.every(({ role, state }) => role !== 'prefill' || state?.numCachedBlocks === 0);
 }
 
+/** Two turns, so that in mode bi the second one pulls: the first pull of a process connects to its peer. */
 const warmupConversation: Conversation = {
   id: 'WARMUP',
-  turns: [{ content: ' warm up one two three four five six seven eight nine ten', numOutputTokens: 8 }],
+  turns: [
+    { content: ' warm up with a prompt of a few blocks', numOutputTokens: 96 },
+    { content: ' and once more', numOutputTokens: 4 },
+  ],
 };
 
 /**
@@ -79,7 +83,7 @@ class Run {
   readonly #plan: RunPlan;
   readonly #startedAt = performance.now();
   readonly #turns: TurnRecord[] = [];
-  /** One map per target: conversation id → session. */
+  /** Of each target, one session a conversation, in the order of the conversations. */
   readonly #sessions: ReadonlyMap<RunTarget, readonly ChatSession[]>;
 
   constructor(plan: RunPlan) {
@@ -92,12 +96,15 @@ class Run {
     );
   }
 
-  /** The first request of a process pays for connections and compilation; it is kept apart. */
+  /** The first requests of a process pay for connections and compilation; they are kept apart. */
   async warmUp(): Promise<void> {
     for (const target of this.#plan.targets) {
-      const record = await this.#session(target, warmupConversation, true).play(1);
-      if (this.#plan.signal.aborted) return;
-      this.#turns.push(record);
+      const session = this.#session(target, warmupConversation, true);
+      for (let turn = 1; session.canPlay(turn); turn++) {
+        const record = await session.play(turn);
+        if (this.#plan.signal.aborted) return;
+        this.#turns.push(record);
+      }
     }
   }
 

@@ -65,7 +65,8 @@ export function ledgerTable({ modes }: RunSummary, width: number): string {
     return `${name.padEnd(4)}${total === 0 ? '' : stackedBar(shares, Math.min(60, Math.max(10, width - 6)))}`;
   });
   const legend = `    ${glyphs.reused} on P  ${glyphs.pulled} pulled from D  ${glyphs.first} new  ${glyphs.again} computed again`;
-  const barWidth = Math.min(16, Math.max(4, Math.floor((width - 34) / names.length) - 20));
+  // 27 columns for the names of bins, 18 around each bar.
+  const barWidth = Math.min(16, Math.max(4, Math.floor((width - 27) / names.length) - 18));
   const used = ledgerBins.filter((bin) => names.some((name) => modes[name]!.ledger[bin] > 0));
   const rows = used.map((bin) => [
     (recomputedBins as readonly LedgerBin[]).includes(bin) ? `again: ${bin}` : bin,
