@@ -91,8 +91,11 @@ export interface FinishedPull {
   readonly numBlocks: number;
   readonly numBytes: number;
   readonly transferMs: number;
-  /** `stale`: the owner no longer holds (all of) these tokens. `failed`: the peer could not be read. */
-  readonly failure: 'stale' | 'failed' | null;
+  /**
+   * `expired`: the owner's hold had ended before it was read, and blocks went to others since. `stale`: it stood, yet
+   * blocks were not what they should be. `failed`: the peer could not be read.
+   */
+  readonly failure: 'expired' | 'stale' | 'failed' | null;
 }
 
 /** A peer said that it is done with blocks held for it. */

@@ -71,7 +71,11 @@ function connectParts(
     port: agent.port,
     clock,
   });
-  const connectorWorker = new PullConnectorWorker({ agent, pool });
+  const connectorWorker = new PullConnectorWorker({
+    agent,
+    pool,
+    isHeld: (id) => connectorScheduler.isHeld(id),
+  });
   const scheduler = new Scheduler({
     engineId: kvTransfer.engineId,
     cache,

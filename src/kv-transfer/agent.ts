@@ -23,10 +23,13 @@ export interface TransferAgent {
    * when `signal` aborts. Once the promise is settled, nothing writes into `into` any more.
    */
   read(pull: PullSpec, into: KvPool, signal?: AbortSignal): Promise<ReadResult>;
-  /** Tells the owner that this node is done with what it held under `remote.requestId`. Never rejects; retries once. */
-  sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<void>;
-  /** Called for every notification that arrives. */
-  onNotif(listener: (notif: FinishedSend) => void): void;
+  /**
+   * Tells the owner that this node is done with what it held under `remote.requestId`. Resolves to whether it still held
+   * it then; null = it could not be told, also not when asked twice. Never rejects.
+   */
+  sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<boolean | null>;
+  /** Called for every notification that arrives; says whether the hold that it ends still stood. */
+  onNotif(listener: (notif: FinishedSend) => boolean): void;
   /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
   readonly bytesSent: number;
   readonly bytesReceived: number;

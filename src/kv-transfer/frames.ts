@@ -14,7 +14,7 @@ export const frameTypes = {
   blocks: 5,
   /** Reader → owner, JSON behind the sequence number: done with what you hold for me. */
   notif: 6,
-  /** Owner → reader: the notification was delivered. */
+  /** Owner → reader: the notification was delivered; was the hold still there? */
   ack: 7,
 } as const;
 

@@ -57,6 +57,10 @@ export class Leases {
     return ended;
   }
 
+  isHeld(id: string, nowMs: number): boolean {
+    return (this.#holds.get(id) ?? nowMs) > nowMs;
+  }
+
   get size(): number {
     return this.#holds.size;
   }

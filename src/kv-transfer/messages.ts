@@ -110,8 +110,15 @@ export function decodeNotif(body: Buffer): Notif {
   };
 }
 
-export function encodeAck(seq: number): Buffer {
-  return sequenced(seq, Buffer.alloc(0));
+export function encodeAck(seq: number, wasHeld: boolean): Buffer {
+  return sequenced(seq, Buffer.of(wasHeld ? 1 : 0));
+}
+
+/** Whether the hold that the notification ended still stood. */
+export function decodeAck(body: Buffer): boolean {
+  if (body.length !== 5)
+    throw new VllmPdError('PEER_FAILED', `Expected an ack of 5 bytes but received ${body.length}.`);
+  return body[4] === 1;
 }
 
 export interface ReadRequest {

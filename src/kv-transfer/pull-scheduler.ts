@@ -32,8 +32,8 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   readonly #leases = new Leases();
   /** Live requests whose one load, or whose notification in its place, was queued. */
   readonly #settled = new Set<string>();
-  /** Loads queued and not yet reported back → when the owner's lease runs out by this node's clock. */
-  readonly #pendingLoads = new Map<string, number>();
+  /** Loads queued and not yet reported back. */
+  readonly #pendingLoads = new Set<string>();
   #queue: PullSpec[] = [];
   #numLeasesGranted = 0;
 
@@ -82,8 +82,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
       localBlockIds: blockIds.slice(first, end),
       blockHashes: blockHashes.slice(first, end),
     });
-    const leaseMs = request.kvTransferParams?.remote_lease_expires_in_ms ?? Number.POSITIVE_INFINITY;
-    this.#pendingLoads.set(request.requestId, request.arrivalTimeMs + leaseMs);
+    this.#pendingLoads.add(request.requestId);
   }
 
   get hasQueuedPulls(): boolean {
@@ -99,17 +98,14 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
 
   updateConnectorOutput(output: KVConnectorOutput): readonly PullOutcome[] {
     for (const { requestId } of output.finishedSending) this.#leases.end(requestId, 'notified');
-    const nowMs = this.#clock();
     return output.finishedRecving.flatMap((pull) => {
-      const leaseEndsAtMs = this.#pendingLoads.get(pull.requestId);
-      if (leaseEndsAtMs === undefined) return [];
-      this.#pendingLoads.delete(pull.requestId);
+      if (!this.#pendingLoads.delete(pull.requestId)) return [];
       return [
         {
           requestId: pull.requestId,
           numBytes: pull.numBytes,
           transferMs: pull.transferMs,
-          failure: failureOf(pull, nowMs >= leaseEndsAtMs),
+          failure: failureOf(pull),
         },
       ];
     });
@@ -171,6 +167,11 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
 
   get numPendingLoads(): number {
     return this.#pendingLoads.size;
+  }
+
+  /** Whether blocks are held under this id right now, for a peer that asks. */
+  isHeld(id: string): boolean {
+    return this.#leases.isHeld(id, this.#clock());
   }
 
   /** Holds that ended in this way since start. */
@@ -239,7 +240,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   }
 }
 
-function failureOf(pull: FinishedPull, leaseHasRunOut: boolean): PullOutcome['failure'] {
-  if (pull.failure === null) return null;
-  return pull.failure === 'stale' && leaseHasRunOut ? 'lease_expired' : 'transfer_failed';
+function failureOf({ failure }: FinishedPull): PullOutcome['failure'] {
+  if (failure === null) return null;
+  return failure === 'expired' ? 'lease_expired' : 'transfer_failed';
 }

@@ -16,6 +16,8 @@ export interface PullConnectorWorkerOptions {
   /** Stays the caller's: close it after the worker. */
   readonly agent: TransferAgent;
   readonly pool: KvPool;
+  /** Whether this node still holds blocks under that id; the scheduler half knows. */
+  readonly isHeld: (requestId: string) => boolean;
   /** A read that takes longer is given up, and its tokens are computed instead. Default 30 s. */
   readonly readTimeoutMs?: number;
 }
@@ -30,27 +32,29 @@ export class PullConnectorWorker implements KVConnectorWorker {
   readonly #logger = createLogger('kv-transfer');
   readonly #aborts = new Set<AbortController>();
   readonly #reads = new Set<Promise<void>>();
-  readonly #notifs = new Set<Promise<void>>();
+  readonly #notifs = new Set<Promise<boolean | null>>();
   #finishedSending: FinishedSend[] = [];
   #finishedRecving: FinishedPull[] = [];
   #invalidBlockIds: number[] = [];
   #wake: () => void = () => {};
 
-  constructor({ agent, pool, readTimeoutMs = 30_000 }: PullConnectorWorkerOptions) {
+  constructor({ agent, pool, isHeld, readTimeoutMs = 30_000 }: PullConnectorWorkerOptions) {
     this.#agent = agent;
     this.#pool = pool;
     this.#readTimeoutMs = readTimeoutMs;
     agent.onNotif((notif) => {
+      const wasHeld = isHeld(notif.requestId);
       this.#finishedSending.push(notif);
       this.#wake();
+      return wasHeld;
     });
   }
 
   startLoadKv({ pulls }: KVConnectorMetadata): void {
     for (const pull of pulls) {
       // A bare notification is not a load: nobody waits for it, so it is not reported.
-      if (pull.remoteBlockIds.length === 0) this.#notify(pull, 0);
-      else this.#track(this.#reads, this.#load(pull));
+      if (pull.remoteBlockIds.length === 0) void this.#notify(pull, 0);
+      else void this.#track(this.#reads, this.#load(pull));
     }
   }
 
@@ -109,25 +113,29 @@ export class PullConnectorWorker implements KVConnectorWorker {
       clearTimeout(timer);
       this.#aborts.delete(abort);
     }
+    const transferMs = performance.now() - startedAtMs;
+    const notified = this.#notify(pull, numValidBlocks);
+    // Only the owner knows whether its hold had ended by then; a good load does not wait for what it says.
+    if (failure === 'stale' && (await notified) === false) failure = 'expired';
     this.#finishedRecving.push({
       requestId: pull.requestId,
       numBlocks: numValidBlocks,
       numBytes,
-      transferMs: performance.now() - startedAtMs,
+      transferMs,
       failure,
     });
     // KV behind a hole is of no use: everything from the first bad block on is computed again.
     this.#invalidBlockIds.push(...pull.localBlockIds.slice(numValidBlocks));
-    this.#notify(pull, numValidBlocks);
     this.#wake();
   }
 
-  #notify(pull: PullSpec, numBlocks: number): void {
-    this.#track(this.#notifs, this.#agent.sendNotif(pull.remote, numBlocks));
+  #notify(pull: PullSpec, numBlocks: number): Promise<boolean | null> {
+    return this.#track(this.#notifs, this.#agent.sendNotif(pull.remote, numBlocks));
   }
 
-  #track(set: Set<Promise<void>>, work: Promise<void>): void {
+  #track<T>(set: Set<Promise<T>>, work: Promise<T>): Promise<T> {
     set.add(work);
     void work.finally(() => set.delete(work));
+    return work;
   }
 }

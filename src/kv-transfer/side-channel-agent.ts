@@ -7,7 +7,7 @@ import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 import type { ReadResult, TransferAgent } from './agent.js';
 import { MappedPool } from './agent-shm.js';
 import { readOverTcp } from './agent-tcp.js';
-import { encodeNotif, maxBlocksBodyBytes, protocolVersion, type Welcome } from './messages.js';
+import { decodeAck, encodeNotif, maxBlocksBodyBytes, protocolVersion, type Welcome } from './messages.js';
 import { PeerConnection } from './peer-connection.js';
 import type { SideChannelServer } from './side-channel-server.js';
 
@@ -69,7 +69,7 @@ export class SideChannelAgent implements TransferAgent {
     return this.#transports.get(engineId) ?? null;
   }
 
-  onNotif(listener: (notif: FinishedSend) => void): void {
+  onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.#server.onNotif(listener);
   }
 
@@ -77,23 +77,22 @@ export class SideChannelAgent implements TransferAgent {
     return this.#withPeer(pull.remote, signal, (peer) => this.#readFrom(peer, pull, into));
   }
 
-  async sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<void> {
+  async sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<boolean | null> {
     const { engineId, requestId } = remote;
     const numUnseenBytes = this.#unseenBytes.get(engineId) ?? 0;
     this.#unseenBytes.delete(engineId);
     const timeout = new AbortController();
     const timer = setTimeout(() => timeout.abort(), notifTimeoutMs);
     try {
-      await this.#withPeer(remote, timeout.signal, ({ connection }) =>
-        connection.request(
-          'notif',
-          (seq) => encodeNotif({ seq, requestId, numBlocks, numUnseenBytes }),
-          'ack',
-        ),
+      const encode = (seq: number) => encodeNotif({ seq, requestId, numBlocks, numUnseenBytes });
+      const ack = await this.#withPeer(remote, timeout.signal, ({ connection }) =>
+        connection.request('notif', encode, 'ack'),
       );
+      return decodeAck(ack);
     } catch (error) {
       // The owner's lease ends the hold instead.
       this.#logger.warn(`Peer ${engineId} was not told that ${requestId} is done: ${messageOf(error)}`);
+      return null;
     } finally {
       clearTimeout(timer);
     }

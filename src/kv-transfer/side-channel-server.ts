@@ -37,7 +37,7 @@ export class SideChannelServer {
   readonly #logger: Logger;
   readonly #server: Server;
   readonly #connections = new Map<Socket, Promise<void>>();
-  #listener: (notif: FinishedSend) => void = () => {};
+  #listener: (notif: FinishedSend) => boolean = () => false;
   #bytesSent = 0;
 
   constructor({ pool, identity, logger }: SideChannelServerOptions) {
@@ -74,7 +74,7 @@ export class SideChannelServer {
     return typeof address === 'object' && address !== null ? address.port : port;
   }
 
-  onNotif(listener: (notif: FinishedSend) => void): void {
+  onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.#listener = listener;
   }
 
@@ -138,8 +138,8 @@ export class SideChannelServer {
     } else if (type === 'notif') {
       const { seq, requestId, numBlocks, numUnseenBytes } = decodeNotif(body);
       this.#bytesSent += numUnseenBytes;
-      this.#listener({ requestId, numBlocks });
-      socket.write(encodeFrame('ack', encodeAck(seq)));
+      const wasHeld = this.#listener({ requestId, numBlocks });
+      socket.write(encodeFrame('ack', encodeAck(seq, wasHeld)));
     } else {
       throw new VllmPdError('PEER_FAILED', `Expected a read or a notification but received ${type}.`);
     }

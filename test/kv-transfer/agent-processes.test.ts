@@ -9,6 +9,7 @@ import type { KVConnectorOutput, RemoteBlocks } from '../../src/outputs.js';
 import {
   fillBlock,
   hashOf,
+  holdsNothing,
   layout,
   nativeMissing,
   pullOf,
@@ -99,7 +100,11 @@ for (const kind of ['shm', 'tcp'] as const) {
     kind,
     64,
     async (owner, reader) => {
-      const worker = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool });
+      const worker = new PullConnectorWorker({
+        agent: reader.agent,
+        pool: reader.pool,
+        isHeld: holdsNothing,
+      });
       worker.startLoadKv({ pulls: [pullOf(owner.remote, [1, 2])] });
       assert.is((await reportOf(worker)).finishedRecving[0]?.failure, null);
       owner.process.kill('SIGKILL');
@@ -122,7 +127,12 @@ for (const kind of ['shm', 'tcp'] as const) {
     64,
     async (owner, reader) => {
       owner.process.kill('SIGSTOP');
-      const worker = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool, readTimeoutMs: 200 });
+      const worker = new PullConnectorWorker({
+        agent: reader.agent,
+        pool: reader.pool,
+        isHeld: holdsNothing,
+        readTimeoutMs: 200,
+      });
       worker.startLoadKv({ pulls: [pullOf(owner.remote, [1, 2])] });
       const report = await reportOf(worker);
       assert.is(report.finishedRecving[0]?.failure, 'failed');
@@ -167,7 +177,7 @@ processTest(
   async (owner, reader) => {
     await reader.agent.read(pullOf(owner.remote, [1]), reader.pool);
     owner.process.kill('SIGSTOP');
-    const worker = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool });
+    const worker = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool, isHeld: holdsNothing });
     worker.startLoadKv({ pulls: [pullOf(owner.remote, allIds(manyBlocks))] });
     await new Promise((resolve) => setTimeout(resolve, 20));
     assert.is(worker.getFinished(), null);
@@ -186,7 +196,12 @@ processTest(
   async (owner, reader) => {
     await reader.agent.read({ ...pullOf(owner.remote, [1]), localBlockIds: [0] }, reader.pool);
     owner.process.kill('SIGSTOP');
-    const worker = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool, readTimeoutMs: 100 });
+    const worker = new PullConnectorWorker({
+      agent: reader.agent,
+      pool: reader.pool,
+      isHeld: holdsNothing,
+      readTimeoutMs: 100,
+    });
     worker.startLoadKv({ pulls: [pullOf(owner.remote, allIds(manyBlocks))] });
     assert.is((await reportOf(worker)).finishedRecving[0]?.failure, 'failed');
     for (const id of allIds(manyBlocks)) reader.pool.block(id).fill(77);

@@ -5,7 +5,15 @@ import type { ReadResult, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
 import type { KvPool } from '../../src/native.js';
 import type { FinishedSend, KVConnectorOutput, PullSpec, RemoteBlocks } from '../../src/outputs.js';
-import { fillBlock, nativeMissing, pullOf, remoteOf, until, withNodes } from './transfer-node.js';
+import {
+  fillBlock,
+  holdsNothing,
+  nativeMissing,
+  pullOf,
+  remoteOf,
+  until,
+  withNodes,
+} from './transfer-node.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
 
@@ -19,7 +27,9 @@ class ScriptedAgent implements TransferAgent {
   readonly bytesReceived = 0;
   readonly notified: [requestId: string, numBlocks: number][] = [];
   readonly #read: (pull: PullSpec, signal: AbortSignal) => Promise<ReadResult>;
-  notify: (notif: FinishedSend) => void = () => {};
+  notify: (notif: FinishedSend) => boolean = () => false;
+  /** What the owner answers to a notification. */
+  wasHeld: boolean | null = true;
 
   constructor(read: (pull: PullSpec, signal: AbortSignal) => Promise<ReadResult>) {
     this.#read = read;
@@ -31,10 +41,11 @@ class ScriptedAgent implements TransferAgent {
   read(pull: PullSpec, _into: KvPool, signal: AbortSignal): Promise<ReadResult> {
     return this.#read(pull, signal);
   }
-  async sendNotif({ requestId }: RemoteBlocks, numBlocks: number): Promise<void> {
+  async sendNotif({ requestId }: RemoteBlocks, numBlocks: number): Promise<boolean | null> {
     this.notified.push([requestId, numBlocks]);
+    return this.wasHeld;
   }
-  onNotif(listener: (notif: FinishedSend) => void): void {
+  onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.notify = listener;
   }
   async close(): Promise<void> {}
@@ -48,7 +59,7 @@ function createWorker(
   readTimeoutMs?: number,
 ) {
   const agent = new ScriptedAgent(read);
-  const worker = new PullConnectorWorker({ agent, pool: noPool, readTimeoutMs });
+  const worker = new PullConnectorWorker({ agent, pool: noPool, isHeld: holdsNothing, readTimeoutMs });
   return { agent, worker };
 }
 
@@ -63,6 +74,20 @@ async function nextReport(worker: PullConnectorWorker): Promise<KVConnectorOutpu
 
 function untilAborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => signal.addEventListener('abort', () => reject(new Error('aborted'))));
+}
+
+for (const [wasHeld, failure] of [
+  [false, 'expired'],
+  [true, 'stale'],
+  [null, 'stale'],
+] as const) {
+  test(`stale blocks are ${failure} when the owner says of its hold: ${wasHeld}`, async () => {
+    const { agent, worker } = createWorker(async () => ({ valid: Uint8Array.of(1, 0), numBytes: 4096 }));
+    agent.wasHeld = wasHeld;
+    worker.startLoadKv({ pulls: [pullOf(remote, [5, 6])] });
+    assert.is((await nextReport(worker)).finishedRecving[0]?.failure, failure);
+    await worker.close();
+  });
 }
 
 const endings: [
@@ -190,8 +215,16 @@ test('with real agents a load arrives and ends the hold, and the bytes agree', a
   }
   for (const kind of ['shm', 'tcp'] as const) {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
-      const sending = new PullConnectorWorker({ agent: owner.agent, pool: owner.pool });
-      const receiving = new PullConnectorWorker({ agent: reader.agent, pool: reader.pool });
+      const sending = new PullConnectorWorker({
+        agent: owner.agent,
+        pool: owner.pool,
+        isHeld: (id) => id === 'held',
+      });
+      const receiving = new PullConnectorWorker({
+        agent: reader.agent,
+        pool: reader.pool,
+        isHeld: holdsNothing,
+      });
       for (const id of [5, 6, 7]) fillBlock(owner.pool, id);
       receiving.startLoadKv({ pulls: [pullOf(remoteOf(owner.agent, 'owner'), [5, 6, 7, 8])] });
       const received = await nextReport(receiving);

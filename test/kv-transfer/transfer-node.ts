@@ -37,7 +37,10 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
     throw error;
   });
   const notifs: FinishedSend[] = [];
-  agent.onNotif((notif) => notifs.push(notif));
+  agent.onNotif((notif) => {
+    notifs.push(notif);
+    return true;
+  });
   return {
     engineId: options.engineId,
     pool,
@@ -49,6 +52,9 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
     },
   };
 }
+
+/** For workers on nodes without a scheduler. */
+export const holdsNothing = () => false;
 
 /** Starts an owner and a reader, and closes both whatever becomes of `use`. */
 export async function withNodes(
