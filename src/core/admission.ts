@@ -198,7 +198,6 @@ export class Admission {
     if (isLoad) {
       request.status = 'WAITING_FOR_REMOTE_KVS';
       this.#loads.begin({ request, numLocalTokens, numExternalTokens });
-      plan.numParked += 1;
     } else {
       run(plan, running, request, numNewTokens, blockIds);
     }

@@ -70,7 +70,7 @@ export class Scheduler {
   #finishedRequestIds: string[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
   #pendingOutputs: EngineCoreOutput[] = [];
-  /** The last schedule() found nothing to do, and nothing has changed since. */
+  /** No waiting request fitted in the last schedule(), and nothing has changed since. */
   #isStuck = false;
   #lastStep = { numScheduledTokens: 0, numPreemptions: 0 };
 
@@ -238,7 +238,8 @@ export class Scheduler {
   }
 
   #close(plan: StepPlan, cacheQueryAnswers: readonly CacheQueryAnswer[]): SchedulerOutput {
-    this.#isStuck = plan.scheduled.length + plan.numParked + plan.numPreemptions === 0;
+    // What could be done was done; after a preemption, though, nobody was asked whether the freed blocks will do.
+    this.#isStuck = plan.numPreemptions === 0;
     this.#stepUnderWay = plan.scheduled;
     this.#lastStep = { numScheduledTokens: plan.numTokens, numPreemptions: plan.numPreemptions };
     const finishedRequestIds = this.#finishedRequestIds;

@@ -5,8 +5,6 @@ import type { Request } from '../request.js';
 export class StepPlan {
   readonly scheduled: ScheduledRequest[] = [];
   numPreemptions = 0;
-  /** Requests that were sent to wait for remote KV. */
-  numParked = 0;
   readonly #budget: number;
   #numTokensLeft: number;
 

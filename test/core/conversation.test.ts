@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { KvTransferMode } from '../../src/config.js';
+import { remoteDecodeParams } from '../../src/kv-transfer/params.js';
 import { type LedgerBin, ledgerBins } from '../../src/wire.js';
 import { PdPair } from './pd-pair.js';
 import { bytesPerBlock, TestNode, tokens } from './test-node.js';
@@ -190,6 +191,21 @@ test('an answer that comes back changed is computed again as template_mismatch',
     assert.is(stats.ledger.partial_block, mode === 'uni' ? 8 : 12);
     pair.assertEmpty();
   }
+});
+
+test('a prompt that changes what P had itself is split by D alone', () => {
+  const pair = new PdPair('uni');
+  const first = pair.turn(prompt1, 300);
+  const changed = prompt2(first.outputTokenIds);
+  changed[100] = (changed[100]! + 1) % 1000;
+  const handOver = pair.prefill(changed, remoteDecodeParams());
+  assert.is(handOver.remote_prefill_stats!.ledger.new, 450);
+  const { ledger } = pair.decode(changed, handOver, 5).stats;
+  assert.is(ledger.local_hit, 96);
+  assert.is(ledger.partial_block, 4);
+  assert.is(ledger.template_mismatch, 399);
+  assert.is(ledger.new, 51);
+  pair.assertEmpty();
 });
 
 test('three turns keep the closed form', () => {

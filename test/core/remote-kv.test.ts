@@ -21,6 +21,18 @@ function addToD(pair: PdPair, kvTransferParams: KvTransferParams, options: TestR
   return pair.d.add({ requestId: 'a', promptTokenIds: prompt, kvTransferParams, maxTokens: 5, ...options });
 }
 
+/** A prompt of 24 blocks, the first 12 of which P may pull from D. */
+function addHalfLoaded(pair: PdPair, requestId: string): Request {
+  pair.d.complete({ promptTokenIds: tokens(requestId, 193), maxTokens: 2 });
+  const promptTokenIds = tokens(requestId, 384);
+  return pair.p.add({
+    requestId,
+    promptTokenIds,
+    kvTransferParams: pair.query(promptTokenIds),
+    maxTokens: 1,
+  });
+}
+
 function numScheduled(node: TestNode): number {
   return node.step().output.totalNumScheduledTokens;
 }
@@ -179,6 +191,7 @@ test('the blocks of an aborted load stay taken until the load has ended', () => 
   d.run();
   assert.is(d.scheduler.state().numFreeBlocks, 100 - 13);
   assert.ok(d.scheduler.hasUnfinishedRequests());
+  assert.is(d.scheduler.stepStats.numWaitingForRemoteKvs, 0);
   assert.throws(() => d.add({ requestId: 'a' }), /in use/);
   d.holdsLoads = false;
   d.step();
@@ -212,39 +225,118 @@ test('a request that pulled is preempted: it starts from what is cached, and pul
   pair.assertEmpty();
 });
 
-test('loads are started only as far as all that were begun can be finished', () => {
-  // Each prompt has 24 blocks; each load brings 12 of them. Both loads fit, both prompts do not.
-  const pair = createPair({ p: { cache: { numBlocks: 41 } } });
-  const { p, d } = pair;
-  const labels = ['a', 'b'];
-  const requests: Request[] = [];
-  p.holdsLoads = true;
-  for (const label of labels) {
-    d.complete({ promptTokenIds: tokens(label, 193), maxTokens: 2 });
-    const kvTransferParams = pair.query(tokens(label, 384));
-    const promptTokenIds = tokens(label, 384);
-    requests.push(p.add({ requestId: label, promptTokenIds, kvTransferParams, maxTokens: 1 }));
-  }
+for (const arrival of ['together', 'one after the other']) {
+  test(`loads that arrive ${arrival} are started only as far as all that were begun can be finished`, () => {
+    // Each prompt has 24 blocks; each load brings 12 of them. Both loads fit, both prompts do not.
+    const pair = createPair({ p: { cache: { numBlocks: 41 } } });
+    const { p } = pair;
+    p.holdsLoads = true;
+    const requests = ['a', 'b'].map((label) => {
+      const request = addHalfLoaded(pair, label);
+      if (arrival !== 'together') p.step();
+      return request;
+    });
+    p.step();
+    const statuses = () => requests.map(({ status }) => status);
+    assert.equal(statuses(), ['WAITING_FOR_REMOTE_KVS', 'WAITING']);
+    assert.is(p.scheduler.state().numFreeBlocks, 40 - 12);
+    p.holdsLoads = false;
+    p.run();
+    // a's blocks are held for D.
+    assert.equal(statuses(), ['FINISHED_LENGTH_CAPPED', 'WAITING']);
+    assert.not.ok(p.scheduler.hasWork(), 'nothing can be done before the hold ends');
+    p.nowMs = p.scheduler.nextDeadlineMs()!;
+    assert.ok(p.scheduler.hasWork());
+    p.run();
+    assert.is(requests[1]!.status, 'FINISHED_LENGTH_CAPPED');
+    assert.is(requests[1]!.prefillStats!.ledger.pulled_from_d, 192);
+    p.nowMs += 30_000;
+    pair.assertEmpty();
+  });
+}
+
+test('a load is not started with blocks that a prompt under way still needs', () => {
+  const pair = createPair({ p: { cache: { numBlocks: 41 }, scheduler: { maxNumBatchedTokens: 64 } } });
+  const { p } = pair;
+  p.add({ promptTokenIds: tokens('long', 320), maxTokens: 1 });
   p.step();
-  assert.equal(
-    requests.map(({ status }) => status),
-    ['WAITING_FOR_REMOTE_KVS', 'WAITING'],
-  );
-  assert.is(p.scheduler.state().numFreeBlocks, 40 - 12);
-  p.holdsLoads = false;
+  const request = addHalfLoaded(pair, 'a');
+  p.step();
+  // 8 of 40 blocks are taken and 24 would fit, but 12 more are needed.
+  assert.is(request.status, 'WAITING');
   p.run();
-  // a's blocks are held for D.
-  assert.equal(
-    requests.map(({ status }) => status),
-    ['FINISHED_LENGTH_CAPPED', 'WAITING'],
-  );
-  assert.not.ok(p.scheduler.hasWork(), 'nothing can be done before the hold ends');
-  p.nowMs = p.scheduler.nextDeadlineMs()!;
-  assert.ok(p.scheduler.hasWork());
-  p.run();
-  assert.is(requests[1]!.status, 'FINISHED_LENGTH_CAPPED');
-  assert.is(requests[1]!.prefillStats!.ledger.pulled_from_d, 192);
+  assert.is(request.status, 'FINISHED_LENGTH_CAPPED');
   p.nowMs += 30_000;
+  pair.assertEmpty();
+});
+
+test('while a loaded request waits for blocks nobody else is admitted, and it goes first when there are some', () => {
+  const pair = createPair({ p: { cache: { numBlocks: 41 } } });
+  const { p } = pair;
+  p.holdsLoads = true;
+  const loaded = addHalfLoaded(pair, 'a');
+  p.step();
+  // Takes the 16 blocks that are not reserved, then grows into the others until it has to give way.
+  const busy = p.add({ promptTokenIds: tokens('busy', 256), maxTokens: 300 });
+  for (let i = 0; i < 20; i += 1) p.step();
+  p.holdsLoads = false;
+  p.step();
+  const small = p.add({ promptTokenIds: tokens('small', 8), maxTokens: 1 });
+  p.step();
+  assert.equal([loaded.status, small.status], ['WAITING', 'WAITING']);
+  while (busy.status !== 'PREEMPTED') p.step();
+  assert.is(loaded.status, 'WAITING', 'nobody is admitted in a step that preempted');
+  assert.ok(p.scheduler.hasWork(), 'the loaded request can go now');
+  p.step();
+  assert.is(loaded.status, 'FINISHED_LENGTH_CAPPED');
+  p.nowMs += 30_000;
+  p.run();
+  assert.is(busy.numOutputTokens, 300);
+  p.nowMs += 30_000;
+  pair.assertEmpty();
+});
+
+test('a block that failed once is good for another load', () => {
+  const pair = createPair({ d: { cache: { numBlocks: 14 } } });
+  for (const [label, isReachable, numComputed] of [
+    ['a', false, 200],
+    ['b', true, 1],
+  ] as const) {
+    const promptTokenIds = tokens(label, 200);
+    const kvTransferParams = handOver(pair, promptTokenIds);
+    pair.d.isReachable = isReachable;
+    const { last } = pair.d.complete({ promptTokenIds, kvTransferParams, maxTokens: 1 });
+    assert.is(last.prefillStats!.num_decode_computed_tokens, numComputed);
+    assert.ok(pair.d.scheduler.resetPrefixCache({ onlyFree: false }));
+  }
+  assert.equal(pair.d.pulls[0]!.localBlockIds.toSorted(), pair.d.pulls[1]!.localBlockIds.toSorted());
+  pair.p.nowMs += 30_000;
+  pair.assertEmpty();
+});
+
+test('a request that is stopped while it loads offers nothing to others', () => {
+  const pair = createPair();
+  const { p } = pair;
+  p.complete({ promptTokenIds: tokens('a', 100), maxTokens: 1 });
+  p.holdsLoads = true;
+  addHalfLoaded(pair, 'a');
+  p.step();
+  assert.is(p.scheduler.finishRequest('a', 'FINISHED_STOPPED')!.kvTransferParams, null);
+  assert.is(p.scheduler.state().numHolds, 0);
+  p.holdsLoads = false;
+  pair.assertEmpty();
+});
+
+test('statistics that cannot be of this prompt are not completed but replaced', () => {
+  const pair = createPair();
+  const { remote_prefill_stats } = handOver(pair, tokens('other', 100));
+  const params = { ...handOver(pair), remote_prefill_stats: remote_prefill_stats! };
+  const request = addToD(pair, params);
+  pair.d.run();
+  assert.is(request.prefillStats!.num_prompt_tokens, 200);
+  assert.is(request.prefillStats!.ledger.new, 200);
+  assert.is(request.prefillStats!.num_decode_computed_tokens, 1);
+  pair.p.nowMs += 30_000;
   pair.assertEmpty();
 });
 

@@ -145,6 +145,22 @@ test('a conversation on one node repeats nothing but the partial last block', ()
   node.assertEmpty();
 });
 
+test('a turn that was cut short does not stand for its session', () => {
+  const node = createNode({ scheduler: { maxNumBatchedTokens: 32 } });
+  node.complete({ promptTokenIds: tokens('a', 60), maxTokens: 1, sessionId: 's' });
+  node.add({ requestId: 'cut', promptTokenIds: tokens('b', 60), sessionId: 's' });
+  node.step();
+  node.scheduler.abortRequest('cut');
+  const promptTokenIds = [...tokens('a', 40), ...tokens('c', 60)];
+  const { last } = node.complete({ promptTokenIds, maxTokens: 1, sessionId: 's' });
+  const { ledger } = last.prefillStats!;
+  assert.is(ledger.local_hit, 32);
+  assert.is(ledger.partial_block, 8);
+  assert.is(ledger.template_mismatch, 20);
+  assert.is(ledger.new, 40);
+  node.assertEmpty();
+});
+
 // ---------------------------------------------------------------------------------------------- stops
 
 const promptTokenIds = tokens('stop', 20);

@@ -38,6 +38,8 @@ test('another salt makes other tokens', () => {
   const history = createHistory();
   history.recordTokens(prompt(tokens('a', 40), { cacheSalt: 'x' }), 40);
   assert.is(history.recall(prompt(tokens('a', 40))).numTokens, 0);
+  history.recordSequence(prompt(tokens('a', 40), { cacheSalt: 'x', sessionId: 's' }), 40);
+  assert.is(history.recall(prompt(tokens('a', 40), { sessionId: 's' })).previous, null);
 });
 
 test("a session's previous sequence is compared token by token", () => {
