@@ -211,9 +211,10 @@ Napi::Value block(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[0]);
   const KvRegion& region = cache->region();
   const size_t num_bytes = region.layout.block_bytes();
+  float* const data = region.block(to_block_id(*cache, info[1]));
   auto* owner = new std::shared_ptr<Mapping>(region.mapping);
   const auto buffer = Napi::ArrayBuffer::New(
-      info.Env(), region.block(to_block_id(*cache, info[1])), num_bytes,
+      info.Env(), data, num_bytes,
       [](Napi::Env, void*, std::shared_ptr<Mapping>* dead) { delete dead; }, owner);
   return Napi::Uint8Array::New(info.Env(), num_bytes, buffer, 0);
 }

@@ -25,12 +25,16 @@ function positiveNumber(name: string, value: unknown): void {
   throw invalid(`Expected a positive number for ${name} but received ${show(value)}.`);
 }
 
+export function blockBytesOf({ numLayers, numKvHeads, blockSize, headDim }: KvPoolLayout): number {
+  return numLayers * 2 * numKvHeads * blockSize * headDim * 4;
+}
+
 /** The layout's five numbers, in the order in which they are declared. */
 export function checkLayout(layout: KvPoolLayout): readonly number[] {
   const numbers = (['numBlocks', 'numLayers', 'numKvHeads', 'blockSize', 'headDim'] as const).map((name) =>
     wholeNumber(name, layout?.[name], 1),
   );
-  const blockBytes = numbers.slice(1).reduce((product, size) => product * size, 2 * 4);
+  const blockBytes = blockBytesOf(layout);
   if (blockBytes > maxBlockBytes || blockBytes * numbers[0]! > Number.MAX_SAFE_INTEGER) {
     throw invalid(
       `Expected blocks of at most ${maxBlockBytes} bytes but ${show(layout)} asks for blocks of ${blockBytes}.`,

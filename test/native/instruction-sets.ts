@@ -3,6 +3,7 @@ import { loadNative, type NativeModel } from '../../src/native.js';
 import type { RandomModel } from './random-model.js';
 
 const known = ['portable', 'avx2', 'avx512'];
+const reported = new Set<string>();
 
 /** VLLM_PD_ISA is read whenever a model is loaded. */
 export async function loadModelFor(
@@ -25,7 +26,8 @@ export async function availableIsas(model: RandomModel): Promise<string[]> {
       (await loadModelFor(isa, model, 1)).close();
       available.push(isa);
     } catch {
-      console.log(`skipped: this machine has no ${isa}`);
+      if (!reported.has(isa)) console.log(`skipped: this machine has no ${isa}`);
+      reported.add(isa);
     }
   }
   return available;

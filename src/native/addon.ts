@@ -1,0 +1,78 @@
+// What crosses into the native module, and how its errors come back.
+import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
+import type { NativeModelConfig, TensorLocation } from '../native.js';
+
+/** What build/vllm_pd.node exports. Handles are opaque; a layout is its five numbers in the order of KvPoolLayout. */
+export interface Addon {
+  isa(): string;
+  createPool(layout: readonly number[]): PoolHandle;
+  poolFd(pool: PoolHandle): number;
+  publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;
+  retract(pool: PoolHandle, blockId: number): void;
+  /** Returns the generation and writes the hash's bytes to `hash`. */
+  row(pool: PoolHandle, blockId: number, hash: Uint8Array): number;
+  block(pool: PoolHandle, blockId: number): Uint8Array;
+  copyOut(
+    pool: PoolHandle,
+    blockIds: Int32Array,
+    hashes: Uint8Array,
+    data: Uint8Array,
+    valid: Uint8Array,
+  ): void;
+  copyIn(pool: PoolHandle, blockIds: Int32Array, data: Uint8Array): void;
+  closePool(pool: PoolHandle): void;
+  openPeerPool(pid: number, fd: number, layout: readonly number[]): PeerHandle;
+  readPeerPool(
+    peer: PeerHandle,
+    into: PoolHandle,
+    remoteBlockIds: Int32Array,
+    localBlockIds: Int32Array,
+    hashes: Uint8Array,
+  ): Promise<Uint8Array>;
+  closePeerPool(peer: PeerHandle): void;
+  loadModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    numThreads: number,
+  ): Promise<ModelHandle>;
+  forward(
+    model: ModelHandle,
+    pool: PoolHandle,
+    tokenIds: Int32Array,
+    positions: Int32Array,
+    cuSeqlensQ: Int32Array,
+    blockTables: Int32Array,
+    cuBlocks: Int32Array,
+    logitsIndices: Int32Array,
+  ): Promise<Float32Array>;
+  closeModel(model: ModelHandle): void;
+}
+
+export type PoolHandle = { readonly kind: 'pool' };
+export type PeerHandle = { readonly kind: 'peer' };
+export type ModelHandle = { readonly kind: 'model' };
+
+/** The codes that native/ throws with. */
+const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED'];
+
+function toVllmPdError(error: unknown): VllmPdError {
+  const code = nativeCodes.find((known) => known === (error as { code?: unknown }).code) ?? 'INTERNAL';
+  return new VllmPdError(code, messageOf(error), { cause: error });
+}
+
+/** Calls into the addon; what it throws comes out as a VllmPdError. */
+export function cross<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw toVllmPdError(error);
+  }
+}
+
+export async function crossAsync<T>(call: () => Promise<T>): Promise<T> {
+  try {
+    return await call();
+  } catch (error) {
+    throw toVllmPdError(error);
+  }
+}
