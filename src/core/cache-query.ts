@@ -1,15 +1,53 @@
-// Answers a cache query: the longest cached prefix of a prompt, looked up without touching anything, leased if asked for.
+// Cache queries: the longest cached prefix of a prompt, looked up without touching anything, leased if asked for.
 import type { KVConnectorScheduler } from '../kv-transfer/connector.js';
 import type { Request } from '../request.js';
 import type { CacheQueryAnswer } from '../wire.js';
 import type { KVCacheManager } from './kv-cache-manager.js';
 
+export interface CacheQueryParts {
+  readonly engineId: string;
+  readonly kvCache: KVCacheManager;
+  /** Null = no leases. */
+  readonly connector: KVConnectorScheduler | null;
+}
+
+export class CacheQueries {
+  readonly #parts: CacheQueryParts;
+  readonly #queries = new Map<string, Request>();
+
+  constructor(parts: CacheQueryParts) {
+    this.#parts = parts;
+  }
+
+  get size(): number {
+    return this.#queries.size;
+  }
+
+  has(requestId: string): boolean {
+    return this.#queries.has(requestId);
+  }
+
+  add(request: Request): void {
+    this.#queries.set(request.requestId, request);
+  }
+
+  /** False if there is none of that id. */
+  remove(requestId: string): boolean {
+    return this.#queries.delete(requestId);
+  }
+
+  /** All of them, in one pass. */
+  answer(): CacheQueryAnswer[] {
+    const answers = Array.from(this.#queries.values(), (request) => answerCacheQuery(request, this.#parts));
+    this.#queries.clear();
+    return answers;
+  }
+}
+
 /** Tokens are full blocks and never cover the prompt's last one, since no hit does. */
-export function answerCacheQuery(
+function answerCacheQuery(
   request: Request,
-  engineId: string,
-  kvCache: KVCacheManager,
-  connector: KVConnectorScheduler | null,
+  { engineId, kvCache, connector }: CacheQueryParts,
 ): CacheQueryAnswer {
   const blocks = kvCache.getComputedBlocks(request);
   const blockIds = blocks.map(({ blockId }) => blockId);

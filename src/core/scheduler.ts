@@ -14,7 +14,7 @@ import type { CacheQueryAnswer } from '../wire.js';
 import { Admission } from './admission.js';
 import { assertTokenIds, BlockHasher } from './block-hash.js';
 import type { BlockTableSink } from './block-table-sink.js';
-import { answerCacheQuery } from './cache-query.js';
+import { CacheQueries } from './cache-query.js';
 import { KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
@@ -65,7 +65,7 @@ export class Scheduler {
   readonly #requests = new Map<string, Request>();
   readonly #running: Request[] = [];
   readonly #admission: Admission;
-  #cacheQueries: Request[] = [];
+  readonly #cacheQueries: CacheQueries;
   #stepUnderWay: readonly ScheduledRequest[] = [];
   #finishedRequestIds: string[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
@@ -87,6 +87,8 @@ export class Scheduler {
       prefills: this.#prefills,
       connector: init.connector,
     });
+    const { engineId, connector } = init;
+    this.#cacheQueries = new CacheQueries({ engineId, kvCache: this.#kvCache, connector });
     this.#maxSequenceTokens = Math.min(init.scheduler.maxModelLen, this.#numPoolTokens);
   }
 
@@ -102,7 +104,7 @@ export class Scheduler {
     assertTokenIds(request.tokenIds);
     if (request.cacheQuery) {
       this.#hasher.extend(request);
-      this.#cacheQueries.push(request);
+      this.#cacheQueries.add(request);
       return;
     }
     if (request.numPromptTokens === 0) {
@@ -135,11 +137,7 @@ export class Scheduler {
     status: FinishedStatus,
     stopReason: number | string | null = null,
   ): EngineCoreOutput | null {
-    const query = this.#cacheQueries.find((candidate) => candidate.requestId === requestId);
-    if (query) {
-      this.#cacheQueries = this.#cacheQueries.filter((candidate) => candidate !== query);
-      return { ...ongoing, requestId, finished: status, stopReason };
-    }
+    if (this.#cacheQueries.remove(requestId)) return { ...ongoing, requestId, finished: status, stopReason };
     const request = this.#requests.get(requestId);
     if (!request) return null;
     // Its tokens of the step under way are not there yet, and nobody will say when they are.
@@ -196,20 +194,17 @@ export class Scheduler {
   }
 
   #answerCacheQueries(): CacheQueryAnswer[] {
-    const queries = this.#cacheQueries;
-    this.#cacheQueries = [];
-    return queries.map((query) => {
-      const answer = answerCacheQuery(query, this.#init.engineId, this.#kvCache, this.#connector);
-      query.status = 'FINISHED_STOPPED';
+    const answers = this.#cacheQueries.answer();
+    for (const answer of answers) {
       this.#pendingOutputs.push({
         ...ongoing,
-        requestId: query.requestId,
-        finished: query.status,
+        requestId: answer.request_id,
+        finished: 'FINISHED_STOPPED',
         kvTransferParams: answer.kv_transfer_params,
         cacheQueryAnswer: answer,
       });
-      return answer;
-    });
+    }
+    return answers;
   }
 
   #scheduleRunning(plan: StepPlan): void {
@@ -291,7 +286,7 @@ export class Scheduler {
         // Aborted while it was receiving: only now is nobody writing into its blocks any more.
         this.#kvCache.free(request);
       } else if (failure && this.#init.kvLoadFailurePolicy === 'fail') {
-        const error = `Expected the KV blocks of request ${request.requestId} to arrive but: ${failure}`;
+        const error = `The KV blocks of request ${request.requestId} did not arrive (${failure}).`;
         outputs.push(this.#finish(request, { status: 'FINISHED_ERROR', error }));
       }
     }
@@ -372,7 +367,7 @@ export class Scheduler {
       this.#requests.has(requestId) ||
       this.#admission.isLoadingId(requestId) ||
       this.#kvCache.hasHold(requestId) ||
-      this.#cacheQueries.some((query) => query.requestId === requestId);
+      this.#cacheQueries.has(requestId);
     if (isTaken) {
       throw new VllmPdError('INVALID_ARGUMENT', `Expected a new request id but ${requestId} is in use`, {
         param: 'request_id',
@@ -384,7 +379,7 @@ export class Scheduler {
 
   /** True if schedule() could do something right now. Loads under way and holds that are not due do not count. */
   hasWork(): boolean {
-    if (this.#cacheQueries.length + this.#admission.numEndedLoads + this.#running.length > 0) return true;
+    if (this.#cacheQueries.size + this.#admission.numEndedLoads + this.#running.length > 0) return true;
     if (this.#pendingOutputs.length + this.#finishedRequestIds.length > 0) return true;
     if (this.#connector?.hasQueuedPulls) return true;
     const deadlineMs = this.nextDeadlineMs();
@@ -394,7 +389,7 @@ export class Scheduler {
 
   /** True while a request is not finished, or the load of an aborted one is under way. */
   hasUnfinishedRequests(): boolean {
-    return this.#requests.size + this.#cacheQueries.length + this.#admission.numLoads > 0;
+    return this.#requests.size + this.#cacheQueries.size + this.#admission.numLoads > 0;
   }
 
   /**
@@ -417,7 +412,7 @@ export class Scheduler {
       numFreeBlocks,
       numCachedBlocks,
       numRunning: this.#running.length,
-      numWaiting: this.#requests.size - this.#running.length + this.#cacheQueries.length,
+      numWaiting: this.#requests.size - this.#running.length + this.#cacheQueries.size,
       numHolds,
       numPendingLoads: this.#admission.numLoads,
     };
@@ -451,7 +446,7 @@ export class Scheduler {
     const left = {
       blocks: numBlocks - 1 - numFreeBlocks,
       holds: numHolds,
-      requests: this.#requests.size + this.#cacheQueries.length,
+      requests: this.#requests.size + this.#cacheQueries.size,
       loads: this.#admission.numLoads + (this.#connector?.numPendingLoads ?? 0),
     };
     if (Object.values(left).some((count) => count > 0)) {
