@@ -9,7 +9,7 @@ export interface Progress {
 
 const silent: Progress = { update() {}, setTotal() {}, stop() {} };
 
-/** cli-progress is loaded only if `visible`. */
+/** Drawn from the first update on. cli-progress is loaded only if `visible`. */
 export async function startProgress(label: string, total: number, visible: boolean): Promise<Progress> {
   if (!visible) return silent;
   const { default: cliProgress } = await import('cli-progress');
@@ -19,10 +19,16 @@ export async function startProgress(label: string, total: number, visible: boole
     hideCursor: true,
     clearOnComplete: true,
   });
-  bar.start(total, 0, { note: '' });
+  let currentTotal = total;
   return {
-    update: (done, note) => bar.update(done, note === undefined ? {} : { note }),
-    setTotal: (newTotal) => bar.setTotal(newTotal),
+    update(done, note) {
+      if (!bar.isActive) bar.start(currentTotal, 0, { note: '' });
+      bar.update(done, note === undefined ? {} : { note });
+    },
+    setTotal(newTotal) {
+      currentTotal = newTotal;
+      bar.setTotal(newTotal);
+    },
     stop: () => bar.stop(),
   };
 }

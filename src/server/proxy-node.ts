@@ -6,7 +6,8 @@ import { createLogger } from '../log.js';
 
 const log = createLogger('proxy');
 
-const probeTimeoutMs = 2000;
+/** Probes in a row that a node with work must miss to be taken for hung; its event loop is free while it computes. */
+const maxMissedProbes = 2;
 const firstProbeDelayMs = 250;
 const lastProbeDelayMs = 5000;
 
@@ -32,18 +33,35 @@ export interface WholeResponse {
   readonly bytes: Buffer;
 }
 
+export interface ProxyNodeOptions {
+  readonly role: 'prefill' | 'decode';
+  /** `http://host:port` */
+  readonly url: string;
+  readonly connectTimeoutMs: number;
+  /** How often a node with work is probed. */
+  readonly watchIntervalMs: number;
+  readonly probeTimeoutMs: number;
+}
+
 export class ProxyNode {
   readonly role: 'prefill' | 'decode';
   /** `http://host:port` */
   readonly url: string;
   readonly #pool: Pool;
+  readonly #watchIntervalMs: number;
+  readonly #probeTimeoutMs: number;
+  /** Requests whose answers are not complete; aborting one says that the node hangs. */
+  readonly #inFlight = new Set<AbortController>();
   #healthy = true;
   #probeTimer: NodeJS.Timeout | null = null;
+  #watchTimer: NodeJS.Timeout | null = null;
   #closed = false;
 
-  constructor(role: 'prefill' | 'decode', url: string, connectTimeoutMs: number) {
+  constructor({ role, url, connectTimeoutMs, watchIntervalMs, probeTimeoutMs }: ProxyNodeOptions) {
     this.role = role;
     this.url = url;
+    this.#watchIntervalMs = watchIntervalMs;
+    this.#probeTimeoutMs = probeTimeoutMs;
     // A prefill may rightly take minutes, so only the connecting is bounded.
     this.#pool = new Pool(url, {
       headersTimeout: 0,
@@ -61,16 +79,19 @@ export class ProxyNode {
    * otherwise) when it does not; rejects with the signal's reason when that fires.
    */
   async request({ method, path, body, headers, signal }: NodeRequest): Promise<NodeResponse> {
+    const { controller, done } = this.#follow(signal);
     try {
       const response = await this.#pool.request({
         method,
         path,
         headers: body === undefined ? { ...headers } : { ...headers, 'content-type': 'application/json' },
         body: body === undefined ? null : JSON.stringify(body),
-        signal: signal ?? null,
+        signal: controller.signal,
       });
+      response.body.once('close', done);
       return { status: response.statusCode, headers: response.headers, body: response.body };
     } catch (error) {
+      done();
       throw this.failure(error, signal);
     }
   }
@@ -113,8 +134,42 @@ export class ProxyNode {
 
   async close(): Promise<void> {
     this.#closed = true;
-    if (this.#probeTimer) clearTimeout(this.#probeTimer);
+    for (const timer of [this.#probeTimer, this.#watchTimer]) if (timer) clearTimeout(timer);
     await this.#pool.destroy();
+  }
+
+  /** A request's own controller: fires with the client's signal, or when the node hangs. */
+  #follow(signal: AbortSignal | undefined): {
+    readonly controller: AbortController;
+    readonly done: () => void;
+  } {
+    const controller = new AbortController();
+    const abort = () => controller.abort(signal?.reason);
+    if (signal?.aborted) abort();
+    signal?.addEventListener('abort', abort, { once: true });
+    this.#inFlight.add(controller);
+    this.#watch(0);
+    const done = () => {
+      signal?.removeEventListener('abort', abort);
+      this.#inFlight.delete(controller);
+    };
+    return { controller, done };
+  }
+
+  /** A stopped process keeps its connections open: without this, whoever waits for it would wait for ever. */
+  #watch(numMissed: number): void {
+    if (this.#watchTimer || this.#closed) return;
+    this.#watchTimer = setTimeout(async () => {
+      const missed = this.#inFlight.size === 0 || (await this.#answersProbe()) ? 0 : numMissed + 1;
+      this.#watchTimer = null;
+      if (missed >= maxMissedProbes) {
+        const hung = new Error(`it missed ${missed} health probes in a row`);
+        for (const controller of this.#inFlight) controller.abort(hung);
+      } else if (this.#inFlight.size > 0) {
+        this.#watch(missed);
+      }
+    }, this.#watchIntervalMs);
+    this.#watchTimer.unref();
   }
 
   #suspect(error: unknown): void {
@@ -137,7 +192,7 @@ export class ProxyNode {
 
   async #answersProbe(): Promise<boolean> {
     try {
-      const signal = AbortSignal.timeout(probeTimeoutMs);
+      const signal = AbortSignal.timeout(this.#probeTimeoutMs);
       const response = await this.#pool.request({ method: 'GET', path: '/health', signal });
       await response.body.dump();
       return response.statusCode === 200;

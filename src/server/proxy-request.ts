@@ -65,11 +65,11 @@ export function parseTurnRequest(
   const { conversation_id, kv_transfer_params, ...rest } = body as Record<string, unknown>;
   const sessionId = textOf(conversation_id) ?? textOf(rest.session_id) ?? headerOf(req, 'x-session-id');
   const requestId = headerOf(req, 'x-request-id') ?? randomUUID();
-  const authorization = headerOf(req, 'authorization');
+  const { authorization } = req.headers;
   return {
     path,
     body: sessionId === null ? rest : { ...rest, session_id: sessionId },
-    headers: { 'x-request-id': requestId, ...(authorization === null ? {} : { authorization }) },
+    headers: { 'x-request-id': requestId, ...(authorization === undefined ? {} : { authorization }) },
     requestId,
     sessionId,
     clientKvTransferParams:
@@ -100,12 +100,13 @@ export function isBatch(turn: TurnRequest): boolean {
   return Array.isArray(prompt) && prompt.length > 1 && typeof prompt[0] !== 'number';
 }
 
+/** Long ones are no identities; nodes refuse them. */
 function textOf(value: unknown): string | null {
-  return typeof value === 'string' && value.length > 0 ? value : null;
+  return typeof value === 'string' && value.length > 0 && value.length <= 256 ? value : null;
 }
 
 /** Printable ASCII only, since it is sent on as a header. */
 function headerOf(req: IncomingMessage, name: string): string | null {
   const value = req.headers[name];
-  return typeof value === 'string' && /^[\x20-\x7e]{1,4096}$/.test(value) ? value : null;
+  return typeof value === 'string' && /^[\x20-\x7e]{1,256}$/.test(value) ? value : null;
 }

@@ -121,15 +121,15 @@ export class TurnPlayer {
     try {
       for (let node: ProxyNode | null = first; node; ) {
         tried.add(node);
+        const next = this.#router.another('decode', tried);
         try {
-          isTaken = await this.#decodeOn(node, turn, handOver?.params ?? null, res, signal);
+          isTaken = await this.#decodeOn(node, turn, handOver?.params ?? null, res, signal, next !== null);
           // The conversation's KV is here now.
           if (turn.sessionId !== null && node !== first) {
             this.#conversations.settle(turn.sessionId, { prefill: handOver?.node ?? null, decode: node });
           }
           return;
         } catch (error) {
-          const next = this.#router.another('decode', tried);
           if (!isUnreachable(error) || res.headersSent || !next) throw error;
           this.#metrics.hopFailed('decode', node.url);
           node = next;
@@ -141,13 +141,14 @@ export class TurnPlayer {
     }
   }
 
-  /** True if D took the request, and with it what P holds. */
+  /** True if D took the request, and with it what P holds. `isReplaceable`: its 503 is not the last word. */
   async #decodeOn(
     node: ProxyNode,
     turn: TurnRequest,
     params: KvTransferParams | null,
     res: ServerResponse,
     signal: AbortSignal,
+    isReplaceable: boolean,
   ): Promise<boolean> {
     const startedMs = performance.now();
     const { path, headers, requestId, sessionId } = turn;
@@ -158,6 +159,10 @@ export class TurnPlayer {
       headers,
       signal,
     });
+    if (response.status === 503 && isReplaceable) {
+      await node.read(response, signal);
+      throw new VllmPdError('NODE_UNREACHABLE', `The decode node ${node.url} takes no requests.`);
+    }
     this.#metrics.hop('decode_first_byte', node.url, performance.now() - startedMs);
     const takeTicket = this.#keepsTickets ? this.#ticketTaker(node, sessionId) : null;
     if (isEventStream(response)) {
@@ -188,7 +193,7 @@ export class TurnPlayer {
     signal: AbortSignal,
   ): Promise<void> {
     const node = params.do_remote_decode && prefill ? prefill : decode;
-    await this.#decodeOn(node, turn, params, res, signal);
+    await this.#decodeOn(node, turn, params, res, signal, false);
   }
 }
 

@@ -25,6 +25,10 @@ export interface ProxyOptions {
   readonly queryTimeoutMs?: number;
   /** Default 2000. */
   readonly connectTimeoutMs?: number;
+  /** How often a node with work is asked whether it is alive; default 5000. */
+  readonly watchIntervalMs?: number;
+  /** Default 2000. */
+  readonly probeTimeoutMs?: number;
 }
 
 export interface ProxyServer {
@@ -36,9 +40,8 @@ export interface ProxyServer {
 
 /** Throws ADDRESS_IN_USE, or INVALID_ARGUMENT for a node's address that is none. */
 export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
-  const connectTimeoutMs = options.connectTimeoutMs ?? 2000;
-  const prefillNodes = options.prefillUrls.map((url) => createNode('prefill', url, connectTimeoutMs));
-  const decodeNodes = options.decodeUrls.map((url) => createNode('decode', url, connectTimeoutMs));
+  const prefillNodes = options.prefillUrls.map((url) => createNode('prefill', url, options));
+  const decodeNodes = options.decodeUrls.map((url) => createNode('decode', url, options));
   const nodes = [...prefillNodes, ...decodeNodes];
   const metrics = new ProxyMetrics();
   const player = createPlayer(options, prefillNodes, decodeNodes, metrics);
@@ -68,13 +71,14 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
   }
 }
 
-function createNode(role: 'prefill' | 'decode', address: string, connectTimeoutMs: number): ProxyNode {
+function createNode(role: 'prefill' | 'decode', address: string, options: ProxyOptions): ProxyNode {
   const url = URL.canParse(address) ? new URL(address) : null;
   if (url?.protocol !== 'http:' || (url.pathname !== '/' && url.pathname !== '')) {
     const message = `Expected the address of a ${role} node as http://HOST:PORT but received \`${address}\`.`;
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: `${role}-url` });
   }
-  return new ProxyNode(role, url.origin, connectTimeoutMs);
+  const { connectTimeoutMs = 2000, watchIntervalMs = 5000, probeTimeoutMs = 2000 } = options;
+  return new ProxyNode({ role, url: url.origin, connectTimeoutMs, watchIntervalMs, probeTimeoutMs });
 }
 
 function createPlayer(

@@ -31,8 +31,9 @@ async function converse(cluster: TestCluster, numTurns: number, sessionId = 'tal
       return_prefill_stats: true,
     };
     const response = await cluster.post(chat, body);
-    assert.is(response.status, 200);
-    const { choices, prefill_stats } = (await response.json()) as ChatAnswer;
+    const text = await response.text();
+    assert.is(response.status, 200, text);
+    const { choices, prefill_stats } = JSON.parse(text) as ChatAnswer;
     const { message } = choices[0]!;
     messages.push(message, { role: 'user', content: 'go on' });
     turns.push({ text: message.content, stats: prefill_stats });
@@ -158,6 +159,34 @@ test('a killed prefill node costs recomputation only', async () => {
     await cluster.assertWhole();
   });
 });
+
+for (const [when, numTokens] of [
+  ['while P works', 0],
+  ['in mid-stream', 3],
+] as const) {
+  test(`a client that goes away ${when} leaves both pools whole`, async () => {
+    await withCluster({}, async (cluster) => {
+      await converse(cluster, 1);
+      const controller = new AbortController();
+      const body = { prompt: 'word '.repeat(900), max_tokens: 400, temperature: 0, stream: true };
+      const response = fetch(`${cluster.proxyUrl}/v1/completions`, {
+        method: 'POST',
+        body: JSON.stringify(body),
+        signal: controller.signal,
+      });
+      if (numTokens > 0) {
+        const reader = (await response).body!.getReader();
+        for (let i = 0; i < numTokens; i++) await reader.read();
+      } else {
+        while ((await cluster.stateOf(cluster.prefill[0]!)).numRunning === 0) await undefined;
+      }
+      controller.abort();
+      await response.catch(() => {});
+      await cluster.assertWhole();
+      await converse(cluster, 1, 'another');
+    });
+  });
+}
 
 test('an occupied port is ADDRESS_IN_USE, whoever wanted it, and nothing stays', async () => {
   await occupyPort(async (port) => {

@@ -181,6 +181,68 @@ test('no D answers: 502 and a sentence that names the node', async () => {
   });
 });
 
+test('D takes no more requests (503): another D does; without another the client hears it', async () => {
+  const closing = failing(decodes, completions, 503);
+  await withProxy({ prefill: [prefills], decode: [closing, decodes] }, {}, async ({ post }) => {
+    assert.is(await (await post(completions, { ...request, session_id: 's' })).text(), wholeStream);
+  });
+  await withProxy({ prefill: [prefills], decode: [closing] }, {}, async ({ post }) => {
+    assert.is((await post(completions, request)).status, 503);
+  });
+});
+
+/** Connected, but dead to the world, from its first call on: what a stopped process looks like. */
+function hanging(script: Script, path: string): Script {
+  let hangs = false;
+  return {
+    ...script,
+    [path]: () => {
+      hangs = true;
+    },
+    '/health': (_, res) => {
+      if (!hangs) res.writeHead(200).end();
+    },
+  };
+}
+
+const quickWatch = { watchIntervalMs: 50, probeTimeoutMs: 100 };
+
+test('P hangs: D prefills by itself', async () => {
+  const scripts = { prefill: [hanging(prefills, completions)], decode: [decodes] };
+  await withProxy(scripts, quickWatch, async ({ post, decode }) => {
+    assert.is(await (await post(completions, request)).text(), wholeStream);
+    assert.equal(decode[0]!.callsTo(completions)[0]!.body, request);
+  });
+});
+
+test('D hangs: another D takes the turn; without another the client gets 502', async () => {
+  const hungThenWell = { prefill: [prefills], decode: [hanging(decodes, completions), decodes] };
+  await withProxy(hungThenWell, quickWatch, async ({ post }) => {
+    assert.is(await (await post(completions, { ...request, session_id: 's' })).text(), wholeStream);
+  });
+  const hung = { prefill: [prefills], decode: [hanging(decodes, completions)] };
+  await withProxy(hung, quickWatch, async ({ post }) => {
+    const response = await post(completions, request);
+    assert.is(response.status, 502);
+    assert.match(await response.text(), 'it missed 2 health probes in a row');
+  });
+});
+
+test('a node that is slow but answers probes is waited for', async () => {
+  const slow: Script = {
+    ...prefills,
+    [completions]: (call, res) => void setTimeout(() => prefills[completions]!(call, res), 500),
+  };
+  await withProxy(
+    { prefill: [slow], decode: [decodes] },
+    { watchIntervalMs: 20 },
+    async ({ post, decode }) => {
+      await (await post(completions, request)).text();
+      assert.equal(decode[0]!.callsTo(completions)[0]!.body.kv_transfer_params, handOver);
+    },
+  );
+});
+
 for (const [what, answer] of [
   ['fails', (_: unknown, res: ServerResponse) => json(res, 500, {})],
   ['is too slow', () => {}],

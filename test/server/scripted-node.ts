@@ -30,14 +30,14 @@ export function json(res: ServerResponse, status: number, body: unknown): void {
   res.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
 }
 
-/** Answers /health with 200; everything else by `script`, path → answer. */
+/** Answers by `script`, path → answer; /health is 200 unless it is in there. */
 export async function startScriptedNode(script: Script, listenPort = 0): Promise<ScriptedNode> {
   const calls: RecordedCall[] = [];
   const aborted: string[] = [];
   const sockets = new Set<Socket>();
   const server = createServer(async (req, res) => {
     const path = new URL(req.url ?? '/', 'http://localhost').pathname;
-    if (path === '/health') {
+    if (path === '/health' && !script[path]) {
       res.writeHead(200).end();
       return;
     }
