@@ -56,6 +56,8 @@ export interface CacheQueryAnswer {
   readonly lease: { readonly id: string; readonly expires_in_ms: number } | null;
   /** What a proxy hands to P unchanged, so that P may pull these blocks; null when nothing was leased. */
   readonly kv_transfer_params: KvTransferParams | null;
+  /** The prompt as this node encoded it, when asked for: the next hops need not encode it again. */
+  readonly prompt_token_ids?: readonly number[];
 }
 
 // ---------------------------------------------------------------------------------------------- the ledger

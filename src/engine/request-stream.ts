@@ -11,6 +11,9 @@ const end: IteratorResult<RequestOutput, void> = { done: true, value: undefined 
 /** Holds at most one piece: what the caller has not taken yet is merged. */
 export class RequestStream implements AsyncGenerator<RequestOutput, void, void> {
   readonly requestId: string;
+  /** Resolves with the first piece, or with the end if there is none. */
+  readonly begun: Promise<void>;
+  #markBegun: () => void = () => {};
   readonly #onAbort: () => void;
   #pending: RequestOutput | null = null;
   #failure: { readonly error: unknown } | null = null;
@@ -21,12 +24,16 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
   constructor(requestId: string, onAbort: () => void) {
     this.requestId = requestId;
     this.#onAbort = onAbort;
+    this.begun = new Promise((resolve) => {
+      this.#markBegun = resolve;
+    });
   }
 
   /** From the engine. A piece with a finish reason is the last one. */
   push(output: RequestOutput): void {
     if (this.#ended) return;
     this.#ended = output.finishReason !== null;
+    this.#markBegun();
     if (this.#waiting) {
       this.#waiting.resolve({ done: false, value: output });
       this.#waiting = null;
@@ -39,6 +46,7 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
   fail(error: unknown): void {
     if (this.#ended) return;
     this.#ended = true;
+    this.#markBegun();
     if (this.#waiting) {
       this.#waiting.reject(error);
       this.#waiting = null;
@@ -70,6 +78,7 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
     this.#failure = null;
     if (!this.#ended) {
       this.#ended = true;
+      this.#markBegun();
       this.#waiting?.resolve(end);
       this.#waiting = null;
       this.#onAbort();

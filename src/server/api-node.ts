@@ -5,9 +5,11 @@ import type { Engine } from '../engine/engine.js';
 import { VllmPdError } from '../errors.js';
 import type { ChatMessage, RenderChatOptions } from '../model/chat-template.js';
 import type { PromptBody } from './openai-schema.js';
+import type { PromptEncoder } from './prompt-encoder.js';
 
 export interface ApiNode {
   readonly engine: Engine;
+  readonly encoder: PromptEncoder;
   /** Seconds since 1970, when the server started. */
   readonly created: number;
 }
@@ -42,11 +44,18 @@ export interface Prompt {
   readonly text: string | null;
 }
 
-export function encodePrompts({ engine }: ApiNode, prompt: PromptBody, addSpecialTokens: boolean): Prompt[] {
-  const encode = (text: string) => ({ text, tokenIds: engine.tokenizer.encode(text, { addSpecialTokens }) });
-  if (typeof prompt === 'string') return [encode(prompt)];
+export async function encodePrompts(
+  { encoder }: ApiNode,
+  prompt: PromptBody,
+  addSpecialTokens: boolean,
+): Promise<Prompt[]> {
+  const encode = async (text: string) => ({ text, tokenIds: await encoder.encode(text, addSpecialTokens) });
+  if (typeof prompt === 'string') return [await encode(prompt)];
   if (isTokenIds(prompt)) return [{ tokenIds: prompt, text: null }];
-  return prompt.map((entry) => (typeof entry === 'string' ? encode(entry) : { tokenIds: entry, text: null }));
+  const entries = prompt.map((entry) =>
+    typeof entry === 'string' ? encode(entry) : { tokenIds: entry, text: null },
+  );
+  return Promise.all(entries);
 }
 
 function isTokenIds(prompt: Exclude<PromptBody, string>): prompt is readonly number[] {
@@ -55,17 +64,22 @@ function isTokenIds(prompt: Exclude<PromptBody, string>): prompt is readonly num
 
 export interface ChatBody {
   readonly messages: readonly ChatMessage[];
+  /** The messages as somebody has encoded them already (P, for D); they are not rendered again. */
+  readonly prompt_token_ids?: readonly number[] | null;
   readonly add_generation_prompt?: boolean | null;
   readonly continue_final_message?: boolean | null;
   readonly chat_template_kwargs?: Readonly<Record<string, unknown>> | null;
 }
 
-export function encodeChat({ engine }: ApiNode, body: ChatBody): Prompt {
+export async function encodeChat({ engine, encoder }: ApiNode, body: ChatBody): Promise<Prompt> {
+  if (body.prompt_token_ids) return { tokenIds: body.prompt_token_ids, text: null };
   const continueFinalMessage = body.continue_final_message ?? false;
   const options: RenderChatOptions = {
     continueFinalMessage,
     addGenerationPrompt: body.add_generation_prompt ?? !continueFinalMessage,
     ...(body.chat_template_kwargs && { chatTemplateKwargs: body.chat_template_kwargs }),
   };
-  return { tokenIds: engine.chatTemplate.encodeChat(body.messages, options), text: null };
+  const text = engine.chatTemplate.renderChat(body.messages, options);
+  // Special tokens come from the template alone.
+  return { tokenIds: await encoder.encode(text, false), text: null };
 }

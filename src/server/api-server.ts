@@ -14,6 +14,7 @@ import {
   sendJson,
 } from './http.js';
 import { EngineMetrics } from './metrics.js';
+import { PromptEncoder } from './prompt-encoder.js';
 import { detokenize, tokenize } from './tokenize-api.js';
 import { packageVersion } from './version.js';
 
@@ -26,9 +27,19 @@ export interface ApiServerOptions {
 }
 
 /** Throws ADDRESS_IN_USE when the port is taken. */
-export function startApiServer({ engine, host, port }: ApiServerOptions): Promise<HttpServer> {
-  const node: ApiNode = { engine, created: Math.floor(Date.now() / 1000) };
-  return createHttpServer(routes(node), { host, port });
+export async function startApiServer({ engine, host, port }: ApiServerOptions): Promise<HttpServer> {
+  const encoder = new PromptEncoder({
+    tokenizer: engine.tokenizer,
+    modelPath: engine.config.modelPath,
+    maxTokens: engine.maxModelLen,
+  });
+  const node: ApiNode = { engine, encoder, created: Math.floor(Date.now() / 1000) };
+  const server = await createHttpServer(routes(node), { host, port });
+  const close = async () => {
+    await server.close();
+    await encoder.close();
+  };
+  return { ...server, close };
 }
 
 function routes(node: ApiNode): Route[] {

@@ -5,15 +5,17 @@ import type { ChatMessage } from '../model/chat-template.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt } from './api-node.js';
 import { type RouteContext, readJson, sendJson } from './http.js';
-import { messagesSchema, promptSchema } from './openai-schema.js';
+import { chatTemplateFields, messagesSchema, promptSchema } from './openai-schema.js';
 
 const querySchema = z.object({
   model: z.string().nullish(),
   prompt: promptSchema.optional(),
   messages: messagesSchema.nullish(),
   add_special_tokens: z.boolean().nullish(),
+  ...chatTemplateFields,
   lease: z.boolean().nullish(),
   cache_salt: z.string().min(1).nullish(),
+  return_token_ids: z.boolean().nullish(),
 });
 
 const releaseSchema = z.object({ lease_id: z.string().min(1) });
@@ -21,16 +23,18 @@ const releaseSchema = z.object({ lease_id: z.string().min(1) });
 export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<void> {
   const body = parseBody(querySchema, await readJson(context.req));
   checkModel(node, body.model);
-  await answerCacheQuery(node, context, promptsOf(node, body), {
+  await answerCacheQuery(node, context, await promptsOf(node, body), {
     lease: body.lease ?? false,
     cacheSalt: body.cache_salt ?? null,
+    returnTokenIds: body.return_token_ids ?? false,
   });
 }
 
-function promptsOf(node: ApiNode, body: z.output<typeof querySchema>): Prompt[] {
+async function promptsOf(node: ApiNode, body: z.output<typeof querySchema>): Promise<Prompt[]> {
   const { prompt, messages } = body;
   if (prompt !== undefined && !messages) return encodePrompts(node, prompt, body.add_special_tokens ?? true);
-  if (messages && prompt === undefined) return [encodeChat(node, { messages: messages as ChatMessage[] })];
+  if (messages && prompt === undefined)
+    return [await encodeChat(node, { ...body, messages: messages as ChatMessage[] })];
   const message = 'Expected either `prompt` or `messages`.';
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt' });
 }
@@ -39,7 +43,11 @@ export async function answerCacheQuery(
   { engine }: ApiNode,
   { res }: RouteContext,
   prompts: readonly Prompt[],
-  options: { readonly lease: boolean; readonly cacheSalt: string | null },
+  options: {
+    readonly lease: boolean;
+    readonly cacheSalt: string | null;
+    readonly returnTokenIds: boolean;
+  },
 ): Promise<void> {
   const [prompt, ...others] = prompts;
   if (!prompt || others.length > 0) {
@@ -49,7 +57,7 @@ export async function answerCacheQuery(
   const answer = await engine.cacheQuery(prompt.tokenIds, options);
   // Nobody is left to use or release it.
   if (res.destroyed && answer.lease) engine.releaseLease(answer.lease.id);
-  sendJson(res, 200, answer);
+  sendJson(res, 200, options.returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer);
 }
 
 /** `released` is false when the lease has been read, released or has expired before. */

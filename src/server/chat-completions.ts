@@ -17,11 +17,12 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
   checkModel(node, body.model);
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
   const sampling = chatSampling(body, node.engine.generationConfig);
-  const prompt = encodeChat(node, body);
+  const prompt = await encodeChat(node, body);
   if (kvTransferParams?.cache_query) {
     await answerCacheQuery(node, context, [prompt], {
       lease: kvTransferParams.lease ?? false,
       cacheSalt: body.cache_salt ?? null,
+      returnTokenIds: body.return_token_ids ?? false,
     });
     return;
   }

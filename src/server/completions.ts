@@ -25,11 +25,12 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
   checkModel(node, body.model);
   checkEcho(body);
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
-  const prompts = encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
+  const prompts = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
   if (kvTransferParams?.cache_query) {
     await answerCacheQuery(node, context, prompts, {
       lease: kvTransferParams.lease ?? false,
       cacheSalt: body.cache_salt ?? null,
+      returnTokenIds: body.return_token_ids ?? false,
     });
     return;
   }

@@ -89,7 +89,8 @@ async function dispatch(routes: readonly Route[], req: IncomingMessage, res: Ser
     const url = parseUrl(req);
     await routeOf(routes, req, url).handler({ req, res, url });
   } catch (error) {
-    if (!(error instanceof VllmPdError) || error.status >= 500) {
+    // A client that went away is no fault of the server.
+    if (!res.destroyed && (!(error instanceof VllmPdError) || error.status >= 500)) {
       log.error({ err: error, path: req.url }, 'request failed');
     }
     sendError(res, error);
@@ -188,6 +189,7 @@ export function sendError(res: ServerResponse, error: unknown): void {
 /** A signal that fires when the client goes away before the answer was complete. */
 export function disconnectSignal(res: ServerResponse): AbortSignal {
   const controller = new AbortController();
+  if (res.destroyed) controller.abort();
   res.once('close', () => {
     if (!res.writableFinished) controller.abort();
   });

@@ -2,7 +2,7 @@
 import type { RequestOutput } from '../engine/request-output.js';
 import { VllmPdError } from '../errors.js';
 import type { ApiNode } from './api-node.js';
-import { type Choice, collect, type GenerationInput, startChoices, stopChoices } from './generation.js';
+import { type Choice, Choices, collect, type GenerationInput } from './generation.js';
 import { disconnectSignal, type RouteContext, sendJson } from './http.js';
 import type { GenerationBody } from './openai-schema.js';
 import { usageOf } from './openai-usage.js';
@@ -31,12 +31,12 @@ export async function answerCall({ res }: RouteContext, call: Call): Promise<voi
     const message = 'Expected `stream` to be true when `stream_options` is given.';
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'stream_options' });
   }
-  const choices = startChoices(node.engine, input, disconnectSignal(res));
+  const choices = new Choices(node.engine, input, disconnectSignal(res));
   try {
     if (body.stream) await stream(new SseWriter(res), call, choices);
     else await whole(res, call, choices);
   } finally {
-    stopChoices(choices);
+    choices.stop();
   }
 }
 
@@ -49,24 +49,23 @@ function envelope({ node, input }: Call, object: string): object {
   };
 }
 
-async function whole(res: RouteContext['res'], call: Call, choices: readonly Choice[]): Promise<void> {
+async function whole(res: RouteContext['res'], call: Call, { list }: Choices): Promise<void> {
   const { body, input, dialect } = call;
-  const outputs = await Promise.all(choices.map((choice) => collect(choice.stream)));
+  const outputs = await Promise.all(list.map((choice) => collect(choice.stream)));
   // Aborted before it said anything: the client is gone.
   if (!outputs.every((output) => output !== null)) return;
-  const only = outputs.length === 1 ? outputs[0]! : null;
   sendJson(res, 200, {
     ...envelope(call, dialect.object),
-    choices: choices.map((choice, index) => dialect.choice(choice, outputs[index]!)),
+    choices: list.map((choice, index) => dialect.choice(choice, outputs[index]!)),
     usage: usageOf(outputs, input.kvTransferParams, input.numSamples),
     service_tier: null,
     system_fingerprint: null,
-    kv_transfer_params: only?.kvTransferParams ?? null,
-    ...(body.return_prefill_stats && { prefill_stats: only?.prefillStats ?? null }),
+    kv_transfer_params: outputs[0]?.kvTransferParams ?? null,
+    ...(body.return_prefill_stats && { prefill_stats: outputs[0]?.prefillStats ?? null }),
   });
 }
 
-async function stream(sse: SseWriter, call: Call, choices: readonly Choice[]): Promise<void> {
+async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<void> {
   const { body, input, dialect } = call;
   const latest: RequestOutput[] = [];
   const usageInEveryChunk = body.stream_options?.include_usage && body.stream_options.continuous_usage_stats;
@@ -90,8 +89,8 @@ async function stream(sse: SseWriter, call: Call, choices: readonly Choice[]): P
   };
 
   try {
-    await Promise.all(choices.map(streamChoice));
-    if (body.stream_options?.include_usage && latest.length === choices.length) {
+    await Promise.all(choices.list.map(streamChoice));
+    if (body.stream_options?.include_usage && latest.length === choices.list.length) {
       await sse.write({
         ...chunk,
         choices: [],
@@ -100,7 +99,7 @@ async function stream(sse: SseWriter, call: Call, choices: readonly Choice[]): P
     }
     await sse.done();
   } catch (error) {
-    stopChoices(choices);
+    choices.stop();
     await sse.fail(error);
   }
 }

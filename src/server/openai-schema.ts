@@ -46,6 +46,18 @@ export const messagesSchema = z
   )
   .min(1);
 
+/** Fields that decide, beside the messages, what a chat's tokens are. */
+export const chatTemplateFields = {
+  prompt_token_ids: z
+    .custom<readonly number[]>((value) => isTokenIds(value) && value.length > 0, {
+      error: 'a list of token ids',
+    })
+    .nullish(),
+  add_generation_prompt: z.boolean().nullish(),
+  continue_final_message: z.boolean().nullish(),
+  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),
+};
+
 const logitBias = z.record(z.string().regex(/^\d{1,9}$/, 'a token id'), z.number().min(-100).max(100));
 
 /** Fields that ask for what this server does not do; null, false and empty are fine. */
@@ -121,9 +133,7 @@ export const chatCompletionSchema = z.object({
   max_completion_tokens: z.int().min(1).nullish(),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.int().min(0).max(20).nullish(),
-  add_generation_prompt: z.boolean().nullish(),
-  continue_final_message: z.boolean().nullish(),
-  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),
+  ...chatTemplateFields,
   tools: z.array(z.unknown()).max(0, 'an empty list, as tools are not supported,').nullish(),
   echo: absent('echo'),
 });

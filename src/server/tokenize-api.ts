@@ -3,18 +3,16 @@ import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
 import type { ChatMessage } from '../model/chat-template.js';
 import { parseBody } from './api-body.js';
-import { type ApiNode, checkModel, encodeChat, encodePrompts } from './api-node.js';
+import { type ApiNode, checkModel, encodeChat } from './api-node.js';
 import { type RouteContext, readJson, sendJson } from './http.js';
-import { messagesSchema } from './openai-schema.js';
+import { chatTemplateFields, messagesSchema } from './openai-schema.js';
 
 const tokenizeSchema = z.object({
   model: z.string().nullish(),
   prompt: z.string().nullish(),
   messages: messagesSchema.nullish(),
   add_special_tokens: z.boolean().nullish(),
-  add_generation_prompt: z.boolean().nullish(),
-  continue_final_message: z.boolean().nullish(),
-  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),
+  ...chatTemplateFields,
   return_token_strs: z.boolean().nullish(),
 });
 
@@ -26,7 +24,7 @@ const detokenizeSchema = z.object({
 export async function tokenize(node: ApiNode, { req, res }: RouteContext): Promise<void> {
   const body = parseBody(tokenizeSchema, await readJson(req));
   checkModel(node, body.model);
-  const tokens = tokenIdsOf(node, body);
+  const tokens = await tokenIdsOf(node, body);
   const { engine } = node;
   sendJson(res, 200, {
     count: tokens.length,
@@ -36,13 +34,13 @@ export async function tokenize(node: ApiNode, { req, res }: RouteContext): Promi
   });
 }
 
-function tokenIdsOf(node: ApiNode, body: z.output<typeof tokenizeSchema>): readonly number[] {
+async function tokenIdsOf(node: ApiNode, body: z.output<typeof tokenizeSchema>): Promise<readonly number[]> {
   const { prompt, messages } = body;
   if (prompt != null && !messages) {
-    return encodePrompts(node, prompt, body.add_special_tokens ?? true)[0]!.tokenIds;
+    return node.encoder.encode(prompt, body.add_special_tokens ?? true);
   }
   if (messages && prompt == null) {
-    return encodeChat(node, { ...body, messages: messages as ChatMessage[] }).tokenIds;
+    return (await encodeChat(node, { ...body, messages: messages as ChatMessage[] })).tokenIds;
   }
   throw new VllmPdError('INVALID_ARGUMENT', 'Expected either `prompt` or `messages`.', { param: 'prompt' });
 }

@@ -44,6 +44,34 @@ test('token ids, messages and a model name are taken as on the completion endpoi
   });
 });
 
+test('what shapes the tokens of a chat shapes those of its query', async () => {
+  await withApi({}, async (api) => {
+    const messages = [
+      { role: 'user', content: text },
+      { role: 'assistant', content: 'and so' },
+    ];
+    for (const fields of [
+      {},
+      { add_generation_prompt: false },
+      { continue_final_message: true },
+      { prompt_token_ids: [300, 301, 302] },
+    ]) {
+      const chat = await api.post('/v1/chat/completions', {
+        messages,
+        max_tokens: 1,
+        return_token_ids: true,
+        ...fields,
+      });
+      const query = await api.post('/v1/cache_query', { messages, return_token_ids: true, ...fields });
+      assert.equal(
+        query.json.prompt_token_ids,
+        chat.json.choices[0].prompt_token_ids,
+        JSON.stringify(fields),
+      );
+    }
+  });
+});
+
 test('a lease holds the blocks until it is released, once', async () => {
   await withApi({}, async (api) => {
     await api.post('/v1/completions', completion);
