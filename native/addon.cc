@@ -1,5 +1,5 @@
-// The module's face towards Node, and the only file that knows Node-API. src/native.ts has checked the types of all arguments;
-// ranges that only the C++ side knows are checked behind this file.
+// The module's face towards Node, and the only file that knows Node-API. src/native.ts has checked the types
+// of all arguments; ranges that only the C++ side knows are checked behind this file.
 #include <napi.h>
 
 #include <algorithm>
@@ -118,7 +118,8 @@ Napi::Promise run_on(Napi::Env env, JobThread& thread, std::function<void()> wor
         done->deferred.Resolve(done->finish(callback_env));
       }
     };
-    // When the environment is going away, the job is left where it is: what it holds may only be freed by that environment.
+    // When the environment is going away, the job is left where it is: what it holds may only be freed by
+    // that environment.
     if (notify.BlockingCall(job, settle) == napi_ok) Napi::ThreadSafeFunction(notify).Release();
   });
   return deferred.Promise();
@@ -139,7 +140,8 @@ std::vector<uint8_t> to_bytes(const Napi::Value& value) {
 /** Five whole numbers in the order of KvLayout. */
 KvLayout to_layout(const Napi::Value& value) {
   const auto numbers = value.As<Napi::Array>();
-  return {to_int(numbers[0u]), to_int(numbers[1u]), to_int(numbers[2u]), to_int(numbers[3u]), to_int(numbers[4u])};
+  return {to_int(numbers[0u]), to_int(numbers[1u]), to_int(numbers[2u]), to_int(numbers[3u]),
+          to_int(numbers[4u])};
 }
 
 template <typename Handle>
@@ -206,7 +208,8 @@ Napi::Value row(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(row.generation.load(std::memory_order_relaxed)));
 }
 
-// block(pool, blockId) → Uint8Array over the block itself; the memory stays mapped for as long as the view lives
+// block(pool, blockId) → Uint8Array over the block itself; the memory stays mapped for as long as the view
+// lives
 Napi::Value block(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[0]);
   const KvRegion& region = cache->region();
@@ -214,8 +217,8 @@ Napi::Value block(const Napi::CallbackInfo& info) {
   float* const data = region.block(to_block_id(*cache, info[1]));
   auto* owner = new std::shared_ptr<Mapping>(region.mapping);
   const auto buffer = Napi::ArrayBuffer::New(
-      info.Env(), data, num_bytes,
-      [](Napi::Env, void*, std::shared_ptr<Mapping>* dead) { delete dead; }, owner);
+      info.Env(), data, num_bytes, [](Napi::Env, void*, std::shared_ptr<Mapping>* dead) { delete dead; },
+      owner);
   return Napi::Uint8Array::New(info.Env(), num_bytes, buffer, 0);
 }
 
@@ -245,8 +248,8 @@ Napi::Value close_pool(const Napi::CallbackInfo& info) {
 
 // openPeerPool(pid, fd, layout) → handle
 Napi::Value open_peer_pool(const Napi::CallbackInfo& info) {
-  const KvRegion region =
-      open_peer_region(static_cast<int>(to_int(info[0])), static_cast<int>(to_int(info[1])), to_layout(info[2]));
+  const KvRegion region = open_peer_region(static_cast<int>(to_int(info[0])),
+                                           static_cast<int>(to_int(info[1])), to_layout(info[2]));
   return new_handle(info.Env(), new PeerHandle{std::make_shared<KvRegion>(region)});
 }
 
@@ -261,15 +264,17 @@ Napi::Value read_peer_pool(const Napi::CallbackInfo& info) {
   check_block_ids(cache->layout(), local_ids);
   if (remote->layout.block_bytes() != cache->layout().block_bytes()) {
     throw Error("INVALID_ARGUMENT", "Expected a local KV pool with blocks of " +
-                                        std::to_string(remote->layout.block_bytes()) + " bytes but received one of " +
-                                        cache->layout().to_string() + ".");
+                                        std::to_string(remote->layout.block_bytes()) +
+                                        " bytes but received one of " + cache->layout().to_string() + ".");
   }
   auto& instance = *info.Env().GetInstanceData<Instance>();
   if (!instance.transfers) instance.transfers = instance.new_thread();
   const auto valid = std::make_shared<std::vector<uint8_t>>();
   return run_on(
       info.Env(), *instance.transfers,
-      [=, hashes = to_bytes(info[4])] { *valid = read_blocks(*remote, cache->region(), remote_ids, local_ids, hashes); },
+      [=, hashes = to_bytes(info[4])] {
+        *valid = read_blocks(*remote, cache->region(), remote_ids, local_ids, hashes);
+      },
       [valid](Napi::Env env) -> Napi::Value {
         auto array = Napi::Uint8Array::New(env, valid->size());
         std::copy(valid->begin(), valid->end(), array.Data());
@@ -320,12 +325,14 @@ TensorLocation to_location(const Napi::Object& object) {
 Napi::Value load_model(const Napi::CallbackInfo& info) {
   const auto array = info[1].As<Napi::Array>();
   std::vector<TensorLocation> locations;
-  for (uint32_t i = 0; i < array.Length(); ++i) locations.push_back(to_location(array.Get(i).As<Napi::Object>()));
+  for (uint32_t i = 0; i < array.Length(); ++i)
+    locations.push_back(to_location(array.Get(i).As<Napi::Object>()));
   const auto thread = info.Env().GetInstanceData<Instance>()->new_thread();
   const auto model = std::make_shared<std::shared_ptr<Model>>();
   return run_on(
       info.Env(), *thread,
-      [model, locations, own_thread = thread.get(), config = to_config(info[0]), num_threads = static_cast<int>(to_int(info[2]))] {
+      [model, locations, own_thread = thread.get(), config = to_config(info[0]),
+       num_threads = static_cast<int>(to_int(info[2]))] {
         try {
           *model = std::make_shared<Model>(config, locations, num_threads);
         } catch (...) {
@@ -333,20 +340,24 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
           throw;
         }
       },
-      [=](Napi::Env env) { return new_handle(env, new ModelHandle{std::move(*model), thread}); });
+      [=](Napi::Env env) {
+        return new_handle(env, new ModelHandle{std::move(*model), thread});
+      });
 }
 
-// forward(model, pool, tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices) → Promise<Float32Array>
+// forward(model, pool, tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices) →
+// Promise<Float32Array>
 Napi::Value forward(const Napi::CallbackInfo& info) {
   const auto& owner = handle<ModelHandle>(info[0]);
   if (!owner.model) throw Error("INVALID_ARGUMENT", "The model is closed.");
   const auto model = owner.model;
   const auto cache = open_cache(info[1]);
-  const auto batch = std::make_shared<Batch>(Batch{to_ints(info[2]), to_ints(info[3]), to_ints(info[4]), to_ints(info[5]),
-                                                   to_ints(info[6]), to_ints(info[7])});
+  const auto batch = std::make_shared<Batch>(Batch{to_ints(info[2]), to_ints(info[3]), to_ints(info[4]),
+                                                   to_ints(info[5]), to_ints(info[6]), to_ints(info[7])});
   check_batch(model->config(), cache->layout(), *batch);
   // Written by the native thread, and out of JavaScript's sight until then.
-  auto logits = Napi::Float32Array::New(info.Env(), batch->logits_indices.size() * model->config().vocab_size);
+  auto logits =
+      Napi::Float32Array::New(info.Env(), batch->logits_indices.size() * model->config().vocab_size);
   const auto kept = std::make_shared<Napi::Reference<Napi::Float32Array>>(Napi::Persistent(logits));
   return run_on(
       info.Env(), *owner.thread,
@@ -383,5 +394,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
 }  // namespace
 }  // namespace vllm_pd
 
-static Napi::Object initialize(Napi::Env env, Napi::Object exports) { return vllm_pd::initialize(env, exports); }
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  return vllm_pd::initialize(env, exports);
+}
 NODE_API_MODULE(vllm_pd, initialize)

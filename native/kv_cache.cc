@@ -65,7 +65,9 @@ struct Descriptor {
 
 }  // namespace
 
-bool KvLayout::operator==(const KvLayout& other) const { return std::memcmp(this, &other, sizeof(KvLayout)) == 0; }
+bool KvLayout::operator==(const KvLayout& other) const {
+  return std::memcmp(this, &other, sizeof(KvLayout)) == 0;
+}
 
 std::string KvLayout::to_string() const {
   return std::to_string(num_blocks) + " blocks of " + std::to_string(num_layers) + " layers, " +
@@ -108,15 +110,17 @@ KvCache::KvCache(const KvLayout& layout) : fd_(-1) {
   const int64_t available = available_bytes();
   if (num_bytes > available) {
     throw Error("INVALID_ARGUMENT", "Expected a KV pool of at most " + std::to_string(available >> 20) +
-                                        " MiB, the memory available here, but " + layout.to_string() + " need " +
-                                        std::to_string(num_bytes >> 20) + " MiB.");
+                                        " MiB, the memory available here, but " + layout.to_string() +
+                                        " need " + std::to_string(num_bytes >> 20) + " MiB.");
   }
   Descriptor memfd{memfd_create(kMemfdName, MFD_CLOEXEC | MFD_ALLOW_SEALING)};
   if (memfd.fd < 0 || ftruncate(memfd.fd, num_bytes) != 0 || fcntl(memfd.fd, F_ADD_SEALS, kSeals) != 0) {
-    throw Error("INTERNAL", "Could not make a memfd of " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
+    throw Error("INTERNAL",
+                "Could not make a memfd of " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
   }
   region_ = {layout, std::make_shared<Mapping>(memfd.fd, num_bytes, true)};
-  for (int64_t id = 0; id < layout.num_blocks; ++id) region_.row(id).generation.store(1, std::memory_order_relaxed);
+  for (int64_t id = 0; id < layout.num_blocks; ++id)
+    region_.row(id).generation.store(1, std::memory_order_relaxed);
   auto* header = reinterpret_cast<Header*>(region_.mapping->data());
   header->version = kVersion;
   header->layout = layout;
@@ -146,7 +150,8 @@ void KvCache::retract(int64_t block_id) {
 
 KvRegion open_peer_region(int pid, int fd, const KvLayout& layout) {
   const std::string path = "/proc/" + std::to_string(pid) + "/fd/" + std::to_string(fd);
-  const std::string who = "The KV pool of process " + std::to_string(pid) + " (descriptor " + std::to_string(fd) + ")";
+  const std::string who =
+      "The KV pool of process " + std::to_string(pid) + " (descriptor " + std::to_string(fd) + ")";
   char target[256] = {};
   if (readlink(path.c_str(), target, sizeof(target) - 1) < 0) {
     throw Error("PEER_FAILED", who + " cannot be reached: " + system_error() + ".");

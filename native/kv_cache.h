@@ -31,9 +31,9 @@ struct KvLayout {
 };
 
 /**
- * One block's row: a sequence lock. The generation is even while `hash` names what the block holds and odd while it
- * holds nothing that may be read; it grows with every change, so a reader that sees the same even number before and
- * after its copy has copied exactly what `hash` names.
+ * One block's row: a sequence lock. The generation is even while `hash` names what the block holds and odd
+ * while it holds nothing that may be read; it grows with every change, so a reader that sees the same even
+ * number before and after its copy has copied exactly what `hash` names.
  */
 struct KvRow {
   std::atomic<uint64_t> generation;
@@ -48,7 +48,8 @@ struct KvRow {
 static_assert(sizeof(KvRow) == 64, "a row is one cache line");
 static_assert(std::atomic<uint64_t>::is_always_lock_free, "rows are shared between processes");
 
-/** A mapped region; unmapped with its last owner, be it a pool, a running job or a view held by JavaScript. */
+/** A mapped region; unmapped with its last owner, be it a pool, a running job or a view held by JavaScript.
+ */
 class Mapping {
  public:
   Mapping(int fd, int64_t num_bytes, bool writable);
@@ -92,7 +93,8 @@ class KvCache {
   KvRegion region_;
 };
 
-/** Maps the pool that process `pid` has open as `fd`. Throws PEER_FAILED if it is not there or not of this layout. */
+/** Maps the pool that process `pid` has open as `fd`. Throws PEER_FAILED if it is not there or not of this
+ * layout. */
 KvRegion open_peer_region(int pid, int fd, const KvLayout& layout);
 
 }  // namespace vllm_pd

@@ -16,7 +16,9 @@ float* sized(std::vector<float>& floats, int64_t count) {
   return floats.data();
 }
 
-const float* data_or_null(const std::vector<float>& floats) { return floats.empty() ? nullptr : floats.data(); }
+const float* data_or_null(const std::vector<float>& floats) {
+  return floats.empty() ? nullptr : floats.data();
+}
 
 void gather_rows(std::vector<float>& from, int64_t row_floats, const std::vector<int32_t>& rows) {
   std::vector<float> kept(rows.size() * row_floats);
@@ -33,13 +35,15 @@ void gather_rows(std::vector<float>& from, int64_t row_floats, const std::vector
 }
 
 /** A prefix sum from 0 to `total`, never falling. */
-void check_prefix_sums(const std::string& name, const std::vector<int32_t>& sums, size_t num_requests, int64_t total) {
+void check_prefix_sums(const std::string& name, const std::vector<int32_t>& sums, size_t num_requests,
+                       int64_t total) {
   if (sums.size() != num_requests + 1) {
     reject("the length of " + name, std::to_string(num_requests + 1), static_cast<int64_t>(sums.size()));
   }
   if (sums.front() != 0) reject(name + "[0]", "0", sums.front());
   for (size_t i = 1; i < sums.size(); ++i) {
-    if (sums[i] < sums[i - 1]) reject(name + "[" + std::to_string(i) + "]", "at least its predecessor", sums[i]);
+    if (sums[i] < sums[i - 1])
+      reject(name + "[" + std::to_string(i) + "]", "at least its predecessor", sums[i]);
   }
   if (sums.back() != total) reject("the last of " + name, std::to_string(total), sums.back());
 }
@@ -58,17 +62,20 @@ void check_batch(const ModelConfig& config, const KvLayout& layout, const Batch&
   const AttentionShape& shape = config.attention;
   if (layout.num_layers != config.num_layers || layout.num_kv_heads != shape.num_kv_heads ||
       layout.head_dim != shape.head_dim) {
-    throw Error("INVALID_ARGUMENT", "Expected a KV pool for " + std::to_string(config.num_layers) + " layers, " +
-                                        std::to_string(shape.num_kv_heads) + " KV heads, head size " +
-                                        std::to_string(shape.head_dim) + " but received " + layout.to_string() + ".");
+    throw Error("INVALID_ARGUMENT", "Expected a KV pool for " + std::to_string(config.num_layers) +
+                                        " layers, " + std::to_string(shape.num_kv_heads) +
+                                        " KV heads, head size " + std::to_string(shape.head_dim) +
+                                        " but received " + layout.to_string() + ".");
   }
   const int64_t num_tokens = batch.num_tokens();
   if (batch.cu_seqlens_q.empty()) reject("the length of cuSeqlensQ", "at least 1", 0);
   const size_t num_requests = batch.cu_seqlens_q.size() - 1;
   check_prefix_sums("cuSeqlensQ", batch.cu_seqlens_q, num_requests, num_tokens);
-  check_prefix_sums("cuBlocks", batch.cu_blocks, num_requests, static_cast<int64_t>(batch.block_tables.size()));
+  check_prefix_sums("cuBlocks", batch.cu_blocks, num_requests,
+                    static_cast<int64_t>(batch.block_tables.size()));
   if (batch.positions.size() != batch.token_ids.size()) {
-    reject("the length of positions", std::to_string(num_tokens), static_cast<int64_t>(batch.positions.size()));
+    reject("the length of positions", std::to_string(num_tokens),
+           static_cast<int64_t>(batch.positions.size()));
   }
   check_range("tokenIds", batch.token_ids, config.vocab_size);
   check_range("blockTables", batch.block_tables, layout.num_blocks);
@@ -104,9 +111,10 @@ Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
   Layer layer;
   layer.input_norm = weights.vector(prefix + "input_layernorm.weight", hidden);
   layer.post_attention_norm = weights.vector(prefix + "post_attention_layernorm.weight", hidden);
-  layer.qkv = weights.pack(*ops_, {weights.tensor(prefix + "self_attn.q_proj.weight", shape.q_dim(), hidden),
-                                   weights.tensor(prefix + "self_attn.k_proj.weight", shape.kv_dim(), hidden),
-                                   weights.tensor(prefix + "self_attn.v_proj.weight", shape.kv_dim(), hidden)});
+  layer.qkv =
+      weights.pack(*ops_, {weights.tensor(prefix + "self_attn.q_proj.weight", shape.q_dim(), hidden),
+                           weights.tensor(prefix + "self_attn.k_proj.weight", shape.kv_dim(), hidden),
+                           weights.tensor(prefix + "self_attn.v_proj.weight", shape.kv_dim(), hidden)});
   if (config_.attention_bias) {
     for (const char* name : {"q", "k", "v"}) {
       const int64_t size = *name == 'q' ? shape.q_dim() : shape.kv_dim();
@@ -142,7 +150,8 @@ void Model::forward(const KvRegion& pool, const Batch& batch, float* logits) {
     ops_->matmul_add(attended_.data(), num_rows, *layer.o, x_.data());
     feed_forward(layer, num_rows);
   }
-  ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps, sized(normed_, num_rows * hidden));
+  ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps,
+                 sized(normed_, num_rows * hidden));
   ops_->matmul(normed_.data(), num_rows, lm_head_ ? *lm_head_ : *embed_, nullptr, logits);
 }
 
@@ -165,7 +174,8 @@ void Model::attend(const Layer& layer, int64_t index, const KvRegion& pool, cons
   const int64_t num_tokens = batch.num_tokens();
   float* const normed = sized(normed_, num_tokens * config_.hidden_size);
   float* const qkv = sized(qkv_, num_tokens * shape.qkv_dim());
-  ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps, normed);
+  ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps,
+                 normed);
   ops_->matmul(normed, num_tokens, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
   const RotaryArgs rotary{cos_.data(), sin_.data(), data_or_null(layer.q_norm), data_or_null(layer.k_norm),
                           config_.rms_norm_eps};

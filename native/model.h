@@ -33,22 +33,22 @@ class Model {
   const ModelConfig& config() const { return config_; }
 
   /**
-   * Writes K and V of every token into `pool` and (num_logits_rows, vocab_size) logits to `logits`. The batch must have passed
-   * `check_batch`; one call at a time.
+   * Writes K and V of every token into `pool` and (num_logits_rows, vocab_size) logits to `logits`. The batch
+   * must have passed `check_batch`; one call at a time.
    */
   void forward(const KvRegion& pool, const Batch& batch, float* logits);
 
  private:
   struct Layer {
-    std::vector<float> input_norm;            // (hidden_size)
-    std::vector<float> post_attention_norm;   // (hidden_size)
-    std::unique_ptr<PackedMatrix> qkv;        // (q_dim + 2 kv_dim, hidden_size)
-    std::vector<float> qkv_bias;              // (q_dim + 2 kv_dim), or empty
-    std::vector<float> q_norm;                // (head_dim), or empty
-    std::vector<float> k_norm;                // (head_dim), or empty
-    std::unique_ptr<PackedMatrix> o;          // (hidden_size, q_dim)
-    std::unique_ptr<PackedMatrix> gate_up;    // (2 intermediate_size, hidden_size)
-    std::unique_ptr<PackedMatrix> down;       // (hidden_size, intermediate_size)
+    std::vector<float> input_norm;           // (hidden_size)
+    std::vector<float> post_attention_norm;  // (hidden_size)
+    std::unique_ptr<PackedMatrix> qkv;       // (q_dim + 2 kv_dim, hidden_size)
+    std::vector<float> qkv_bias;             // (q_dim + 2 kv_dim), or empty
+    std::vector<float> q_norm;               // (head_dim), or empty
+    std::vector<float> k_norm;               // (head_dim), or empty
+    std::unique_ptr<PackedMatrix> o;         // (hidden_size, q_dim)
+    std::unique_ptr<PackedMatrix> gate_up;   // (2 intermediate_size, hidden_size)
+    std::unique_ptr<PackedMatrix> down;      // (hidden_size, intermediate_size)
   };
 
   Layer load_layer(const Weights& weights, int64_t index) const;

@@ -60,8 +60,9 @@ struct RotaryArgs {
 };
 
 /**
- * All kernels are batch-invariant: what a row comes out as depends on that row alone (for attention: on its query, its position and
- * the K and V before it), bit for bit, not on the other rows, their number, or the number of threads.
+ * All kernels are batch-invariant: what a row comes out as depends on that row alone (for attention: on its
+ * query, its position and the K and V before it), bit for bit, not on the other rows, their number, or the
+ * number of threads.
  */
 class Ops {
  public:
@@ -73,24 +74,26 @@ class Ops {
   virtual void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) = 0;
 
   /** out (num_rows, dim) = x / sqrt(mean(x²) + eps) * weight */
-  virtual void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps, float* out) = 0;
+  virtual void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
+                        float* out) = 0;
 
   /** out (num_rows, n) = a (num_rows, k) · wᵀ + bias (n), or + 0 where bias is null. */
-  virtual void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias, float* out) = 0;
+  virtual void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias,
+                      float* out) = 0;
 
   /** out (num_rows, n) += a (num_rows, k) · wᵀ */
   virtual void matmul_add(const float* a, int64_t num_rows, const PackedMatrix& w, float* out) = 0;
 
   /**
-   * qkv (num_tokens, q_dim + 2 kv_dim): q and k are normed where asked and rotated in place, k and v are written to `layer` of the
-   * pool, each at block_table[position / block_size], slot position % block_size.
+   * qkv (num_tokens, q_dim + 2 kv_dim): q and k are normed where asked and rotated in place, k and v are
+   * written to `layer` of the pool, each at block_table[position / block_size], slot position % block_size.
    */
-  virtual void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary, const Batch& batch,
-                                const KvRegion& pool, int64_t layer) = 0;
+  virtual void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary,
+                                const Batch& batch, const KvRegion& pool, int64_t layer) = 0;
 
   /** out (num_tokens, q_dim): causal attention of the queries in qkv over `layer` of the pool. */
-  virtual void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch, const KvRegion& pool,
-                               int64_t layer, float* out) = 0;
+  virtual void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch,
+                               const KvRegion& pool, int64_t layer, float* out) = 0;
 
   /** out (num_rows, dim) = silu(gate) * up, from gate_up (num_rows, 2 dim). */
   virtual void swiglu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) = 0;

@@ -7,8 +7,9 @@ namespace vllm_pd {
 namespace {
 
 /**
- * A forward pass is some tens of loops with a few microseconds between them, and putting a thread to sleep and waking it
- * costs more than that. So a thread looks for this long before it sleeps; between forward passes it sleeps.
+ * A forward pass is some tens of loops with a few microseconds between them, and putting a thread to sleep
+ * and waking it costs more than that. So a thread looks for this long before it sleeps; between forward
+ * passes it sleeps.
  */
 constexpr auto kLookBeforeSleep = std::chrono::microseconds(20);
 

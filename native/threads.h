@@ -48,12 +48,14 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  /** Calls `body(index, thread)` once for every index in [0, count), in any order; `thread` < num_threads(). One caller. */
+  /** Calls `body(index, thread)` once for every index in [0, count), in any order; `thread` < num_threads().
+   * One caller. */
   template <typename Body>
   void parallel_for(int64_t count, Body&& body) {
     using Plain = std::remove_reference_t<Body>;
-    run(count, {const_cast<void*>(static_cast<const void*>(&body)),
-                [](void* context, int64_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); }});
+    run(count,
+        {const_cast<void*>(static_cast<const void*>(&body)),
+         [](void* context, int64_t index, int thread) { (*static_cast<Plain*>(context))(index, thread); }});
   }
 
  private:

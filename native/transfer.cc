@@ -6,8 +6,8 @@
 namespace vllm_pd {
 
 std::vector<uint8_t> read_blocks(const KvRegion& remote, const KvRegion& local,
-                                 const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
-                                 const std::vector<uint8_t>& hashes) {
+                                 const std::vector<int32_t>& remote_ids,
+                                 const std::vector<int32_t>& local_ids, const std::vector<uint8_t>& hashes) {
   const size_t num_blocks = remote_ids.size();
   const size_t block_bytes = remote.layout.block_bytes();
   std::vector<uint8_t> valid(num_blocks, 0);
@@ -18,7 +18,8 @@ std::vector<uint8_t> read_blocks(const KvRegion& remote, const KvRegion& local,
     size_t end = begin;
     while (end < num_blocks) {
       const int32_t distance = static_cast<int32_t>(end - begin);
-      if (remote_ids[end] != remote_ids[begin] + distance || local_ids[end] != local_ids[begin] + distance) break;
+      if (remote_ids[end] != remote_ids[begin] + distance || local_ids[end] != local_ids[begin] + distance)
+        break;
       const uint64_t generation = remote.row(remote_ids[end]).begin_read(&hashes[end * kHashBytes]);
       if (generation == 0) break;
       generations.push_back(generation);
@@ -29,7 +30,8 @@ std::vector<uint8_t> read_blocks(const KvRegion& remote, const KvRegion& local,
       continue;
     }
     std::memcpy(local.block(local_ids[begin]), remote.block(remote_ids[begin]), (end - begin) * block_bytes);
-    for (size_t i = begin; i < end; ++i) valid[i] = remote.row(remote_ids[i]).end_read(generations[i - begin]);
+    for (size_t i = begin; i < end; ++i)
+      valid[i] = remote.row(remote_ids[i]).end_read(generations[i - begin]);
     begin = end;
   }
   return valid;

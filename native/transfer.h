@@ -1,4 +1,5 @@
-// Verified block copies: one-sided reads from a peer's pool, and copies in and out for peers that cannot map it.
+// Verified block copies: one-sided reads from a peer's pool, and copies in and out for peers that cannot map
+// it.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +10,13 @@
 namespace vllm_pd {
 
 /**
- * Copies remote block i into local block i, for all i. `hashes` has kHashBytes a block. Returns one byte a block: 1 where the
- * remote row said `hashes[i]` before and after the copy; where it is 0 the local bytes are undefined.
+ * Copies remote block i into local block i, for all i. `hashes` has kHashBytes a block. Returns one byte a
+ * block: 1 where the remote row said `hashes[i]` before and after the copy; where it is 0 the local bytes are
+ * undefined.
  */
 std::vector<uint8_t> read_blocks(const KvRegion& remote, const KvRegion& local,
-                                 const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
-                                 const std::vector<uint8_t>& hashes);
+                                 const std::vector<int32_t>& remote_ids,
+                                 const std::vector<int32_t>& local_ids, const std::vector<uint8_t>& hashes);
 
 /** The same from a pool into `data`, (num_ids, block_bytes); blocks that are not valid come out as zeros. */
 void copy_out(const KvRegion& from, const std::vector<int32_t>& block_ids, const std::vector<uint8_t>& hashes,

@@ -45,17 +45,19 @@ void check_location(const TensorLocation& location, int64_t file_bytes) {
   int64_t count = 1;
   for (const int64_t size : location.shape) {
     if (size < 0 || __builtin_mul_overflow(count, size, &count)) {
-      throw Error("BAD_FILE", "Tensor " + location.name + " has an impossible shape " + show_shape(location.shape) + ".");
+      throw Error("BAD_FILE",
+                  "Tensor " + location.name + " has an impossible shape " + show_shape(location.shape) + ".");
     }
   }
   int64_t expected = 0;
   if (__builtin_mul_overflow(count, bytes_of(location.dtype), &expected) || expected != location.length) {
-    throw Error("BAD_FILE", "Expected " + std::to_string(expected) + " bytes for tensor " + location.name + " of shape " +
-                                show_shape(location.shape) + " but its entry has " + std::to_string(location.length) + ".");
+    throw Error("BAD_FILE", "Expected " + std::to_string(expected) + " bytes for tensor " + location.name +
+                                " of shape " + show_shape(location.shape) + " but its entry has " +
+                                std::to_string(location.length) + ".");
   }
   if (location.offset < 0 || location.length > file_bytes || location.offset > file_bytes - location.length) {
-    throw Error("BAD_FILE", "Tensor " + location.name + " ends beyond the " + std::to_string(file_bytes) + " bytes of " +
-                                location.path + "; the file is cut short.");
+    throw Error("BAD_FILE", "Tensor " + location.name + " ends beyond the " + std::to_string(file_bytes) +
+                                " bytes of " + location.path + "; the file is cut short.");
   }
 }
 
@@ -84,7 +86,8 @@ MappedFile::MappedFile(const std::string& path) {
   void* address = num_bytes_ > 0 ? mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, fd, 0) : nullptr;
   const int error = errno;
   close(fd);
-  if (address == MAP_FAILED) throw Error("BAD_FILE", "Could not map " + path + ": " + std::strerror(error) + ".");
+  if (address == MAP_FAILED)
+    throw Error("BAD_FILE", "Could not map " + path + ": " + std::strerror(error) + ".");
   data_ = static_cast<const uint8_t*>(address);
 }
 
@@ -115,15 +118,17 @@ Weights::Weights(const std::vector<TensorLocation>& locations) {
 }
 
 Tensor Weights::tensor(const std::string& name, int64_t rows, int64_t columns) const {
-  const std::vector<int64_t> expected = rows == 0 ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns};
+  const std::vector<int64_t> expected =
+      rows == 0 ? std::vector<int64_t>{columns} : std::vector<int64_t>{rows, columns};
   const auto found = locations_.find(name);
   if (found == locations_.end()) {
-    throw Error("BAD_FILE", "Expected a tensor " + name + " of shape " + show_shape(expected) + " but found none.");
+    throw Error("BAD_FILE",
+                "Expected a tensor " + name + " of shape " + show_shape(expected) + " but found none.");
   }
   const TensorLocation& location = found->second;
   if (location.shape != expected) {
-    throw Error("BAD_FILE", "Expected tensor " + name + " to have shape " + show_shape(expected) + " but received " +
-                                show_shape(location.shape) + ".");
+    throw Error("BAD_FILE", "Expected tensor " + name + " to have shape " + show_shape(expected) +
+                                " but received " + show_shape(location.shape) + ".");
   }
   return {files_.at(location.path)->data() + location.offset, location.dtype, rows == 0 ? 1 : rows, columns};
 }

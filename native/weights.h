@@ -1,4 +1,5 @@
-// Tensors where they lie in safetensors files: mapped, checked against the file's size, converted to float32 row by row.
+// Tensors where they lie in safetensors files: mapped, checked against the file's size, converted to float32
+// row by row.
 #pragma once
 
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Causal attention of a tile of queries over paged K and V, segment by segment: scores, softmax and weighted sum of one
-// segment stand on their own, then they are merged into what came before.
+// Causal attention of a tile of queries over paged K and V, segment by segment: scores, softmax and weighted
+// sum of one segment stand on their own, then they are merged into what came before.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -10,17 +10,17 @@ namespace vllm_pd::cpu {
 namespace {
 
 struct AttentionScratch {
-  float* keys;        // (kSegment / kPanel, head_dim, kPanel)
-  float* values;      // (value_dim / kPanel, kSegment, kPanel)
-  float* q;           // (num_rows, head_dim)
-  float* scores;      // (num_rows, kSegment)
-  float* segment;     // (num_rows, value_dim): this segment's weighted values
-  float* sums;        // (num_rows, value_dim): all segments' so far, over e^max
-  float* maxima;      // (num_rows): the highest score so far
-  float* weights;     // (num_rows): all probabilities so far, over e^max
+  float* keys;             // (kSegment / kPanel, head_dim, kPanel)
+  float* values;           // (value_dim / kPanel, kSegment, kPanel)
+  float* q;                // (num_rows, head_dim)
+  float* scores;           // (num_rows, kSegment)
+  float* segment;          // (num_rows, value_dim): this segment's weighted values
+  float* sums;             // (num_rows, value_dim): all segments' so far, over e^max
+  float* maxima;           // (num_rows): the highest score so far
+  float* weights;          // (num_rows): all probabilities so far, over e^max
   float* segment_maxima;   // (num_rows): this segment's
   float* segment_weights;  // (num_rows): this segment's
-  int64_t value_dim;  // head_dim, padded to whole panels
+  int64_t value_dim;       // head_dim, padded to whole panels
 };
 
 VLLM_PD_INLINE AttentionScratch carve(float* scratch, int64_t num_rows, int64_t head_dim) {
@@ -83,7 +83,8 @@ VLLM_PD_INLINE void pack_four_keys(const float* const rows[4], int64_t head_dim,
 }
 
 /** K into panels of kPanel keys; keys beyond the last, up to a whole panel, become zeros. */
-VLLM_PD_INLINE void pack_keys(const AttentionArgs& args, const Slots& slots, const Slots& next, float* panels) {
+VLLM_PD_INLINE void pack_keys(const AttentionArgs& args, const Slots& slots, const Slots& next,
+                              float* panels) {
   const int64_t padded = (slots.count + kPanel - 1) / kPanel * kPanel;
   for (int64_t key = 0; key < padded; key += 4) {
     const float* rows[4];
@@ -96,7 +97,8 @@ VLLM_PD_INLINE void pack_keys(const AttentionArgs& args, const Slots& slots, con
 }
 
 /** V into panels of kPanel of its columns. */
-VLLM_PD_INLINE void pack_values(const AttentionArgs& args, const Slots& slots, const Slots& next, float* panels) {
+VLLM_PD_INLINE void pack_values(const AttentionArgs& args, const Slots& slots, const Slots& next,
+                                float* panels) {
   const int64_t head_dim = args.head_dim;
   for (int64_t key = 0; key < slots.count; ++key) {
     const float* row = args.values + slots.offset[key];
@@ -153,7 +155,8 @@ VLLM_PD_INLINE void merge(const AttentionScratch& s, int64_t row, int64_t num_ro
   const V16 both = max(before, segment_maxima);
   const V16 keep = exp(before - both);
   const V16 add = exp(segment_maxima - both);
-  const V16 weights = fma(keep, load_some(s.weights + row, num_rows), add * load_some(s.segment_weights + row, num_rows));
+  const V16 weights =
+      fma(keep, load_some(s.weights + row, num_rows), add * load_some(s.segment_weights + row, num_rows));
   store_some(s.maxima + row, both, num_rows);
   store_some(s.weights + row, weights, num_rows);
   float keeps[kLanes];
@@ -190,14 +193,16 @@ void attend_segment(const AttentionArgs& args, const AttentionScratch& s, int64_
   const int64_t group = args.group_size;
   const int64_t num_rows = args.num_tokens * group;
   for (int64_t key = 0; key < slots.count; key += kPanel) {
-    matmul_panel({s.q, args.head_dim, args.head_dim, s.keys + key * args.head_dim, nullptr, 0, s.scores + key, kSegment},
+    matmul_panel({s.q, args.head_dim, args.head_dim, s.keys + key * args.head_dim, nullptr, 0, s.scores + key,
+                  kSegment},
                  num_rows, kPanel);
   }
   bool all_full = true;
   for (int64_t token = 0; token < args.num_tokens; ++token) {
     all_full = all_full && keys_in_segment(args.positions[token], begin) == kSegment;
   }
-  // Rows that see the whole segment are taken many at a time, others token by token: no row touches a V that lies behind it.
+  // Rows that see the whole segment are taken many at a time, others token by token: no row touches a V that
+  // lies behind it.
   const int64_t step = all_full ? num_rows : group;
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(args.head_dim));
   for (int64_t row = 0; row < num_rows; row += step) {
@@ -213,7 +218,8 @@ void attention(const AttentionArgs& args) {
   const AttentionScratch s = carve(args.scratch, num_rows, head_dim);
   int64_t num_keys = 0;
   for (int64_t token = 0; token < args.num_tokens; ++token) {
-    std::memcpy(s.q + token * group * head_dim, args.q + token * args.q_stride, group * head_dim * sizeof(float));
+    std::memcpy(s.q + token * group * head_dim, args.q + token * args.q_stride,
+                group * head_dim * sizeof(float));
     if (args.positions[token] >= num_keys) num_keys = args.positions[token] + 1;
   }
   std::memset(s.sums, 0, num_rows * s.value_dim * sizeof(float));

@@ -41,8 +41,8 @@ const Kernels& choose_kernels() {
     if (std::strcmp(kernels->isa, wanted) == 0) return *kernels;
     names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
   }
-  throw Error("INVALID_ARGUMENT",
-              "Expected VLLM_PD_ISA to be one of those this CPU has (" + names + ") but received '" + wanted + "'.");
+  throw Error("INVALID_ARGUMENT", "Expected VLLM_PD_ISA to be one of those this CPU has (" + names +
+                                      ") but received '" + wanted + "'.");
 }
 
 /** Floats on huge pages where the system has them: a decode step streams through all weights. */
@@ -80,7 +80,8 @@ const PanelMatrix& panels_of(const PackedMatrix& matrix) { return static_cast<co
 
 class CpuOps : public Ops {
  public:
-  explicit CpuOps(int num_threads) : kernels_(choose_kernels()), threads_(num_threads), scratch_(num_threads) {}
+  explicit CpuOps(int num_threads)
+      : kernels_(choose_kernels()), threads_(num_threads), scratch_(num_threads) {}
 
   std::unique_ptr<PackedMatrix> pack(int64_t n, int64_t k, RowSource source, const void* context) override {
     auto matrix = std::make_unique<PanelMatrix>(n, k);
@@ -109,11 +110,14 @@ class CpuOps : public Ops {
     });
   }
 
-  void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps, float* out) override {
-    for_rows(num_rows, dim, [&](int64_t row) { kernels_.rms_norm(x + row * dim, dim, weight, eps, out + row * dim); });
+  void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
+                float* out) override {
+    for_rows(num_rows, dim,
+             [&](int64_t row) { kernels_.rms_norm(x + row * dim, dim, weight, eps, out + row * dim); });
   }
 
-  void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias, float* out) override {
+  void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias,
+              float* out) override {
     multiply(a, num_rows, w, bias, 0, out);
   }
 
@@ -127,14 +131,17 @@ class CpuOps : public Ops {
     const int64_t num_requests = batch.num_requests();
     const auto rotate = [&](float* head, const float* norm, int64_t token) {
       if (norm) kernels_.rms_norm(head, head_dim, norm, rotary.norm_eps, head);
-      kernels_.rotate(head, head_dim, rotary.cos + token * (head_dim / 2), rotary.sin + token * (head_dim / 2));
+      kernels_.rotate(head, head_dim, rotary.cos + token * (head_dim / 2),
+                      rotary.sin + token * (head_dim / 2));
     };
     for_rows(batch.num_tokens(), shape.qkv_dim(), [&](int64_t token) {
       float* const q = qkv + token * shape.qkv_dim();
       float* const k = q + shape.q_dim();
       const float* const v = k + shape.kv_dim();
-      for (int64_t head = 0; head < shape.num_heads; ++head) rotate(q + head * head_dim, rotary.q_norm, token);
-      for (int64_t head = 0; head < shape.num_kv_heads; ++head) rotate(k + head * head_dim, rotary.k_norm, token);
+      for (int64_t head = 0; head < shape.num_heads; ++head)
+        rotate(q + head * head_dim, rotary.q_norm, token);
+      for (int64_t head = 0; head < shape.num_kv_heads; ++head)
+        rotate(k + head * head_dim, rotary.k_norm, token);
       const auto& cu = batch.cu_seqlens_q;
       const int64_t request = std::upper_bound(cu.begin(), cu.begin() + num_requests, token) - cu.begin() - 1;
       const int64_t block_size = pool.layout.block_size;
@@ -150,8 +157,8 @@ class CpuOps : public Ops {
     });
   }
 
-  void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch, const KvRegion& pool,
-                       int64_t layer, float* out) override {
+  void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch,
+                       const KvRegion& pool, int64_t layer, float* out) override {
     struct Tile {
       int64_t request;
       int64_t token;
@@ -224,15 +231,16 @@ class CpuOps : public Ops {
     threads_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
   }
 
-  void multiply(const float* a, int64_t num_rows, const PackedMatrix& w, const float* init, int64_t init_stride,
-                float* out) {
+  void multiply(const float* a, int64_t num_rows, const PackedMatrix& w, const float* init,
+                int64_t init_stride, float* out) {
     const int64_t n = w.n();
     const int64_t k = w.k();
     const int64_t panels = num_panels(n);
     const int64_t rows_a_task = std::max<int64_t>(12, kTaskFloats / k / 12 * 12);
     const int64_t row_blocks = (num_rows + rows_a_task - 1) / rows_a_task;
     const int64_t wanted_tasks = 4 * threads_.num_threads();
-    const int64_t splits = std::clamp<int64_t>((wanted_tasks + row_blocks - 1) / std::max<int64_t>(row_blocks, 1), 1, panels);
+    const int64_t splits =
+        std::clamp<int64_t>((wanted_tasks + row_blocks - 1) / std::max<int64_t>(row_blocks, 1), 1, panels);
     const int64_t panels_a_task = (panels + splits - 1) / splits;
     const int64_t column_blocks = (panels + panels_a_task - 1) / panels_a_task;
     threads_.parallel_for(row_blocks * column_blocks, [&](int64_t index, int) {

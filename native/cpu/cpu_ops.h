@@ -8,8 +8,9 @@
 namespace vllm_pd::cpu {
 
 /**
- * The best instruction set that this CPU has: `avx512`, `avx2` or `portable`. The environment variable VLLM_PD_ISA overrides
- * the choice; throws INVALID_ARGUMENT when it names one that is unknown or not to be had here.
+ * The best instruction set that this CPU has: `avx512`, `avx2` or `portable`. The environment variable
+ * VLLM_PD_ISA overrides the choice; throws INVALID_ARGUMENT when it names one that is unknown or not to be
+ * had here.
  */
 const char* chosen_isa();
 

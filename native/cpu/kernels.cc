@@ -1,5 +1,5 @@
-// The CPU kernels, compiled once for each instruction set. Includes nothing that could leave code behind for another build:
-// all functions here have internal linkage.
+// The CPU kernels, compiled once for each instruction set. Includes nothing that could leave code behind for
+// another build: all functions here have internal linkage.
 #include "cpu/kernels.h"
 
 #include "cpu/attention.h"
@@ -22,11 +22,12 @@ void rms_norm(const float* x, int64_t dim, const float* weight, float eps, float
   }
   const V16 factor = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / static_cast<float>(dim) + eps));
   for (i = 0; i + kLanes <= dim; i += kLanes) store(out + i, load(x + i) * factor * load(weight + i));
-  if (i < dim) store_some(out + i, load_some(x + i, dim - i) * factor * load_some(weight + i, dim - i), dim - i);
+  if (i < dim)
+    store_some(out + i, load_some(x + i, dim - i) * factor * load_some(weight + i, dim - i), dim - i);
 }
 
-VLLM_PD_INLINE void rotate_lanes(const V16& low, const V16& high, const V16& cos, const V16& sin, V16* out_low,
-                                 V16* out_high) {
+VLLM_PD_INLINE void rotate_lanes(const V16& low, const V16& high, const V16& cos, const V16& sin,
+                                 V16* out_low, V16* out_high) {
   *out_low = low * cos - high * sin;
   *out_high = high * cos + low * sin;
 }
@@ -44,8 +45,8 @@ void rotate(float* x, int64_t head_dim, const float* cos, const float* sin) {
   }
   if (i < half) {
     const int64_t rest = half - i;
-    rotate_lanes(load_some(x + i, rest), load_some(high + i, rest), load_some(cos + i, rest), load_some(sin + i, rest),
-                 &a, &b);
+    rotate_lanes(load_some(x + i, rest), load_some(high + i, rest), load_some(cos + i, rest),
+                 load_some(sin + i, rest), &a, &b);
     store_some(x + i, a, rest);
     store_some(high + i, b, rest);
   }

@@ -8,8 +8,8 @@ namespace vllm_pd::cpu {
 /** Columns of a packed weight panel: a panel is (k, kPanel), the last one padded with zeros. */
 constexpr int64_t kPanel = 32;
 /**
- * Keys that one softmax covers. Segments lie on a fixed grid from position 0 and are merged in order, so a token's sums
- * are formed the same way however its prompt was chunked.
+ * Keys that one softmax covers. Segments lie on a fixed grid from position 0 and are merged in order, so a
+ * token's sums are formed the same way however its prompt was chunked.
  */
 constexpr int64_t kSegment = 64;
 
@@ -21,7 +21,8 @@ struct MatmulArgs {
   int64_t panel_begin;
   int64_t panel_end;
   int64_t n;
-  /** What the sums begin with: null = zeros, else rows of n floats, `init_stride` apart (0 = one row for all). */
+  /** What the sums begin with: null = zeros, else rows of n floats, `init_stride` apart (0 = one row for
+   * all). */
   const float* init;
   int64_t init_stride;
   float* out;  // (num_rows, n)
@@ -46,7 +47,7 @@ struct AttentionArgs {
 };
 
 /** Floats that `attention` needs for a tile of `num_rows` = num_tokens * group_size queries. */
-inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
+static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
   const int64_t value_dim = (head_dim + kPanel - 1) / kPanel * kPanel;
   const int64_t packed = kSegment * (head_dim + value_dim);
   return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 4);

@@ -1,4 +1,5 @@
-// Rows times packed panels. Every sum runs over k in order, one accumulator each, whatever the number of rows.
+// Rows times packed panels. Every sum runs over k in order, one accumulator each, whatever the number of
+// rows.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -73,7 +74,8 @@ VLLM_PD_INLINE void tile_of(int64_t rows, const TileArgs& args) {
   }
 }
 
-/** Columns [0, num_columns) of one panel for all rows; init and out as in TileArgs, but only num_columns wide. */
+/** Columns [0, num_columns) of one panel for all rows; init and out as in TileArgs, but only num_columns
+ * wide. */
 VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows, int64_t num_columns) {
   for (int64_t row = 0; row < num_rows; row += kTileRows) {
     const int64_t rows = num_rows - row < kTileRows ? num_rows - row : kTileRows;
@@ -110,8 +112,8 @@ void matmul(const MatmulArgs& args) {
   for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
     const int64_t column = p * kPanel;
     const int64_t num_columns = args.n - column < kPanel ? args.n - column : kPanel;
-    matmul_panel({args.a, args.k, args.k, args.panels + column * args.k, args.init ? args.init + column : nullptr,
-                  args.init_stride, args.out + column, args.n},
+    matmul_panel({args.a, args.k, args.k, args.panels + column * args.k,
+                  args.init ? args.init + column : nullptr, args.init_stride, args.out + column, args.n},
                  args.num_rows, num_columns);
   }
 }

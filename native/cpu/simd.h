@@ -1,5 +1,6 @@
-// Sixteen floats, whatever the width of a register: the unit in which all kernels are written, so that every instruction
-// set adds the same numbers in the same order. For kernels.cc alone: the same names mean other code in each of its builds.
+// Sixteen floats, whatever the width of a register: the unit in which all kernels are written, so that every
+// instruction set adds the same numbers in the same order. For kernels.cc alone: the same names mean other
+// code in each of its builds.
 #pragma once
 
 #include <cstdint>
@@ -61,7 +62,7 @@ VLLM_PD_INLINE V16 load(const float* from) {
 }
 
 VLLM_PD_INLINE void store(float* to, const V16& v) {
-  VLLM_PD_EACH_PART *reinterpret_cast<Unaligned*>(to + i * kWidth) = v.part[i];
+  VLLM_PD_EACH_PART* reinterpret_cast<Unaligned*>(to + i * kWidth) = v.part[i];
 }
 
 VLLM_PD_INLINE V16 splat(float x) {
@@ -120,7 +121,8 @@ VLLM_PD_INLINE Native shift_down(const Native& v) {
   return __builtin_shuffle(v, from);
 }
 
-/** Folds the upper half onto the lower, four times: the same sixteen lanes are joined in the same order at every width. */
+/** Folds the upper half onto the lower, four times: the same sixteen lanes are joined in the same order at
+ * every width. */
 template <typename Join>
 VLLM_PD_INLINE float reduce(const V16& v, Join join) {
   Native x;
@@ -157,8 +159,9 @@ VLLM_PD_INLINE void store_some(float* to, const V16& v, int64_t count) {
 }
 
 /**
- * e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7 (remainder below 2^-26),
- * 2^n by adding n to the exponent. Outside of [-87, 88] the argument is clamped, so the result is finite and normal.
+ * e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7
+ * (remainder below 2^-26), 2^n by adding n to the exponent. Outside of [-87, 88] the argument is clamped, so
+ * the result is finite and normal.
  */
 VLLM_PD_INLINE V16 exp(const V16& x) {
   const V16 clamped = min(max(x, splat(-87.0f)), splat(88.0f));
