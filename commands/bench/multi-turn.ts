@@ -27,7 +27,8 @@ export function workloadFlag(defaultName: string) {
 }
 
 export default class BenchMultiTurn extends BaseCommand {
-  static override readonly summary: string = 'Play conversations with KV moving P→D only (uni) and both ways (bi).';
+  static override readonly summary: string =
+    'Play conversations with KV moving P→D only (uni) and both ways (bi).';
 
   static override readonly description: string =
     'Starts nodes of its own for each mode (or uses a running proxy), plays the same conversations on both, turn by ' +
@@ -86,7 +87,8 @@ export default class BenchMultiTurn extends BaseCommand {
     const { renderRun } = await import('../../src/bench/table.js');
     const { readWorkload } = await import('../../src/bench/workload.js');
     const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
-    const engine = engineOptions(flags);
+    // Here --seed is the workload's; answers are greedy or carry the workload's sampling seed.
+    const engine = engineOptions({ ...flags, seed: undefined });
     checkUrlFlags(flags.url, flags.mode, engine);
     const controller = new AbortController();
     const offInterrupt = onInterrupt(() => controller.abort());
@@ -114,8 +116,7 @@ export default class BenchMultiTurn extends BaseCommand {
         timeoutMs: flags.timeout * 1000,
         resultsDir: flags['no-keep'] ? null : flags['results-dir'],
         signal: controller.signal,
-        onPhase: (phase) => progress.update(0, phase),
-        onTurn: turnReporter(progress),
+        ...reporter(progress),
       });
       progress.stop();
       this.log(renderRun(summary, turns, process.stdout.columns));
@@ -178,15 +179,20 @@ function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOp
   );
 }
 
-function turnReporter(progress: Progress) {
-  const startedAt = performance.now();
-  return (record: TurnRecord, numDone: number, numTurns: number) => {
-    progress.setTotal(numTurns);
-    const seconds = ((performance.now() - startedAt) / 1000 / numDone) * (numTurns - numDone);
-    progress.update(
-      numDone,
-      `${record.mode} ${record.conversation_id} turn ${record.turn}, ${Math.ceil(seconds)} s left`,
-    );
+/** Phases and turns on one bar; how long it will take is told from the pace of the turns. */
+function reporter(progress: Progress) {
+  let played = 0;
+  let firstAt = 0;
+  return {
+    onPhase: (phase: string) => progress.update(played, phase),
+    onTurn: (record: TurnRecord, numDone: number, numTurns: number) => {
+      played = numDone;
+      if (numDone === 1) firstAt = performance.now();
+      const pace = (performance.now() - firstAt) / 1000 / (numDone - 1);
+      const left = numDone === 1 ? '' : `, ${Math.ceil(pace * (numTurns - numDone))} s left`;
+      progress.setTotal(numTurns);
+      progress.update(numDone, `${record.mode} ${record.conversation_id} turn ${record.turn}${left}`);
+    },
   };
 }
 

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import type { KvTransferMode } from '../config.js';
 import { type Ledger, type LedgerBin, ledgerBins } from '../wire.js';
-import type { ChatAnswer } from './client.js';
+import type { ChatAnswer } from './chat-answer.js';
 
 type LedgerColumns = { readonly [Bin in LedgerBin as `ledger_${Bin}`]: number };
 /** The closed form's ledger; null where it does not determine the turn. */

@@ -116,7 +116,14 @@ test('tickets instead of queries, two clients, and vLLM’s conversation file', 
 test('--url measures a proxy that runs already and finds out its mode', async ({ folder }) => {
   await withCluster({ engine: { kvTransfer: { mode: 'uni' } } }, async ({ proxyUrl }) => {
     const common = ['bench', 'multi-turn', '--url', proxyUrl, '--workload', 'smoke', '--results-dir', folder];
-    const { exitCode, stdout, stderr } = await runCommand([...common, '--limit', '4', '--json']);
+    const { exitCode, stdout, stderr } = await runCommand([
+      ...common,
+      '--limit',
+      '4',
+      '--seed',
+      '3',
+      '--json',
+    ]);
     assert.is(exitCode, 0, stderr);
     const summary = JSON.parse(stdout) as RunSummary;
     assert.equal(Object.keys(summary.modes), ['uni']);
