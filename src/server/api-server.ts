@@ -70,7 +70,7 @@ function routes(node: ApiNode): Route[] {
     get('/version', ({ res }) => sendJson(res, 200, { version })),
     get('/state', ({ res }) => sendJson(res, 200, engine.state())),
     get('/metrics', async ({ res }) => {
-      const text = await metrics.registry.metrics();
+      const text = await metrics.registry.text();
       res.writeHead(200, { 'content-type': metrics.registry.contentType });
       res.end(text);
     }),

@@ -1,13 +1,13 @@
 // GET /metrics: what one engine did, under vLLM's names, and this project's own under `vllm_pd:`.
-import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { NodeRole } from '../config.js';
 import type { Engine } from '../engine/engine.js';
 import type { FinishedRequestStats, StatLogger, StepStats } from '../engine/stats.js';
 import type { FinishedStatus } from '../request.js';
 import { ledgerBins } from '../wire.js';
 import * as buckets from './metrics-buckets.js';
+import { MetricsRegistry } from './metrics-registry.js';
 
-const finishReasons: Partial<Record<FinishedStatus, string>> = {
+const finishReasons: Readonly<Record<FinishedStatus, string>> = {
   FINISHED_STOPPED: 'stop',
   FINISHED_LENGTH_CAPPED: 'length',
   FINISHED_ABORTED: 'abort',
@@ -16,7 +16,7 @@ const finishReasons: Partial<Record<FinishedStatus, string>> = {
 };
 
 /** Which way the blocks go that a node of this role sends, and those that it receives. */
-const directions: Record<NodeRole, { readonly sent: string; readonly received: string }> = {
+const directions: Readonly<Record<NodeRole, { readonly sent: string; readonly received: string }>> = {
   prefill: { sent: 'p_to_d', received: 'd_to_p' },
   decode: { sent: 'd_to_p', received: 'p_to_d' },
   both: { sent: 'peer_to_peer', received: 'peer_to_peer' },
@@ -24,290 +24,217 @@ const directions: Record<NodeRole, { readonly sent: string; readonly received: s
 
 /** Registers itself with the engine; one per server. */
 export class EngineMetrics implements StatLogger {
-  readonly registry = new Registry();
-  readonly #engine: Engine;
-  readonly #direction: { readonly sent: string; readonly received: string };
-  #lastStep: StepStats | null = null;
-
-  readonly #promptTokens = this.#counter('vllm:prompt_tokens_total', 'Prompt tokens of finished requests.');
-  readonly #cachedTokens = this.#counter(
-    'vllm:prompt_tokens_cached_total',
-    'Prompt tokens that were not computed.',
-  );
-  readonly #generationTokens = this.#counter('vllm:generation_tokens_total', 'Tokens generated.');
-  readonly #preemptions = this.#counter('vllm:num_preemptions_total', 'Preemptions since start.');
-  readonly #success = this.#counter('vllm:request_success_total', 'Requests that ended.', [
-    'finished_reason',
-  ]);
-  readonly #ledger = this.#counter(
-    'vllm_pd:prompt_tokens_ledger_total',
-    'Prompt tokens by how they came to have KV.',
-    ['bin'],
-  );
-  readonly #transfers = this.#counter('vllm_pd:kv_transfers_total', 'Loads that ended on this node.', [
-    'direction',
-    'status',
-  ]);
-  readonly #transferSeconds = this.#histogram(
-    'vllm_pd:kv_transfer_seconds',
-    'Time of one load.',
-    buckets.transfer,
-  );
-  readonly #timeToFirstToken = this.#histogram(
-    'vllm:time_to_first_token_seconds',
-    'Arrival to first token.',
-    buckets.firstToken,
-  );
-  readonly #interTokenLatency = this.#histogram(
-    'vllm:inter_token_latency_seconds',
-    'Gap between two tokens of one request.',
-    buckets.perToken,
-  );
-  readonly #timePerOutputToken = this.#histogram(
-    'vllm:request_time_per_output_token_seconds',
-    'Mean gap between the tokens of one request.',
-    buckets.perToken,
-  );
-  readonly #e2e = this.#histogram('vllm:e2e_request_latency_seconds', 'Arrival to end.', buckets.request);
-  readonly #queue = this.#histogram(
-    'vllm:request_queue_time_seconds',
-    'Arrival to first schedule.',
-    buckets.request,
-  );
-  readonly #inference = this.#histogram(
-    'vllm:request_inference_time_seconds',
-    'First schedule to last token.',
-    buckets.request,
-  );
-  readonly #prefill = this.#histogram(
-    'vllm:request_prefill_time_seconds',
-    'First schedule to first token.',
-    buckets.request,
-  );
-  readonly #decode = this.#histogram(
-    'vllm:request_decode_time_seconds',
-    'First to last token.',
-    buckets.request,
-  );
-  readonly #requestPromptTokens: Histogram;
-  readonly #requestGenerationTokens: Histogram;
-  readonly #requestMaxTokens: Histogram;
-  readonly #requestComputedTokens: Histogram;
-  readonly #iterationTokens: Histogram;
+  readonly registry: MetricsRegistry;
+  readonly #counters: ReturnType<typeof createCounters>;
+  readonly #times: ReturnType<typeof createTimes>;
+  readonly #sizes: ReturnType<typeof createSizes>;
+  readonly #received: string;
+  #numWaitingForRemoteKvs = 0;
 
   constructor(engine: Engine) {
-    this.#engine = engine;
     const { servedModelName, kvTransfer } = engine.config;
-    this.#direction = directions[kvTransfer.role];
-    this.registry.setDefaultLabels({ model_name: servedModelName, engine: '0' });
-    const sizes = buckets.upTo(engine.maxModelLen);
-    this.#requestPromptTokens = this.#histogram('vllm:request_prompt_tokens', 'Tokens of one prompt.', sizes);
-    this.#requestGenerationTokens = this.#histogram(
-      'vllm:request_generation_tokens',
-      'Tokens of one answer.',
-      sizes,
-    );
-    this.#requestMaxTokens = this.#histogram(
-      'vllm:request_params_max_tokens',
-      'max_tokens of one request.',
-      sizes,
-    );
-    this.#requestComputedTokens = this.#histogram(
-      'vllm:request_prefill_kv_computed_tokens',
-      'Prompt tokens of one request that were computed.',
-      sizes,
-    );
-    this.#iterationTokens = this.#histogram(
-      'vllm:iteration_tokens_total',
-      'Tokens run in one step.',
-      buckets.iteration,
-    );
-    this.#addGauges();
-    this.#addReadCounters();
+    this.registry = new MetricsRegistry({ model_name: servedModelName, engine: '0' });
+    this.#counters = createCounters(this.registry);
+    this.#times = createTimes(this.registry);
+    this.#sizes = createSizes(this.registry, engine.maxModelLen);
+    this.#received = directions[kvTransfer.role].received;
+    addGauges(this.registry, engine, () => this.#numWaitingForRemoteKvs);
+    addReadCounters(this.registry, engine);
     engine.addStatLogger(this);
   }
 
   recordStep(stats: StepStats): void {
-    this.#lastStep = stats;
-    this.#preemptions.inc(stats.numPreemptions);
-    if (stats.numScheduledTokens > 0) this.#iterationTokens.observe(stats.numScheduledTokens);
+    this.#numWaitingForRemoteKvs = stats.numWaitingForRemoteKvs;
+    this.#counters.preemptions.inc(stats.numPreemptions);
+    if (stats.numScheduledTokens > 0) this.#sizes.iterationTokens.observe(stats.numScheduledTokens);
   }
 
   recordTimeToFirstToken(ms: number): void {
-    this.#timeToFirstToken.observe(ms / 1000);
-    this.#generationTokens.inc();
+    this.#times.firstToken.observe(ms / 1000);
+    this.#counters.generationTokens.inc();
   }
 
   recordInterTokenLatency(ms: number): void {
-    this.#interTokenLatency.observe(ms / 1000);
-    this.#generationTokens.inc();
+    this.#times.interToken.observe(ms / 1000);
+    this.#counters.generationTokens.inc();
   }
 
   recordFinished(stats: FinishedRequestStats): void {
-    this.#success.inc({ finished_reason: finishReasons[stats.finished] ?? 'error' });
+    const { prefillStats, numPromptTokens } = stats;
+    this.#counters.success.inc({ finished_reason: finishReasons[stats.finished] });
     this.#recordTimes(stats);
-    this.#requestMaxTokens.observe(stats.maxTokens);
-    this.#requestPromptTokens.observe(stats.numPromptTokens);
-    this.#requestGenerationTokens.observe(stats.numGenerationTokens);
-    const { prefillStats } = stats;
+    this.#sizes.maxTokens.observe(stats.maxTokens);
+    this.#sizes.promptTokens.observe(numPromptTokens);
+    this.#sizes.generationTokens.observe(stats.numGenerationTokens);
     if (!prefillStats) return;
-    this.#promptTokens.inc(stats.numPromptTokens);
-    this.#cachedTokens.inc(prefillStats.num_prompt_tokens - prefillStats.num_computed_tokens);
-    this.#requestComputedTokens.observe(prefillStats.num_computed_tokens);
-    for (const bin of ledgerBins) this.#ledger.inc({ bin }, prefillStats.ledger[bin]);
+    this.#counters.promptTokens.inc(numPromptTokens);
+    this.#counters.cachedTokens.inc(prefillStats.num_prompt_tokens - prefillStats.num_computed_tokens);
+    this.#sizes.computedTokens.observe(prefillStats.num_computed_tokens);
+    for (const bin of ledgerBins) this.#counters.ledger.inc({ bin }, prefillStats.ledger[bin]);
   }
 
   recordTransfer(_numBytes: number, _numBlocks: number, ms: number, failed: boolean): void {
-    this.#transferSeconds.observe(ms / 1000);
-    this.#transfers.inc({ direction: this.#direction.received, status: failed ? 'failed' : 'ok' });
+    this.#times.transfer.observe(ms / 1000);
+    this.#counters.transfers.inc({ direction: this.#received, status: failed ? 'failed' : 'ok' });
   }
 
   #recordTimes({ queuedMs, prefillMs, decodeMs, e2eMs, numGenerationTokens }: FinishedRequestStats): void {
-    this.#e2e.observe(e2eMs / 1000);
-    if (queuedMs !== null) this.#queue.observe(queuedMs / 1000);
+    const times = this.#times;
+    times.e2e.observe(e2eMs / 1000);
+    if (queuedMs !== null) times.queue.observe(queuedMs / 1000);
     if (prefillMs === null || decodeMs === null) return;
-    this.#prefill.observe(prefillMs / 1000);
-    this.#decode.observe(decodeMs / 1000);
-    this.#inference.observe((prefillMs + decodeMs) / 1000);
-    if (numGenerationTokens > 1)
-      this.#timePerOutputToken.observe(decodeMs / 1000 / (numGenerationTokens - 1));
-  }
-
-  /** What is looked up when somebody asks. */
-  #addGauges(): void {
-    const engine = this.#engine;
-    const { cache } = engine.config;
-    this.#gauge(
-      'vllm:num_requests_running',
-      'Requests in the running batch.',
-      () => engine.state().numRunning,
-    );
-    this.#gauge(
-      'vllm:num_requests_waiting',
-      'Requests that wait for any reason.',
-      () => engine.state().numWaiting,
-    );
-    this.#gauge('vllm:kv_cache_usage_perc', 'Share of the pool in use, 0 to 1.', () => {
-      const { numBlocks, numFreeBlocks } = engine.state();
-      return 1 - numFreeBlocks / (numBlocks - 1);
-    });
-    this.#gauge('vllm_pd:num_free_blocks', 'Blocks that nobody uses, cached ones included.', () => {
-      return engine.state().numFreeBlocks;
-    });
-    this.#gauge(
-      'vllm_pd:num_cached_blocks',
-      'Blocks in the prefix cache.',
-      () => engine.state().numCachedBlocks,
-    );
-    this.#gauge(
-      'vllm_pd:num_holds',
-      'Leases and finished requests held for a peer.',
-      () => engine.state().numHolds,
-    );
-    this.#gauge('vllm_pd:num_pending_loads', 'Loads under way.', () => engine.state().numPendingLoads);
-    new Gauge({
-      name: 'vllm:num_requests_waiting_by_reason',
-      help: 'Requests that wait, by reason; those that wait for remote KV are deferred.',
-      labelNames: ['reason'],
-      registers: [this.registry],
-      collect: gaugeByReason(() => {
-        const deferred = this.#lastStep?.numWaitingForRemoteKvs ?? 0;
-        return { deferred, capacity: Math.max(0, engine.state().numWaiting - deferred) };
-      }),
-    });
-    new Gauge({
-      name: 'vllm:cache_config_info',
-      help: 'The cache configuration.',
-      labelNames: ['block_size', 'num_gpu_blocks', 'enable_prefix_caching'],
-      registers: [this.registry],
-    }).set(
-      {
-        block_size: cache.blockSize,
-        num_gpu_blocks: cache.numBlocks,
-        enable_prefix_caching: String(cache.enablePrefixCaching),
-      },
-      1,
-    );
-  }
-
-  /** Counters that the engine keeps itself. */
-  #addReadCounters(): void {
-    const engine = this.#engine;
-    const { sent, received } = this.#direction;
-    const prefix = () => engine.prefixCacheStats();
-    const transfer = () => engine.kvTransferStats();
-    this.#readCounter('vllm:prefix_cache_queries_total', 'Prompt tokens looked up.', () => prefix().queries);
-    this.#readCounter('vllm:prefix_cache_hits_total', 'Prompt tokens found.', () => prefix().hits);
-    this.#readCounter('vllm:external_prefix_cache_queries_total', 'Tokens looked for at a peer.', () => {
-      return prefix().externalQueries;
-    });
-    this.#readCounter('vllm:external_prefix_cache_hits_total', 'Tokens loaded from a peer.', () => {
-      return prefix().externalHits;
-    });
-    this.#readCounter(
-      'vllm_pd:kv_holds_expired_total',
-      'Holds that ended by expiry.',
-      () => transfer().numExpiredHolds,
-    );
-    this.#readLabelled(
-      'vllm:prompt_tokens_by_source_total',
-      'Prompt tokens by where their KV came from.',
-      ['source'],
-      () => {
-        const { queries, hits, externalHits } = prefix();
-        return [
-          [{ source: 'local_compute' }, queries - hits - externalHits],
-          [{ source: 'local_cache_hit' }, hits],
-          [{ source: 'external_kv_transfer' }, externalHits],
-        ];
-      },
-    );
-    this.#readLabelled(
-      'vllm_pd:kv_transfer_bytes_total',
-      'Bytes of KV that this node moved.',
-      ['direction', 'op'],
-      () => [
-        [{ direction: sent, op: 'sent' }, transfer().bytesSent],
-        [{ direction: received, op: 'received' }, transfer().bytesReceived],
-      ],
-    );
-  }
-
-  #counter(name: string, help: string, labelNames: readonly string[] = []): Counter {
-    return new Counter({ name, help, labelNames: [...labelNames], registers: [this.registry] });
-  }
-
-  #histogram(name: string, help: string, limits: readonly number[]): Histogram {
-    return new Histogram({ name, help, buckets: [...limits], registers: [this.registry] });
-  }
-
-  #gauge(name: string, help: string, read: () => number): void {
-    const collect = function (this: Gauge) {
-      this.set(read());
-    };
-    new Gauge({ name, help, registers: [this.registry], collect });
-  }
-
-  #readCounter(name: string, help: string, read: () => number): void {
-    this.#readLabelled(name, help, [], () => [[{}, read()]]);
-  }
-
-  #readLabelled(
-    name: string,
-    help: string,
-    labelNames: readonly string[],
-    read: () => readonly (readonly [Record<string, string>, number])[],
-  ): void {
-    const collect = function (this: Counter) {
-      this.reset();
-      for (const [labels, value] of read()) this.inc(labels, value);
-    };
-    new Counter({ name, help, labelNames: [...labelNames], registers: [this.registry], collect });
+    times.prefill.observe(prefillMs / 1000);
+    times.decode.observe(decodeMs / 1000);
+    times.inference.observe((prefillMs + decodeMs) / 1000);
+    if (numGenerationTokens > 1) times.perOutputToken.observe(decodeMs / 1000 / (numGenerationTokens - 1));
   }
 }
 
-function gaugeByReason(read: () => Record<string, number>) {
-  return function (this: Gauge) {
-    for (const [reason, value] of Object.entries(read())) this.set({ reason }, value);
+function createCounters(registry: MetricsRegistry) {
+  return {
+    promptTokens: registry.counter('vllm:prompt_tokens_total', 'Prompt tokens of requests that ended.'),
+    cachedTokens: registry.counter(
+      'vllm:prompt_tokens_cached_total',
+      'Prompt tokens that were not computed.',
+    ),
+    generationTokens: registry.counter('vllm:generation_tokens_total', 'Tokens generated.'),
+    preemptions: registry.counter('vllm:num_preemptions_total', 'Preemptions.'),
+    success: registry.counter('vllm:request_success_total', 'Requests that ended.', 'finished_reason'),
+    ledger: registry.counter(
+      'vllm_pd:prompt_tokens_ledger_total',
+      'Prompt tokens by how they came to have KV.',
+      'bin',
+    ),
+    transfers: registry.counter(
+      'vllm_pd:kv_transfers_total',
+      'Loads that ended on this node.',
+      'direction',
+      'status',
+    ),
   };
+}
+
+function createTimes(registry: MetricsRegistry) {
+  const time = (name: string, help: string, limits: readonly number[]) =>
+    registry.histogram(`${name}_seconds`, help, limits);
+  const { firstToken, perToken, request, transfer } = buckets;
+  return {
+    firstToken: time('vllm:time_to_first_token', 'Arrival to first token.', firstToken),
+    interToken: time('vllm:inter_token_latency', 'Gap between two tokens of a request.', perToken),
+    perOutputToken: time(
+      'vllm:request_time_per_output_token',
+      'Mean gap between the tokens of a request.',
+      perToken,
+    ),
+    e2e: time('vllm:e2e_request_latency', 'Arrival to end.', request),
+    queue: time('vllm:request_queue_time', 'Arrival to first schedule.', request),
+    inference: time('vllm:request_inference_time', 'First schedule to last token.', request),
+    prefill: time('vllm:request_prefill_time', 'First schedule to first token.', request),
+    decode: time('vllm:request_decode_time', 'First to last token.', request),
+    transfer: time('vllm_pd:kv_transfer', 'Time of a load.', transfer),
+  };
+}
+
+function createSizes(registry: MetricsRegistry, maxModelLen: number) {
+  const size = (name: string, help: string) => registry.histogram(name, help, buckets.upTo(maxModelLen));
+  return {
+    promptTokens: size('vllm:request_prompt_tokens', 'Tokens of a prompt.'),
+    generationTokens: size('vllm:request_generation_tokens', 'Tokens of an answer.'),
+    maxTokens: size('vllm:request_params_max_tokens', 'max_tokens of a request.'),
+    computedTokens: size(
+      'vllm:request_prefill_kv_computed_tokens',
+      'Prompt tokens of a request that were computed.',
+    ),
+    iterationTokens: registry.histogram(
+      'vllm:iteration_tokens_total',
+      'Tokens run in a step.',
+      buckets.iteration,
+    ),
+  };
+}
+
+function addGauges(registry: MetricsRegistry, engine: Engine, numWaitingForRemoteKvs: () => number): void {
+  const { cache } = engine.config;
+  const state = () => engine.state();
+  registry.gauge('vllm:num_requests_running', 'Requests in the running batch.', () => state().numRunning);
+  registry.gauge('vllm:num_requests_waiting', 'Requests that wait for any reason.', () => state().numWaiting);
+  registry.labelledGauge(
+    'vllm:num_requests_waiting_by_reason',
+    'Requests that wait, by reason; those that wait for remote KV are deferred.',
+    ['reason'],
+    () => {
+      const deferred = numWaitingForRemoteKvs();
+      return [
+        [{ reason: 'deferred' }, deferred],
+        [{ reason: 'capacity' }, Math.max(0, state().numWaiting - deferred)],
+      ];
+    },
+  );
+  registry.gauge('vllm:kv_cache_usage_perc', 'Share of the pool in use, 0 to 1.', () => {
+    return 1 - state().numFreeBlocks / (state().numBlocks - 1);
+  });
+  registry.gauge(
+    'vllm_pd:num_free_blocks',
+    'Blocks that nobody uses, cached ones included.',
+    () => state().numFreeBlocks,
+  );
+  registry.gauge('vllm_pd:num_cached_blocks', 'Blocks in the prefix cache.', () => state().numCachedBlocks);
+  registry.gauge(
+    'vllm_pd:num_holds',
+    'Leases, and finished requests held for a peer.',
+    () => state().numHolds,
+  );
+  registry.gauge('vllm_pd:num_pending_loads', 'Loads under way.', () => state().numPendingLoads);
+  const info = {
+    block_size: String(cache.blockSize),
+    num_gpu_blocks: String(cache.numBlocks),
+    enable_prefix_caching: String(cache.enablePrefixCaching),
+  };
+  registry.labelledGauge('vllm:cache_config_info', 'The cache configuration.', Object.keys(info), () => [
+    [info, 1],
+  ]);
+}
+
+/** Counters that the engine keeps itself. */
+function addReadCounters(registry: MetricsRegistry, engine: Engine): void {
+  const { sent, received } = directions[engine.config.kvTransfer.role];
+  const prefix = () => engine.prefixCacheStats();
+  const transfer = () => engine.kvTransferStats();
+  registry.readCounter('vllm:prefix_cache_queries_total', 'Prompt tokens looked up.', () => prefix().queries);
+  registry.readCounter('vllm:prefix_cache_hits_total', 'Prompt tokens found.', () => prefix().hits);
+  registry.readCounter(
+    'vllm:external_prefix_cache_queries_total',
+    'Prompt tokens looked for at a peer.',
+    () => {
+      return prefix().externalQueries;
+    },
+  );
+  registry.readCounter('vllm:external_prefix_cache_hits_total', 'Prompt tokens loaded from a peer.', () => {
+    return prefix().externalHits;
+  });
+  registry.labelledReadCounter(
+    'vllm:prompt_tokens_by_source_total',
+    'Prompt tokens by where their KV came from.',
+    ['source'],
+    () => {
+      const { queries, hits, externalHits } = prefix();
+      return [
+        [{ source: 'local_compute' }, queries - hits - externalHits],
+        [{ source: 'local_cache_hit' }, hits],
+        [{ source: 'external_kv_transfer' }, externalHits],
+      ];
+    },
+  );
+  registry.labelledReadCounter(
+    'vllm_pd:kv_transfer_bytes_total',
+    'Bytes of KV that this node moved.',
+    ['direction', 'op'],
+    () => [
+      [{ direction: sent, op: 'sent' }, transfer().bytesSent],
+      [{ direction: received, op: 'received' }, transfer().bytesReceived],
+    ],
+  );
+  registry.readCounter('vllm_pd:kv_holds_expired_total', 'Holds that ended by expiry.', () => {
+    return transfer().numExpiredHolds;
+  });
 }
