@@ -168,7 +168,7 @@ for (const [when, numTokens] of [
     await withCluster({}, async (cluster) => {
       await converse(cluster, 1);
       const controller = new AbortController();
-      const body = { prompt: 'word '.repeat(900), max_tokens: 400, temperature: 0, stream: true };
+      const body = { prompt: 'word '.repeat(600), max_tokens: 400, temperature: 0, stream: true };
       const response = fetch(`${cluster.proxyUrl}/v1/completions`, {
         method: 'POST',
         body: JSON.stringify(body),
@@ -178,7 +178,10 @@ for (const [when, numTokens] of [
         const reader = (await response).body!.getReader();
         for (let i = 0; i < numTokens; i++) await reader.read();
       } else {
-        while ((await cluster.stateOf(cluster.prefill[0]!)).numRunning === 0) await undefined;
+        const deadlineMs = performance.now() + 5000;
+        while ((await cluster.stateOf(cluster.prefill[0]!)).numRunning === 0) {
+          assert.ok(performance.now() < deadlineMs, 'P was never seen at work');
+        }
       }
       controller.abort();
       await response.catch(() => {});
