@@ -91,7 +91,7 @@ export class Answer {
 }
 
 /** A token's own text; U+FFFD where it is not whole characters. */
-export function tokenText(tokenizer: Tokenizer, tokenId: number): string {
+function tokenText(tokenizer: Tokenizer, tokenId: number): string {
   const piece = tokenizer.piece(tokenId);
   return piece.kind === 'text'
     ? piece.text

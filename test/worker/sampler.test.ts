@@ -186,6 +186,21 @@ test('top-p on a flat row of many tokens keeps the share, lowest ids first', () 
   );
 });
 
+test('top-k keeps exactly the k largest of a long row with ties', () => {
+  const logits = Array.from({ length: 500 }, (_, i) => (i * 37) % 100);
+  const kept = new Set<number>();
+  const request = createRequest({ seed: 3, topK: 12, temperature: 100 });
+  for (let i = 0; i < 2000; i++) {
+    kept.add(createSampler().sample(request, Float32Array.from(logits)).tokenId);
+    request.tokenIds.push(0);
+  }
+  const order = logits.map((_, id) => id).sort((a, b) => logits[b]! - logits[a]! || a - b);
+  assert.equal(
+    [...kept].sort((a, b) => a - b),
+    order.slice(0, 12).sort((a, b) => a - b),
+  );
+});
+
 test('a draw depends on seed and position only', () => {
   const logits = ln([0.25, 0.25, 0.25, 0.25]);
   const draw = (seed: number, position: number) => {
