@@ -18,7 +18,11 @@ export interface Offer {
   readonly params: KvTransferParams;
   /** What D holds because of it; to be released when P never gets to hear of it. */
   readonly hold: { readonly node: ProxyNode; readonly id: string } | null;
+  /** The prompt as D encoded it; null when it was not asked. */
+  readonly promptTokenIds: readonly number[] | null;
 }
+
+const noOffer: Offer = { params: remoteDecodeParams(), hold: null, promptTokenIds: null };
 
 export interface LookupOptions {
   readonly mode: KvTransferMode;
@@ -35,7 +39,7 @@ export async function lookUp(
   metrics: ProxyMetrics,
   signal: AbortSignal,
 ): Promise<Offer> {
-  if (options.mode === 'uni') return { params: remoteDecodeParams(), hold: null };
+  if (options.mode === 'uni') return noOffer;
   if (options.lookup === 'ticket') return redeemTicket(turn, decode, conversations, metrics);
   const startedMs = performance.now();
   const answer = await queryCache(turn, decode, { ...options, lease: true }, signal);
@@ -43,11 +47,12 @@ export async function lookUp(
   metrics.lookup(answer === null ? 'failed' : answer.num_tokens > 0 ? 'found' : 'nothing');
   if (answer === null) {
     metrics.hopFailed('query', decode.url);
-    return { params: remoteDecodeParams(), hold: null };
+    return noOffer;
   }
   return {
     params: answer.kv_transfer_params ?? remoteDecodeParams(true),
     hold: answer.lease ? { node: decode, id: answer.lease.id } : null,
+    promptTokenIds: answer.prompt_token_ids ?? null,
   };
 }
 
@@ -59,10 +64,9 @@ function redeemTicket(
 ): Offer {
   const ticket = turn.sessionId === null ? null : conversations.takeTicket(turn.sessionId);
   metrics.lookup(ticket ? 'found' : 'nothing');
-  if (!ticket) return { params: remoteDecodeParams(), hold: null };
+  if (!ticket || (ticket.node !== decode && !ticket.node.healthy)) return noOffer;
   const id = ticket.params.remote_request_id;
-  if (ticket.node !== decode && !ticket.node.healthy) return { params: remoteDecodeParams(), hold: null };
-  return { params: ticket.params, hold: id ? { node: ticket.node, id } : null };
+  return { params: ticket.params, hold: id ? { node: ticket.node, id } : null, promptTokenIds: null };
 }
 
 /** Null when the node cannot say, in time or at all. Rejects only when the client has gone. */

@@ -23,6 +23,7 @@ const promptFields = [
   'model',
   'prompt',
   'messages',
+  'prompt_token_ids',
   'add_special_tokens',
   'add_generation_prompt',
   'continue_final_message',
@@ -77,11 +78,12 @@ export function parseTurnRequest(
   };
 }
 
-/** P runs the whole prompt and makes one token. */
+/** P runs the whole prompt and makes one token; it says how it encoded the prompt unless it was told. */
 export function prefillBody(turn: TurnRequest, params: KvTransferParams): JsonObject {
   const body: Record<string, unknown> = { ...turn.body };
   for (const field of answerFields) delete body[field];
   if ('max_completion_tokens' in body) body.max_completion_tokens = 1;
+  if (!isEncoded(turn)) body.return_token_ids = true;
   return { ...body, max_tokens: 1, stream: false, kv_transfer_params: params };
 }
 
@@ -89,9 +91,23 @@ export function decodeBody(turn: TurnRequest, params: KvTransferParams | null): 
   return params === null ? turn.body : { ...turn.body, kv_transfer_params: params };
 }
 
+/** With `lease` the query is the first hop of a turn, so its encoding of the prompt is of use to the others. */
 export function cacheQueryBody(turn: TurnRequest, lease: boolean): JsonObject {
   const fields = promptFields.filter((field) => turn.body[field] !== undefined);
-  return { ...Object.fromEntries(fields.map((field) => [field, turn.body[field]])), lease };
+  const body = Object.fromEntries(fields.map((field) => [field, turn.body[field]]));
+  return { ...body, lease, ...(lease && !isEncoded(turn) ? { return_token_ids: true } : {}) };
+}
+
+/** The turn with its prompt as one node has encoded it, so that the next need not do it again. */
+export function withTokenIds(turn: TurnRequest, tokenIds: readonly number[] | null): TurnRequest {
+  // An echo repeats the client's own text.
+  if (!tokenIds || isEncoded(turn) || turn.body.echo) return turn;
+  const encoded = turn.path === '/v1/completions' ? { prompt: tokenIds } : { prompt_token_ids: tokenIds };
+  return { ...turn, body: { ...turn.body, ...encoded } };
+}
+
+function isEncoded({ path, body }: TurnRequest): boolean {
+  return path === '/v1/completions' ? Array.isArray(body.prompt) : Array.isArray(body.prompt_token_ids);
 }
 
 /** Several prompts in one request: there is one set of transfer parameters and it belongs to one prompt. */

@@ -7,7 +7,7 @@ import { type LookupOptions, lookUp, type Offer, release } from './proxy-lookup.
 import type { ProxyMetrics } from './proxy-metrics.js';
 import type { ProxyNode, WholeResponse } from './proxy-node.js';
 import { isEventStream, relayEvents, relayWhole, type TakeTicket } from './proxy-relay.js';
-import { decodeBody, isBatch, prefillBody, type TurnRequest } from './proxy-request.js';
+import { decodeBody, isBatch, prefillBody, type TurnRequest, withTokenIds } from './proxy-request.js';
 import type { ProxyRouter } from './proxy-routing.js';
 
 /** What P left for D, and where. */
@@ -16,8 +16,15 @@ interface HandOver {
   readonly params: KvTransferParams;
 }
 
+interface PrefillAnswer {
+  /** Null when P ended the request without holding anything. */
+  readonly params: KvTransferParams | null;
+  /** The prompt as P encoded it, if it was asked. */
+  readonly promptTokenIds: readonly number[] | null;
+}
+
 type PrefillOutcome =
-  | { readonly kind: 'done'; readonly node: ProxyNode; readonly params: KvTransferParams | null }
+  | ({ readonly kind: 'done'; readonly node: ProxyNode } & PrefillAnswer)
   /** The request itself is at fault; the client gets P's answer. */
   | { readonly kind: 'refused'; readonly response: WholeResponse }
   /** No prefill node did it: D prefills by itself. */
@@ -53,17 +60,21 @@ export class TurnPlayer {
       return;
     }
     let handOver: HandOver | null = null;
+    let encodedTurn = turn;
     if (prefill && !isBatch(turn)) {
       const offer = await lookUp(turn, decode, this.#lookup, this.#conversations, this.#metrics, signal);
-      const outcome = await this.#prefill(turn, prefill, offer, signal);
+      encodedTurn = withTokenIds(turn, offer.promptTokenIds);
+      const outcome = await this.#prefill(encodedTurn, prefill, offer, signal);
       if (outcome.kind === 'refused') {
         relayWhole(res, outcome.response, turn.requestId);
         return;
       }
-      if (outcome.kind === 'done' && outcome.params)
-        handOver = { node: outcome.node, params: outcome.params };
+      if (outcome.kind === 'done') {
+        encodedTurn = withTokenIds(encodedTurn, outcome.promptTokenIds);
+        if (outcome.params) handOver = { node: outcome.node, params: outcome.params };
+      }
     }
-    await this.#decode(turn, decode, handOver, res, signal);
+    await this.#decode(encodedTurn, decode, handOver, res, signal);
   }
 
   async #prefill(
@@ -99,7 +110,7 @@ export class TurnPlayer {
       const body = prefillBody(turn, params);
       const response = await node.fetch({ method: 'POST', path, body, headers, signal });
       this.#metrics.hop('prefill', node.url, performance.now() - startedMs);
-      if (response.status < 300) return { kind: 'done', node, params: handOverOf(response) };
+      if (response.status < 300) return { kind: 'done', node, ...parsePrefill(response) };
       // 501 says that no node of this kind can do what was asked.
       const isNodeAtFault = response.status >= 500 && response.status !== 501;
       return isNodeAtFault ? { kind: 'failed' } : { kind: 'refused', response };
@@ -201,14 +212,18 @@ function isUnreachable(error: unknown): boolean {
   return error instanceof VllmPdError && error.code === 'NODE_UNREACHABLE';
 }
 
-/** Null when P ended the request without holding anything, or said nothing that can be understood. */
-function handOverOf(response: WholeResponse): KvTransferParams | null {
+/** An answer that cannot be understood hands nothing over. */
+function parsePrefill(response: WholeResponse): PrefillAnswer {
   try {
-    const body = JSON.parse(response.bytes.toString('utf8')) as {
+    const { kv_transfer_params, choices } = JSON.parse(response.bytes.toString('utf8')) as {
       readonly kv_transfer_params?: KvTransferParams | null;
+      readonly choices?: readonly { readonly prompt_token_ids?: readonly number[] | null }[];
     };
-    return body.kv_transfer_params ?? null;
+    return {
+      params: kv_transfer_params ?? null,
+      promptTokenIds: choices?.[0]?.prompt_token_ids ?? null,
+    };
   } catch {
-    return null;
+    return { params: null, promptTokenIds: null };
   }
 }

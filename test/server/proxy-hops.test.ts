@@ -16,7 +16,7 @@ import {
   ticket,
   withProxy,
 } from './proxy-setup.js';
-import { json } from './scripted-node.js';
+import { json, type Script } from './scripted-node.js';
 
 const onePair = { prefill: [prefills], decode: [decodes] };
 const blank = {
@@ -50,6 +50,7 @@ test('uni: P makes one token without streaming, D gets the request and what P ho
       max_tokens: 1,
       temperature: 0,
       stream: false,
+      return_token_ids: true,
       kv_transfer_params: blank,
     });
     assert.equal(decode[0]!.calls[0]!.body, { ...request, kv_transfer_params: handOver });
@@ -64,6 +65,7 @@ test('bi with queries: D is asked under a lease, P gets the answer', async () =>
       model: 'tiny',
       prompt: 'once upon',
       lease: true,
+      return_token_ids: true,
     });
     assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, leased);
     assert.equal(decode[0]!.callsTo(completions)[0]!.body.kv_transfer_params, handOver);
@@ -159,6 +161,47 @@ test('chat turns go to the chat endpoint with max_completion_tokens 1, and X-Req
     assert.is(sent.headers['x-request-id'], 'r-1');
     assert.equal(decode[0]!.callsTo(cacheQuery)[0]!.body.messages, body.messages);
     assert.is(decode[0]!.callsTo(chat)[0]!.headers['x-request-id'], 'r-1');
+  });
+});
+
+test('a prompt is encoded once: by D when it is asked, else by P', async () => {
+  const tokenIds = [5, 6, 7];
+  const encodingP: Script = {
+    ...prefills,
+    [completions]: (_, res) =>
+      json(res, 200, { choices: [{ prompt_token_ids: tokenIds }], kv_transfer_params: handOver }),
+  };
+  const encodingD: Script = {
+    ...decodes,
+    [cacheQuery]: (_, res) => json(res, 200, { ...queryAnswer(32), prompt_token_ids: tokenIds }),
+  };
+  const pair = { prefill: [encodingP], decode: [encodingD] };
+  for (const mode of ['uni', 'bi'] as const) {
+    await withProxy(pair, { mode }, async ({ post, prefill, decode }) => {
+      await (await post(completions, request)).text();
+      const [onP, onD] = [prefill[0]!, decode[0]!].map((node) => node.callsTo(completions)[0]!.body);
+      assert.equal(onP!.prompt, mode === 'bi' ? tokenIds : request.prompt);
+      assert.is(onP!.return_token_ids, mode === 'bi' ? undefined : true);
+      assert.equal(onD!.prompt, tokenIds);
+      await (await post(completions, { ...request, echo: true })).text();
+      assert.is(decode[0]!.callsTo(completions)[1]!.body.prompt, request.prompt);
+      await (await post(completions, { ...request, prompt: [1, 2] })).text();
+      assert.is(prefill[0]!.calls[2]!.body.return_token_ids, undefined);
+    });
+  }
+  const chat = '/v1/chat/completions';
+  const chatPair = {
+    prefill: [{ [chat]: encodingP[completions]! }],
+    decode: [{ ...encodingD, [chat]: decodes[completions]! }],
+  };
+  await withProxy(chatPair, {}, async ({ post, prefill, decode }) => {
+    const messages = [{ role: 'user', content: 'hi' }];
+    await post(chat, { messages });
+    for (const node of [prefill[0]!, decode[0]!]) {
+      const { body } = node.callsTo(chat)[0]!;
+      assert.equal(body.prompt_token_ids, tokenIds);
+      assert.equal(body.messages, messages);
+    }
   });
 });
 
