@@ -1,13 +1,18 @@
 // Text → token ids beside the event loop: short prompts at once, long ones on a thread, the latest ones remembered.
 import { Worker } from 'node:worker_threads';
 import { VllmPdError } from '../errors.js';
+import { createLogger } from '../log.js';
 import type { Tokenizer } from '../model/tokenizer.js';
 import type { EncodeReply, EncodeTask } from './prompt-encoder-worker.js';
 
-/** Characters that are encoded within about a millisecond; the tokenizer is synchronous JavaScript. */
+const log = createLogger('prompt-encoder');
+
+/** Unknown characters that are encoded within about 2 ms; the tokenizer is synchronous JavaScript. */
 const shortLength = 2000;
 /** Characters for which the event loop may be held up once, while the thread is still starting. */
-const bearableLength = 100_000;
+const bearableLength = 4000;
+/** Characters that are encoded here when the thread has ended, some 100 ms; longer ones may be what it ended of. */
+const recoverableLength = 100_000;
 /** A cache query and the request behind it bring the same text. */
 const maxRemembered = 32;
 
@@ -19,7 +24,8 @@ export interface PromptEncoderOptions {
 }
 
 interface Waiting {
-  readonly resolve: (tokenIds: readonly number[]) => void;
+  /** Null: the thread has ended. */
+  readonly resolve: (tokenIds: readonly number[] | null) => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -30,6 +36,7 @@ export class PromptEncoder {
   #numTasks = 0;
   #worker: Worker | null = null;
   #isReady = false;
+  #isClosed = false;
 
   constructor(options: PromptEncoderOptions) {
     this.#options = options;
@@ -37,7 +44,8 @@ export class PromptEncoder {
 
   /** Rejects with PROMPT_TOO_LONG when the text is longer than any that fits. */
   async encode(text: string, addSpecialTokens: boolean): Promise<readonly number[]> {
-    if (text.length <= shortLength) return this.#encodeHere(text, addSpecialTokens);
+    const numUnknown = this.#options.tokenizer.numUnknownCharacters(text, { addSpecialTokens });
+    if (numUnknown <= shortLength) return this.#encodeHere(text, addSpecialTokens);
     const key = `${addSpecialTokens}${text}`;
     const known = this.#remembered.get(key);
     this.#remembered.delete(key);
@@ -53,16 +61,26 @@ export class PromptEncoder {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
     await this.#worker?.terminate();
   }
 
   async #encodeLong(text: string, addSpecialTokens: boolean): Promise<readonly number[]> {
     this.#worker ??= this.#startWorker();
     if (!this.#isReady && text.length <= bearableLength) return this.#encodeHere(text, addSpecialTokens);
+    const tokenIds = await this.#encodeThere(this.#worker, text, addSpecialTokens);
+    if (tokenIds) return tokenIds;
+    if (this.#isClosed || text.length > recoverableLength) {
+      throw new VllmPdError('OVERLOADED', 'The tokenizer thread has ended.');
+    }
+    return this.#encodeHere(text, addSpecialTokens);
+  }
+
+  #encodeThere(worker: Worker, text: string, addSpecialTokens: boolean): Promise<readonly number[] | null> {
     const task: EncodeTask = { id: this.#numTasks++, text, addSpecialTokens };
     return new Promise((resolve, reject) => {
       this.#waiting.set(task.id, { resolve, reject });
-      this.#worker!.postMessage(task);
+      worker.postMessage(task);
     });
   }
 
@@ -77,10 +95,8 @@ export class PromptEncoder {
     });
     worker.unref();
     worker.on('message', (reply: EncodeReply) => this.#take(reply));
-    worker.on('error', (cause) =>
-      this.#failAll(new VllmPdError('INTERNAL', 'The tokenizer thread failed.', { cause })),
-    );
-    worker.on('exit', () => this.#failAll(new VllmPdError('OVERLOADED', 'The tokenizer thread has ended.')));
+    worker.on('error', (error) => log.warn({ err: error }, 'the tokenizer thread failed'));
+    worker.on('exit', () => this.#giveBack());
     return worker;
   }
 
@@ -96,10 +112,10 @@ export class PromptEncoder {
   }
 
   /** The next long prompt starts a new thread. */
-  #failAll(error: VllmPdError): void {
+  #giveBack(): void {
     this.#worker = null;
     this.#isReady = false;
-    for (const { reject } of this.#waiting.values()) reject(error);
+    for (const { resolve } of this.#waiting.values()) resolve(null);
     this.#waiting.clear();
   }
 
