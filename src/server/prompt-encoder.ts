@@ -80,6 +80,7 @@ export class PromptEncoder {
     const task: EncodeTask = { id: this.#numTasks++, text, addSpecialTokens };
     return new Promise((resolve, reject) => {
       this.#waiting.set(task.id, { resolve, reject });
+      worker.ref();
       worker.postMessage(task);
     });
   }
@@ -107,6 +108,8 @@ export class PromptEncoder {
     }
     const waiting = this.#waiting.get(reply.id);
     this.#waiting.delete(reply.id);
+    // An idle thread keeps no process alive.
+    if (this.#waiting.size === 0) this.#worker?.unref();
     if (reply.kind === 'encoded') waiting?.resolve(Array.from(reply.tokenIds));
     else waiting?.reject(refusal(reply, this.#options.maxTokens));
   }
