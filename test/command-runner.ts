@@ -19,6 +19,8 @@ export interface RunningCommand {
   /** Resolves with the first line of stdout; rejects when the command ends before it. */
   readonly firstLine: Promise<string>;
   readonly result: Promise<CommandResult>;
+  /** Resolves when stderr has this text; rejects when the command ends without it. */
+  stderrHas(text: string): Promise<void>;
   /** To its whole process group, as Ctrl-C on a terminal. */
   interrupt(): void;
 }
@@ -52,7 +54,16 @@ export function startCommand(
     return { exitCode, signal, stdout, stderr } as CommandResult;
   });
   const pid = child.pid!;
-  return { child, pid, firstLine, result, interrupt: () => process.kill(-pid, 'SIGINT') };
+  const stderrHas = (text: string) =>
+    new Promise<void>((resolve, reject) => {
+      const look = () => {
+        if (stderr.includes(text)) resolve();
+      };
+      look();
+      child.stderr.on('data', look);
+      child.once('close', () => reject(new Error(`ended without '${text}' on stderr: ${stderr}`)));
+    });
+  return { child, pid, firstLine, result, stderrHas, interrupt: () => process.kill(-pid, 'SIGINT') };
 }
 
 export function runCommand(

@@ -1,12 +1,15 @@
 // The order in which turns are played: turn by turn over all conversations, the modes taking turns wave by wave.
 import type { KvTransferMode } from '../config.js';
 import { VllmPdError } from '../errors.js';
+import { createLogger } from '../log.js';
 import { ChatSession } from './chat-session.js';
 import type { BenchClient } from './client.js';
 import type { Conversation } from './conversation.js';
 import { listNodes } from './node-probe.js';
 import type { TurnRecord } from './turn-record.js';
 import type { WorkloadSampling } from './workload.js';
+
+const log = createLogger('bench');
 
 /** One running system, in the mode that it runs in. */
 export interface RunTarget {
@@ -148,6 +151,8 @@ class Run {
         // What an interrupt cut off says nothing about the turn.
         if (this.#plan.signal.aborted) return;
         this.#turns.push(record);
+        const { mode, conversation_id, ttft_ms, error } = record;
+        log.debug({ mode, conversation_id, turn, ttft_ms, error }, 'turn played');
         this.#plan.onTurn?.(record);
       }),
     );
