@@ -35,6 +35,7 @@ export async function startApiServer({ engine, host, port }: ApiServerOptions): 
   });
   const node: ApiNode = { engine, encoder, created: Math.floor(Date.now() / 1000) };
   const server = await createHttpServer(routes(node), { host, port });
+  encoder.warmUp();
   const close = async () => {
     await server.close();
     await encoder.close();

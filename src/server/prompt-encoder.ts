@@ -42,6 +42,11 @@ export class PromptEncoder {
     this.#options = options;
   }
 
+  /** Starts the thread ahead of the first long prompt, which would otherwise wait for it some 100 ms. */
+  warmUp(): void {
+    this.#worker ??= this.#startWorker();
+  }
+
   /** Rejects with PROMPT_TOO_LONG when the text is longer than any that fits. */
   async encode(text: string, addSpecialTokens: boolean): Promise<readonly number[]> {
     const numUnknown = this.#options.tokenizer.numUnknownCharacters(text, { addSpecialTokens });
