@@ -194,7 +194,7 @@ export default class Serve extends BaseCommand {
       const message = 'Expected at least one --decode-url with --role proxy but received none.';
       throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'decode-url' });
     }
-    const { startProxy } = await import('../src/server/proxy.js');
+    const { startProxy } = await import('../src/server/proxy/proxy.js');
     const proxy = await startProxy({
       host: flags.host,
       port: flags.port ?? defaultPorts.proxy,

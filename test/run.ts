@@ -5,6 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const testRoot = path.dirname(fileURLToPath(import.meta.url));
+const sourceRoot = path.resolve(testRoot, '../../test');
 const fileLimitMs = Number(process.env.VLLM_PD_TEST_FILE_LIMIT_MS ?? 240_000);
 const concurrency = Number(process.env.VLLM_PD_TEST_CONCURRENCY ?? 2);
 
@@ -69,10 +70,11 @@ function runFile(file: string): Promise<FileResult> {
 }
 
 const filter = process.argv[2];
-const files = readdirSync(testRoot, { recursive: true, encoding: 'utf8' })
-  .filter((file) => file.endsWith('.test.js') && (!filter || file.includes(filter)))
+// By source, since dist/ may still hold what was compiled from files that have moved.
+const files = readdirSync(sourceRoot, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.test.ts') && (!filter || file.includes(filter)))
   .sort()
-  .map((file) => path.join(testRoot, file));
+  .map((file) => path.join(testRoot, file.replace(/\.ts$/, '.js')));
 
 const results: FileResult[] = [];
 const queue = [...files];

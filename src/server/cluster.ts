@@ -3,7 +3,7 @@ import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from 
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { ClusterNode } from './cluster-node.js';
-import { type ProxyOptions, startProxy } from './proxy.js';
+import { type ProxyOptions, startProxy } from './proxy/proxy.js';
 
 export type { ClusterNode };
 

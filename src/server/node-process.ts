@@ -4,7 +4,7 @@ import { completeEngineConfig, defaults, type EngineOptions, type NodeRole } fro
 import { Engine } from '../engine/engine.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
-import { startApiServer } from './api-server.js';
+import { startApiServer } from './api/api-server.js';
 
 /** How long requests that run may go on after the order to stop. */
 const drainLimitMs = 3000;

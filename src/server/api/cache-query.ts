@@ -1,0 +1,67 @@
+// POST /v1/cache_query: which blocks of a prompt this node holds, on request under a lease; and the lease's release.
+import { z } from 'zod';
+import { VllmPdError } from '../../errors.js';
+import type { ChatMessage } from '../../model/chat-template.js';
+import { type RouteContext, readJson, sendJson } from '../http.js';
+import { parseBody } from './api-body.js';
+import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt } from './api-node.js';
+import { chatTemplateFields, messagesSchema, promptSchema } from './openai-schema.js';
+
+const querySchema = z.object({
+  model: z.string().nullish(),
+  prompt: promptSchema.optional(),
+  messages: messagesSchema.nullish(),
+  add_special_tokens: z.boolean().nullish(),
+  ...chatTemplateFields,
+  lease: z.boolean().nullish(),
+  cache_salt: z.string().min(1).nullish(),
+  return_token_ids: z.boolean().nullish(),
+});
+
+const releaseSchema = z.object({ lease_id: z.string().min(1) });
+
+export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<void> {
+  const body = parseBody(querySchema, await readJson(context.req));
+  checkModel(node, body.model);
+  await answerCacheQuery(node, context, await promptsOf(node, body), {
+    lease: body.lease ?? false,
+    cacheSalt: body.cache_salt ?? null,
+    returnTokenIds: body.return_token_ids ?? false,
+  });
+}
+
+async function promptsOf(node: ApiNode, body: z.output<typeof querySchema>): Promise<Prompt[]> {
+  const { prompt, messages } = body;
+  if (prompt !== undefined && !messages) return encodePrompts(node, prompt, body.add_special_tokens ?? true);
+  if (messages && prompt === undefined)
+    return [await encodeChat(node, { ...body, messages: messages as ChatMessage[] })];
+  const message = 'Expected either `prompt` or `messages`.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt' });
+}
+
+export async function answerCacheQuery(
+  { engine }: ApiNode,
+  { res }: RouteContext,
+  prompts: readonly Prompt[],
+  options: {
+    readonly lease: boolean;
+    readonly cacheSalt: string | null;
+    readonly returnTokenIds: boolean;
+  },
+): Promise<void> {
+  const [prompt, ...others] = prompts;
+  if (!prompt || others.length > 0) {
+    const message = `Expected one prompt for a cache query but received ${prompts.length}.`;
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt' });
+  }
+  const answer = await engine.cacheQuery(prompt.tokenIds, options);
+  // Nobody is left to use or release it.
+  if (res.destroyed && answer.lease) engine.releaseLease(answer.lease.id);
+  sendJson(res, 200, options.returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer);
+}
+
+/** `released` is false when the lease has been read, released or has expired before. */
+export async function releaseLease({ engine }: ApiNode, { req, res }: RouteContext): Promise<void> {
+  const { lease_id } = parseBody(releaseSchema, await readJson(req));
+  sendJson(res, 200, { object: 'cache_query.release', lease_id, released: engine.releaseLease(lease_id) });
+}

@@ -1,0 +1,89 @@
+// POST /v1/completions.
+import type { RequestOutput } from '../../engine/request-output.js';
+import { VllmPdError } from '../../errors.js';
+import { parseKvTransferParams } from '../../kv-transfer/params.js';
+import { type RouteContext, readJson } from '../http.js';
+import { parseBody } from './api-body.js';
+import {
+  type ApiNode,
+  checkModel,
+  encodePrompts,
+  type Prompt,
+  requestIdOf,
+  sessionIdOf,
+} from './api-node.js';
+import { answerCacheQuery } from './cache-query.js';
+import type { Choice } from './generation.js';
+import { answerCall, type Dialect } from './openai-answer.js';
+import { completionLogprobs } from './openai-logprobs.js';
+import { completionSampling } from './openai-sampling.js';
+import { type CompletionBody, completionSchema } from './openai-schema.js';
+
+export async function completions(node: ApiNode, context: RouteContext): Promise<void> {
+  const { req } = context;
+  const body = parseBody(completionSchema, await readJson(req));
+  checkModel(node, body.model);
+  checkEcho(body);
+  const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
+  const prompts = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
+  if (kvTransferParams?.cache_query) {
+    await answerCacheQuery(node, context, prompts, {
+      lease: kvTransferParams.lease ?? false,
+      cacheSalt: body.cache_salt ?? null,
+      returnTokenIds: body.return_token_ids ?? false,
+    });
+    return;
+  }
+  const { engine } = node;
+  await answerCall(context, {
+    node,
+    body,
+    dialect: completionDialect(node, body),
+    input: {
+      id: `cmpl-${requestIdOf(req, body.request_id)}`,
+      prompts,
+      numSamples: body.n ?? 1,
+      samplingParams: ({ tokenIds }) =>
+        completionSampling(body, engine.generationConfig, engine.maxModelLen - tokenIds.length),
+      cacheSalt: body.cache_salt ?? null,
+      sessionId: sessionIdOf(req, body),
+      kvTransferParams,
+    },
+  });
+}
+
+function checkEcho(body: CompletionBody): void {
+  if (!body.echo || body.logprobs == null) return;
+  const message =
+    'Expected no `logprobs` together with `echo`: log probabilities of the prompt are not supported.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'logprobs' });
+}
+
+function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
+  const textOf = ({ text, tokenIds }: Prompt) =>
+    text ?? engine.tokenizer.decode(tokenIds, { skipSpecialTokens: false });
+  const textOffsets: number[] = [];
+
+  const entry = ({ index, prompt }: Choice, piece: RequestOutput, isFirst: boolean) => {
+    const textOffset = textOffsets[index] ?? 0;
+    textOffsets[index] = textOffset + piece.text.length;
+    return {
+      index,
+      text: body.echo && isFirst ? textOf(prompt) + piece.text : piece.text,
+      logprobs: body.logprobs == null ? null : completionLogprobs(piece.logprobs, textOffset),
+      finish_reason: piece.finishReason,
+      stop_reason: piece.stopReason,
+      ...(body.return_token_ids && {
+        token_ids: piece.tokenIds,
+        prompt_token_ids: isFirst ? prompt.tokenIds : null,
+      }),
+    };
+  };
+
+  return {
+    object: 'text_completion',
+    chunkObject: 'text_completion',
+    choice: (choice, output) => ({ ...entry(choice, output, true), prompt_logprobs: null }),
+    deltas: (choice, piece, isFirst) => [entry(choice, piece, isFirst)],
+  };
+}

@@ -1,0 +1,122 @@
+// What both completion endpoints do with the engine: start the choices of one call, stop them when the client leaves.
+import { randomBytes } from 'node:crypto';
+import type { Engine } from '../../engine/engine.js';
+import type { RequestOutput } from '../../engine/request-output.js';
+import type { RequestStream } from '../../engine/request-stream.js';
+import { VllmPdError } from '../../errors.js';
+import type { SamplingParams } from '../../request.js';
+import type { KvTransferParams } from '../../wire.js';
+import type { Prompt } from './api-node.js';
+
+export interface GenerationInput {
+  /** The id of the answer, e.g. `cmpl-…`. */
+  readonly id: string;
+  readonly prompts: readonly Prompt[];
+  /** Answers per prompt. */
+  readonly numSamples: number;
+  /** Per prompt, because what is left of the context differs. */
+  readonly samplingParams: (prompt: Prompt) => Partial<SamplingParams>;
+  readonly cacheSalt: string | null;
+  readonly sessionId: string | null;
+  readonly kvTransferParams: KvTransferParams | null;
+}
+
+export interface Choice {
+  readonly index: number;
+  readonly prompt: Prompt;
+  readonly stream: AsyncGenerator<RequestOutput, void, void>;
+}
+
+/** The choices of one call. Aborts all of them when `gone` fires. */
+export class Choices {
+  readonly list: readonly Choice[];
+  readonly #engine: Engine;
+  readonly #input: GenerationInput;
+  readonly #started: RequestStream[] = [];
+  #isStopped = false;
+
+  /** Starts all choices, or throws what the engine throws and starts none. */
+  constructor(engine: Engine, input: GenerationInput, gone: AbortSignal) {
+    this.#engine = engine;
+    this.#input = input;
+    if (input.kvTransferParams && input.prompts.length > 1) {
+      const message =
+        'Expected one prompt together with kv_transfer_params, which describe the blocks of one prompt, ' +
+        `but received ${input.prompts.length}.`;
+      throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'kv_transfer_params' });
+    }
+    try {
+      this.list = input.prompts.flatMap((prompt, index) => this.#samplesOf(prompt, index * input.numSamples));
+    } catch (error) {
+      this.stop();
+      throw error;
+    }
+    gone.addEventListener('abort', () => this.stop(), { once: true });
+    if (gone.aborted) this.stop();
+  }
+
+  /** Aborts what has not ended. */
+  stop(): void {
+    this.#isStopped = true;
+    for (const stream of this.#started) void stream.return();
+  }
+
+  #samplesOf(prompt: Prompt, firstIndex: number): Choice[] {
+    const { numSamples, kvTransferParams } = this.#input;
+    const first = this.#start(prompt, firstIndex, 0, kvTransferParams);
+    const choices: Choice[] = [{ index: firstIndex, prompt, stream: first }];
+    for (let sample = 1; sample < numSamples; sample++) {
+      const index = firstIndex + sample;
+      // What a peer holds can be fetched once; the other samples find it in the cache behind the first.
+      const stream = kvTransferParams
+        ? this.#startBehind(first, () => this.#start(prompt, index, sample, null))
+        : this.#start(prompt, index, sample, null);
+      choices.push({ index, prompt, stream });
+    }
+    return choices;
+  }
+
+  #start(
+    prompt: Prompt,
+    index: number,
+    sample: number,
+    kvTransferParams: KvTransferParams | null,
+  ): RequestStream {
+    const { id, cacheSalt, sessionId } = this.#input;
+    const params = this.#input.samplingParams(prompt);
+    // Samples of one prompt must differ, and still be the same ones when the call is repeated.
+    const seed = params.seed == null ? null : params.seed + sample;
+    const stream = this.#engine.generate({
+      requestId: `${id}-${index}-${randomBytes(4).toString('hex')}`,
+      promptTokenIds: prompt.tokenIds,
+      samplingParams: { ...params, seed },
+      cacheSalt,
+      sessionId,
+      kvTransferParams,
+    });
+    this.#started.push(stream);
+    return stream;
+  }
+
+  async *#startBehind(
+    first: RequestStream,
+    start: () => RequestStream,
+  ): AsyncGenerator<RequestOutput, void, void> {
+    await first.begun;
+    if (!this.#isStopped) yield* start();
+  }
+}
+
+/** Everything that a choice said, as one piece. Null when it was aborted before it said anything. */
+export async function collect(stream: Choice['stream']): Promise<RequestOutput | null> {
+  const pieces: RequestOutput[] = [];
+  for await (const piece of stream) pieces.push(piece);
+  const last = pieces.at(-1);
+  if (!last) return null;
+  return {
+    ...last,
+    text: pieces.map((piece) => piece.text).join(''),
+    tokenIds: pieces.flatMap((piece) => piece.tokenIds),
+    logprobs: pieces.flatMap((piece) => piece.logprobs),
+  };
+}

@@ -1,0 +1,54 @@
+// Sampling fields of a request body → SamplingParams, with the model's defaults behind the request's.
+import { VllmPdError } from '../../errors.js';
+import type { GenerationConfig } from '../../model/generation-config.js';
+import type { SamplingParams } from '../../request.js';
+import type { ChatCompletionBody, CompletionBody, GenerationBody } from './openai-schema.js';
+
+type Resolved = Partial<SamplingParams>;
+
+/** vLLM's default for /v1/completions; less where less of the context is left. */
+const defaultCompletionTokens = 16;
+
+export function completionSampling(
+  body: CompletionBody,
+  defaults: GenerationConfig,
+  contextLeft: number,
+): Resolved {
+  const maxTokens = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
+  return { ...commonSampling(body, defaults), maxTokens, logprobs: body.logprobs ?? null };
+}
+
+/** Without a limit of its own a chat answer may take all that is left of the context. */
+export function chatSampling(body: ChatCompletionBody, defaults: GenerationConfig): Resolved {
+  const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null;
+  if (body.top_logprobs != null && body.logprobs !== true) {
+    const message = 'Expected `logprobs` to be true when `top_logprobs` is given.';
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'top_logprobs' });
+  }
+  return {
+    ...commonSampling(body, defaults),
+    ...(maxTokens !== null && { maxTokens }),
+    logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
+  };
+}
+
+function commonSampling(body: GenerationBody, defaults: GenerationConfig): Resolved {
+  const stop = body.stop ?? [];
+  return {
+    temperature: body.temperature ?? defaults.temperature ?? 1,
+    topP: body.top_p ?? defaults.topP ?? 1,
+    topK: Math.max(0, body.top_k ?? defaults.topK ?? 0),
+    minP: body.min_p ?? defaults.minP ?? 0,
+    repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
+    presencePenalty: body.presence_penalty ?? 0,
+    frequencyPenalty: body.frequency_penalty ?? 0,
+    seed: body.seed ?? null,
+    stop: typeof stop === 'string' ? [stop] : stop,
+    stopTokenIds: body.stop_token_ids ?? [],
+    includeStopStrInOutput: body.include_stop_str_in_output ?? false,
+    ignoreEos: body.ignore_eos ?? false,
+    minTokens: body.min_tokens ?? 0,
+    skipSpecialTokens: body.skip_special_tokens ?? true,
+    logitBias: new Map(Object.entries(body.logit_bias ?? {}).map(([id, bias]) => [Number(id), bias])),
+  };
+}

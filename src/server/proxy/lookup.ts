@@ -1,0 +1,106 @@
+// Before P: what does D hold of this prompt? Asked each turn (query), or known from the turn before (ticket).
+import type { KvLookup, KvTransferMode } from '../../config.js';
+import { messageOf } from '../../errors.js';
+import { remoteDecodeParams } from '../../kv-transfer/params.js';
+import { createLogger } from '../../log.js';
+import type { CacheQueryAnswer, KvTransferParams } from '../../wire.js';
+import type { ConversationTable } from './conversations.js';
+import type { ProxyMetrics } from './metrics.js';
+import type { ProxyNode } from './node.js';
+import { cacheQueryBody, type TurnRequest } from './request.js';
+
+const log = createLogger('proxy');
+
+const releaseTimeoutMs = 5000;
+
+/** What P is told. */
+export interface Offer {
+  readonly params: KvTransferParams;
+  /** What D holds because of it; to be released when P never gets to hear of it. */
+  readonly hold: { readonly node: ProxyNode; readonly id: string } | null;
+  /** The prompt as D encoded it; null when it was not asked. */
+  readonly promptTokenIds: readonly number[] | null;
+}
+
+const noOffer: Offer = { params: remoteDecodeParams(), hold: null, promptTokenIds: null };
+
+export interface LookupOptions {
+  readonly mode: KvTransferMode;
+  readonly lookup: KvLookup;
+  /** A query that takes longer is given up: the turn goes on without it. */
+  readonly queryTimeoutMs: number;
+}
+
+export async function lookUp(
+  turn: TurnRequest,
+  decode: ProxyNode,
+  options: LookupOptions,
+  conversations: ConversationTable,
+  metrics: ProxyMetrics,
+  signal: AbortSignal,
+): Promise<Offer> {
+  if (options.mode === 'uni') return noOffer;
+  if (options.lookup === 'ticket') return redeemTicket(turn, decode, conversations, metrics);
+  const startedMs = performance.now();
+  const answer = await queryCache(turn, decode, { ...options, lease: true }, signal);
+  metrics.hop('query', decode.url, performance.now() - startedMs);
+  metrics.lookup(answer === null ? 'failed' : answer.num_tokens > 0 ? 'found' : 'nothing');
+  if (answer === null) {
+    metrics.hopFailed('query', decode.url);
+    return noOffer;
+  }
+  return {
+    params: answer.kv_transfer_params ?? remoteDecodeParams(true),
+    hold: answer.lease ? { node: decode, id: answer.lease.id } : null,
+    promptTokenIds: answer.prompt_token_ids ?? null,
+  };
+}
+
+function redeemTicket(
+  turn: TurnRequest,
+  decode: ProxyNode,
+  conversations: ConversationTable,
+  metrics: ProxyMetrics,
+): Offer {
+  const ticket = turn.sessionId === null ? null : conversations.takeTicket(turn.sessionId);
+  metrics.lookup(ticket ? 'found' : 'nothing');
+  if (!ticket || (ticket.node !== decode && !ticket.node.healthy)) return noOffer;
+  const id = ticket.params.remote_request_id;
+  return { params: ticket.params, hold: id ? { node: ticket.node, id } : null, promptTokenIds: null };
+}
+
+/** Null when the node cannot say, in time or at all. Rejects only when the client has gone. */
+export async function queryCache(
+  turn: TurnRequest,
+  node: ProxyNode,
+  options: { readonly queryTimeoutMs: number; readonly lease: boolean },
+  signal: AbortSignal,
+): Promise<CacheQueryAnswer | null> {
+  try {
+    const response = await node.fetch({
+      method: 'POST',
+      path: '/v1/cache_query',
+      body: cacheQueryBody(turn, options.lease),
+      headers: turn.headers,
+      signal: AbortSignal.any([signal, AbortSignal.timeout(options.queryTimeoutMs)]),
+    });
+    if (response.status !== 200) return null;
+    return JSON.parse(response.bytes.toString('utf8')) as CacheQueryAnswer;
+  } catch (error) {
+    signal.throwIfAborted();
+    log.warn({ node: node.url, err: messageOf(error) }, 'cache query failed; the turn goes on without it');
+    return null;
+  }
+}
+
+/** Tells a node that nobody will come for what it holds. In the background: its leases expire by themselves too. */
+export function release(node: ProxyNode, holdId: string): void {
+  node
+    .fetch({
+      method: 'POST',
+      path: '/v1/cache_query/release',
+      body: { lease_id: holdId },
+      signal: AbortSignal.timeout(releaseTimeoutMs),
+    })
+    .catch((error: unknown) => log.debug({ node: node.url, err: messageOf(error) }, 'could not release'));
+}

@@ -1,0 +1,203 @@
+// One node as the proxy sees it: a connection pool, and whether it is thought to be alive.
+import type { Readable } from 'node:stream';
+import { errors, Pool } from 'undici';
+import { messageOf, VllmPdError } from '../../errors.js';
+import { createLogger } from '../../log.js';
+
+const log = createLogger('proxy');
+
+/** Probes in a row that a node with work must miss to be taken for hung; its event loop is free while it computes. */
+const maxMissedProbes = 2;
+const firstProbeDelayMs = 250;
+const lastProbeDelayMs = 5000;
+
+export interface NodeRequest {
+  readonly method: 'GET' | 'POST';
+  readonly path: string;
+  /** Sent as JSON. */
+  readonly body?: unknown;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal;
+}
+
+export interface NodeResponse {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: Readable;
+}
+
+/** An answer that was read to its end. */
+export interface WholeResponse {
+  readonly status: number;
+  readonly headers: NodeResponse['headers'];
+  readonly bytes: Buffer;
+}
+
+export interface ProxyNodeOptions {
+  readonly role: 'prefill' | 'decode';
+  /** `http://host:port` */
+  readonly url: string;
+  readonly connectTimeoutMs: number;
+  /** How often a node with work is probed. */
+  readonly watchIntervalMs: number;
+  readonly probeTimeoutMs: number;
+}
+
+export class ProxyNode {
+  readonly role: 'prefill' | 'decode';
+  /** `http://host:port` */
+  readonly url: string;
+  readonly #pool: Pool;
+  readonly #watchIntervalMs: number;
+  readonly #probeTimeoutMs: number;
+  /** Requests whose answers are not complete; aborting one says that the node hangs. */
+  readonly #inFlight = new Set<AbortController>();
+  #healthy = true;
+  #probeTimer: NodeJS.Timeout | null = null;
+  #watchTimer: NodeJS.Timeout | null = null;
+  #closed = false;
+
+  constructor({ role, url, connectTimeoutMs, watchIntervalMs, probeTimeoutMs }: ProxyNodeOptions) {
+    this.role = role;
+    this.url = url;
+    this.#watchIntervalMs = watchIntervalMs;
+    this.#probeTimeoutMs = probeTimeoutMs;
+    // A prefill may rightly take minutes, so only the connecting is bounded.
+    this.#pool = new Pool(url, {
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      connect: { timeout: connectTimeoutMs },
+    });
+  }
+
+  get healthy(): boolean {
+    return this.#healthy;
+  }
+
+  /**
+   * Resolves when the status line has come. Throws NODE_UNREACHABLE (and takes the node for dead until a probe says
+   * otherwise) when it does not; rejects with the signal's reason when that fires.
+   */
+  async request({ method, path, body, headers, signal }: NodeRequest): Promise<NodeResponse> {
+    const { controller, done } = this.#follow(signal);
+    try {
+      const response = await this.#pool.request({
+        method,
+        path,
+        headers: body === undefined ? { ...headers } : { ...headers, 'content-type': 'application/json' },
+        body: body === undefined ? null : JSON.stringify(body),
+        signal: controller.signal,
+      });
+      response.body.once('close', done);
+      return { status: response.statusCode, headers: response.headers, body: response.body };
+    } catch (error) {
+      done();
+      throw this.failure(error, signal);
+    }
+  }
+
+  /** Request and whole answer; failures as in `request`. */
+  async fetch(request: NodeRequest): Promise<WholeResponse> {
+    return this.read(await this.request(request), request.signal);
+  }
+
+  /** Reads an answer to its end; failures as in `request`. */
+  async read(response: NodeResponse, signal?: AbortSignal): Promise<WholeResponse> {
+    try {
+      const chunks: Buffer[] = [];
+      for await (const chunk of response.body as AsyncIterable<Buffer>) chunks.push(chunk);
+      return { status: response.status, headers: response.headers, bytes: Buffer.concat(chunks) };
+    } catch (error) {
+      throw this.failure(error, signal);
+    }
+  }
+
+  /** What to throw for a request or a body that broke: the signal's reason, or NODE_UNREACHABLE. */
+  failure(error: unknown, signal?: AbortSignal): unknown {
+    if (signal?.aborted) return signal.reason;
+    // The request itself was at fault, not the node.
+    if (error instanceof errors.InvalidArgumentError) return error;
+    if (this.#closed) return new VllmPdError('OVERLOADED', 'The proxy is shutting down.', { cause: error });
+    this.#suspect(error);
+    const why = error instanceof errors.SocketError ? 'it closed the connection' : messageOf(error);
+    return new VllmPdError('NODE_UNREACHABLE', `The ${this.role} node ${this.url} does not answer: ${why}.`, {
+      cause: error,
+    });
+  }
+
+  /** Asks the node now; when it does not answer, goes on asking in the background. */
+  async probe(): Promise<boolean> {
+    this.#healthy = await this.#answersProbe();
+    if (!this.#healthy) this.#probeLater(firstProbeDelayMs);
+    return this.#healthy;
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const timer of [this.#probeTimer, this.#watchTimer]) if (timer) clearTimeout(timer);
+    await this.#pool.destroy();
+  }
+
+  /** A request's own controller: fires with the client's signal, or when the node hangs. */
+  #follow(signal: AbortSignal | undefined): {
+    readonly controller: AbortController;
+    readonly done: () => void;
+  } {
+    const controller = new AbortController();
+    const abort = () => controller.abort(signal?.reason);
+    if (signal?.aborted) abort();
+    signal?.addEventListener('abort', abort, { once: true });
+    this.#inFlight.add(controller);
+    this.#watch(0);
+    const done = () => {
+      signal?.removeEventListener('abort', abort);
+      this.#inFlight.delete(controller);
+    };
+    return { controller, done };
+  }
+
+  /** A stopped process keeps its connections open: without this, whoever waits for it would wait for ever. */
+  #watch(numMissed: number): void {
+    if (this.#watchTimer || this.#closed) return;
+    this.#watchTimer = setTimeout(async () => {
+      const missed = this.#inFlight.size === 0 || (await this.#answersProbe()) ? 0 : numMissed + 1;
+      this.#watchTimer = null;
+      if (missed >= maxMissedProbes) {
+        const hung = new Error(`it missed ${missed} health probes in a row`);
+        for (const controller of this.#inFlight) controller.abort(hung);
+      } else if (this.#inFlight.size > 0) {
+        this.#watch(missed);
+      }
+    }, this.#watchIntervalMs);
+    this.#watchTimer.unref();
+  }
+
+  #suspect(error: unknown): void {
+    if (this.#healthy) log.warn({ node: this.url, err: messageOf(error) }, 'node does not answer');
+    this.#healthy = false;
+    this.#probeLater(firstProbeDelayMs);
+  }
+
+  /** More and more rarely until the node answers; never keeps the process alive. */
+  #probeLater(delayMs: number): void {
+    if (this.#probeTimer || this.#closed) return;
+    this.#probeTimer = setTimeout(async () => {
+      const answers = await this.#answersProbe();
+      this.#probeTimer = null;
+      if (answers) this.#healthy = true;
+      else this.#probeLater(Math.min(2 * delayMs, lastProbeDelayMs));
+    }, delayMs);
+    this.#probeTimer.unref();
+  }
+
+  async #answersProbe(): Promise<boolean> {
+    try {
+      const signal = AbortSignal.timeout(this.#probeTimeoutMs);
+      const response = await this.#pool.request({ method: 'GET', path: '/health', signal });
+      await response.body.dump();
+      return response.statusCode === 200;
+    } catch {
+      return false;
+    }
+  }
+}

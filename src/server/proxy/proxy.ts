@@ -1,0 +1,136 @@
+// The proxy: one OpenAI-style address in front of prefill and decode nodes.
+import type { KvLookup, KvTransferMode } from '../../config.js';
+import { VllmPdError } from '../../errors.js';
+import { createHttpServer, disconnectSignal, type Route, type RouteContext, readJson } from '../http.js';
+import { adminRoutes } from './admin.js';
+import { ConversationTable } from './conversations.js';
+import { release } from './lookup.js';
+import { ProxyMetrics } from './metrics.js';
+import { ProxyNode } from './node.js';
+import { parseTurnRequest, type TurnRequest } from './request.js';
+import { ProxyRouter } from './routing.js';
+import { TurnPlayer } from './turn.js';
+
+export interface ProxyOptions {
+  readonly host: string;
+  /** 0 = any free one. */
+  readonly port: number;
+  readonly prefillUrls: readonly string[];
+  readonly decodeUrls: readonly string[];
+  readonly mode: KvTransferMode;
+  readonly lookup: KvLookup;
+  /** Default false: `kv_transfer_params` of clients are dropped, since they name peers and blocks. */
+  readonly trustKvTransferParams?: boolean;
+  /** Default 2000. */
+  readonly queryTimeoutMs?: number;
+  /** Default 2000. */
+  readonly connectTimeoutMs?: number;
+  /** How often a node with work is asked whether it is alive; default 5000. */
+  readonly watchIntervalMs?: number;
+  /** Default 2000. */
+  readonly probeTimeoutMs?: number;
+}
+
+export interface ProxyServer {
+  readonly url: string;
+  readonly host: string;
+  readonly port: number;
+  close(): Promise<void>;
+}
+
+/** Throws ADDRESS_IN_USE, or INVALID_ARGUMENT for a node's address that is none. */
+export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
+  const prefillNodes = options.prefillUrls.map((url) => createNode('prefill', url, options));
+  const decodeNodes = options.decodeUrls.map((url) => createNode('decode', url, options));
+  const nodes = [...prefillNodes, ...decodeNodes];
+  const metrics = new ProxyMetrics();
+  const player = createPlayer(options, prefillNodes, decodeNodes, metrics);
+  const routes: Route[] = [
+    ...(['/v1/completions', '/v1/chat/completions'] as const).map((path) =>
+      turnRoute(path, player, metrics, options.trustKvTransferParams ?? false),
+    ),
+    ...adminRoutes(nodes),
+    { method: 'GET', path: '/metrics', handler: (context) => sendMetrics(metrics, context) },
+  ];
+  const closeNodes = () => Promise.all(nodes.map((node) => node.close()));
+  try {
+    const server = await createHttpServer(routes, options);
+    await Promise.all(nodes.map((node) => node.probe()));
+    return {
+      url: server.url,
+      host: server.host,
+      port: server.port,
+      async close() {
+        await server.close();
+        await closeNodes();
+      },
+    };
+  } catch (error) {
+    await closeNodes();
+    throw error;
+  }
+}
+
+function createNode(role: 'prefill' | 'decode', address: string, options: ProxyOptions): ProxyNode {
+  const url = URL.canParse(address) ? new URL(address) : null;
+  if (url?.protocol !== 'http:' || (url.pathname !== '/' && url.pathname !== '')) {
+    const message = `Expected the address of a ${role} node as http://HOST:PORT but received \`${address}\`.`;
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: `${role}-url` });
+  }
+  const { connectTimeoutMs = 2000, watchIntervalMs = 5000, probeTimeoutMs = 2000 } = options;
+  return new ProxyNode({ role, url: url.origin, connectTimeoutMs, watchIntervalMs, probeTimeoutMs });
+}
+
+function createPlayer(
+  options: ProxyOptions,
+  prefillNodes: readonly ProxyNode[],
+  decodeNodes: readonly ProxyNode[],
+  metrics: ProxyMetrics,
+): TurnPlayer {
+  const { mode, lookup, trustKvTransferParams = false, queryTimeoutMs = 2000 } = options;
+  const conversations = new ConversationTable({
+    clock: () => performance.now(),
+    onDrop: ({ node, params }) => {
+      if (params.remote_request_id) release(node, params.remote_request_id);
+    },
+  });
+  const router = new ProxyRouter({ prefillNodes, decodeNodes, conversations, queryTimeoutMs });
+  return new TurnPlayer({
+    router,
+    conversations,
+    metrics,
+    lookup: { mode, lookup, queryTimeoutMs },
+    keepsTickets: mode === 'bi' && lookup === 'ticket' && !trustKvTransferParams,
+  });
+}
+
+function turnRoute(
+  path: TurnRequest['path'],
+  player: TurnPlayer,
+  metrics: ProxyMetrics,
+  trustKvTransferParams: boolean,
+): Route {
+  return {
+    method: 'POST',
+    path,
+    async handler({ req, res }) {
+      const signal = disconnectSignal(res);
+      metrics.turnStarted();
+      res.once('close', () => metrics.turnEnded(path, signal.aborted ? clientClosedRequest : res.statusCode));
+      const turn = parseTurnRequest(path, req, await readJson(req), trustKvTransferParams);
+      try {
+        await player.play(turn, res, signal);
+      } catch (error) {
+        if (!signal.aborted) throw error;
+      }
+    },
+  };
+}
+
+/** nginx's status for a client that did not wait. */
+const clientClosedRequest = 499;
+
+async function sendMetrics(metrics: ProxyMetrics, { res }: RouteContext): Promise<void> {
+  const text = await metrics.registry.metrics();
+  res.writeHead(200, { 'content-type': metrics.registry.contentType }).end(text);
+}

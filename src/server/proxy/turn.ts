@@ -1,0 +1,229 @@
+// One turn through the proxy: what does D hold → P prefills → D decodes, streamed straight through.
+import type { ServerResponse } from 'node:http';
+import { VllmPdError } from '../../errors.js';
+import type { KvTransferParams } from '../../wire.js';
+import type { ConversationTable } from './conversations.js';
+import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
+import type { ProxyMetrics } from './metrics.js';
+import type { ProxyNode, WholeResponse } from './node.js';
+import { isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
+import { decodeBody, isBatch, prefillBody, type TurnRequest, withTokenIds } from './request.js';
+import type { ProxyRouter } from './routing.js';
+
+/** What P left for D, and where. */
+interface HandOver {
+  readonly node: ProxyNode;
+  readonly params: KvTransferParams;
+}
+
+interface PrefillAnswer {
+  /** Null when P ended the request without holding anything. */
+  readonly params: KvTransferParams | null;
+  /** The prompt as P encoded it, if it was asked. */
+  readonly promptTokenIds: readonly number[] | null;
+}
+
+type PrefillOutcome =
+  | ({ readonly kind: 'done'; readonly node: ProxyNode } & PrefillAnswer)
+  /** The request itself is at fault; the client gets P's answer. */
+  | { readonly kind: 'refused'; readonly response: WholeResponse }
+  /** No prefill node did it: D prefills by itself. */
+  | { readonly kind: 'failed' };
+
+export class TurnPlayer {
+  readonly #router: ProxyRouter;
+  readonly #conversations: ConversationTable;
+  readonly #metrics: ProxyMetrics;
+  readonly #lookup: LookupOptions;
+  /** D's tickets stay here for the next turn, instead of going to the client. */
+  readonly #keepsTickets: boolean;
+
+  constructor(options: {
+    readonly router: ProxyRouter;
+    readonly conversations: ConversationTable;
+    readonly metrics: ProxyMetrics;
+    readonly lookup: LookupOptions;
+    readonly keepsTickets: boolean;
+  }) {
+    this.#router = options.router;
+    this.#conversations = options.conversations;
+    this.#metrics = options.metrics;
+    this.#lookup = options.lookup;
+    this.#keepsTickets = options.keepsTickets;
+  }
+
+  /** Throws NODE_UNREACHABLE when no decode node answers, the signal's reason when the client has gone. */
+  async play(turn: TurnRequest, res: ServerResponse, signal: AbortSignal): Promise<void> {
+    const { prefill, decode } = await this.#router.route(turn, signal);
+    if (turn.clientKvTransferParams) {
+      await this.#forward(turn, turn.clientKvTransferParams, prefill, decode, res, signal);
+      return;
+    }
+    let handOver: HandOver | null = null;
+    let encodedTurn = turn;
+    if (prefill && !isBatch(turn)) {
+      const offer = await lookUp(turn, decode, this.#lookup, this.#conversations, this.#metrics, signal);
+      encodedTurn = withTokenIds(turn, offer.promptTokenIds);
+      const outcome = await this.#prefill(encodedTurn, prefill, offer, signal);
+      if (outcome.kind === 'refused') {
+        relayWhole(res, outcome.response, turn.requestId);
+        return;
+      }
+      if (outcome.kind === 'done') {
+        encodedTurn = withTokenIds(encodedTurn, outcome.promptTokenIds);
+        if (outcome.params) handOver = { node: outcome.node, params: outcome.params };
+      }
+    }
+    await this.#decode(encodedTurn, decode, handOver, res, signal);
+  }
+
+  async #prefill(
+    turn: TurnRequest,
+    first: ProxyNode,
+    offer: Offer,
+    signal: AbortSignal,
+  ): Promise<PrefillOutcome> {
+    const tried = new Set<ProxyNode>();
+    let outcome: PrefillOutcome = { kind: 'failed' };
+    try {
+      for (let node: ProxyNode | null = first; node; node = this.#router.another('prefill', tried)) {
+        tried.add(node);
+        outcome = await this.#prefillOn(node, turn, offer.params, signal);
+        if (outcome.kind !== 'failed') break;
+        this.#metrics.hopFailed('prefill', node.url);
+      }
+      return outcome;
+    } finally {
+      if (outcome.kind !== 'done' && offer.hold) release(offer.hold.node, offer.hold.id);
+    }
+  }
+
+  async #prefillOn(
+    node: ProxyNode,
+    turn: TurnRequest,
+    params: KvTransferParams,
+    signal: AbortSignal,
+  ): Promise<PrefillOutcome> {
+    const startedMs = performance.now();
+    try {
+      const { path, headers } = turn;
+      const body = prefillBody(turn, params);
+      const response = await node.fetch({ method: 'POST', path, body, headers, signal });
+      this.#metrics.hop('prefill', node.url, performance.now() - startedMs);
+      if (response.status < 300) return { kind: 'done', node, ...parsePrefill(response) };
+      // 501 says that no node of this kind can do what was asked.
+      const isNodeAtFault = response.status >= 500 && response.status !== 501;
+      return isNodeAtFault ? { kind: 'failed' } : { kind: 'refused', response };
+    } catch (error) {
+      if (!isUnreachable(error)) throw error;
+      return { kind: 'failed' };
+    }
+  }
+
+  async #decode(
+    turn: TurnRequest,
+    first: ProxyNode,
+    handOver: HandOver | null,
+    res: ServerResponse,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const tried = new Set<ProxyNode>();
+    let isTaken = false;
+    try {
+      for (let node: ProxyNode | null = first; node; ) {
+        tried.add(node);
+        const next = this.#router.another('decode', tried);
+        try {
+          isTaken = await this.#decodeOn(node, turn, handOver?.params ?? null, res, signal, next !== null);
+          // The conversation's KV is here now.
+          if (turn.sessionId !== null && node !== first) {
+            this.#conversations.settle(turn.sessionId, { prefill: handOver?.node ?? null, decode: node });
+          }
+          return;
+        } catch (error) {
+          if (!isUnreachable(error) || res.headersSent || !next) throw error;
+          this.#metrics.hopFailed('decode', node.url);
+          node = next;
+        }
+      }
+    } finally {
+      const id = handOver?.params.remote_request_id;
+      if (handOver && id && !isTaken) release(handOver.node, id);
+    }
+  }
+
+  /** True if D took the request, and with it what P holds. `isReplaceable`: its 503 is not the last word. */
+  async #decodeOn(
+    node: ProxyNode,
+    turn: TurnRequest,
+    params: KvTransferParams | null,
+    res: ServerResponse,
+    signal: AbortSignal,
+    isReplaceable: boolean,
+  ): Promise<boolean> {
+    const startedMs = performance.now();
+    const { path, headers, requestId, sessionId } = turn;
+    const response = await node.request({
+      method: 'POST',
+      path,
+      body: decodeBody(turn, params),
+      headers,
+      signal,
+    });
+    if (response.status === 503 && isReplaceable) {
+      await node.read(response, signal);
+      throw new VllmPdError('NODE_UNREACHABLE', `The decode node ${node.url} takes no requests.`);
+    }
+    this.#metrics.hop('decode_first_byte', node.url, performance.now() - startedMs);
+    const takeTicket = this.#keepsTickets ? this.#ticketTaker(node, sessionId) : null;
+    if (isEventStream(response)) {
+      const end = await relayEvents(res, response, node, requestId, signal, takeTicket);
+      if (end === 'broken') this.#metrics.hopFailed('decode', node.url);
+    } else {
+      relayWhole(res, await node.read(response, signal), requestId, takeTicket);
+    }
+    this.#metrics.hop('decode', node.url, performance.now() - startedMs);
+    return response.status < 300;
+  }
+
+  #ticketTaker(node: ProxyNode, sessionId: string | null): TakeTicket {
+    return (params) => {
+      if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params });
+      // Nobody will ever ask for it.
+      else if (params.remote_request_id) release(node, params.remote_request_id);
+    };
+  }
+
+  /** A trusted client that does the proxy's work itself: the request goes to the one node that it speaks to. */
+  async #forward(
+    turn: TurnRequest,
+    params: KvTransferParams,
+    prefill: ProxyNode | null,
+    decode: ProxyNode,
+    res: ServerResponse,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const node = params.do_remote_decode && prefill ? prefill : decode;
+    await this.#decodeOn(node, turn, params, res, signal, false);
+  }
+}
+
+function isUnreachable(error: unknown): boolean {
+  return error instanceof VllmPdError && error.code === 'NODE_UNREACHABLE';
+}
+
+/** An answer that cannot be understood hands nothing over. */
+function parsePrefill(response: WholeResponse): PrefillAnswer {
+  try {
+    const { kv_transfer_params, choices } = JSON.parse(response.bytes.toString('utf8')) as {
+      readonly kv_transfer_params?: KvTransferParams | null;
+      readonly choices?: readonly { readonly prompt_token_ids?: readonly number[] | null }[];
+    };
+    return {
+      params: kv_transfer_params ?? null,
+      promptTokenIds: choices?.[0]?.prompt_token_ids ?? null,
+    };
+  } catch {
+    return { params: null, promptTokenIds: null };
+  }
+}

@@ -1,0 +1,111 @@
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { startApiServer } from '../../../src/server/api/api-server.js';
+import { withPair } from '../../engine/node-pair.js';
+import { assertWhole } from '../../engine/test-engine.js';
+import { type Json, TestApi, text } from './setup.js';
+
+const path = '/v1/completions';
+const body = { prompt: text, temperature: 0, max_tokens: 40, ignore_eos: true };
+const firstHop = {
+  do_remote_decode: true,
+  do_remote_prefill: false,
+  remote_engine_id: null,
+  remote_block_ids: null,
+  remote_host: null,
+  remote_port: null,
+};
+
+async function withApis(
+  lookup: 'query' | 'ticket',
+  play: (p: TestApi, d: TestApi) => Promise<void>,
+): Promise<void> {
+  await withPair({ kvTransfer: { lookup, decoderKvBlocksTtlMs: 200 } }, async (pair) => {
+    const servers = [];
+    for (const engine of [pair.p, pair.d])
+      servers.push(await startApiServer({ engine, host: '127.0.0.1', port: 0 }));
+    try {
+      await play(new TestApi(pair.p, servers[0]!.url), new TestApi(pair.d, servers[1]!.url));
+    } finally {
+      for (const server of servers) await server.close();
+    }
+  });
+}
+
+async function prefill(p: TestApi, fields: object = {}): Promise<Json> {
+  const { json } = await p.post(path, { ...body, max_tokens: 1, kv_transfer_params: firstHop, ...fields });
+  return json.kv_transfer_params;
+}
+
+test('P answers with what D needs, in the fields that vLLM has', async () => {
+  await withApis('query', async (p, d) => {
+    const plain = (await p.post(path, body)).json.choices[0].text;
+    const params = await prefill(p);
+    assert.equal(
+      [params.do_remote_prefill, params.do_remote_decode, params.tp_size, params.remote_engine_id],
+      [true, false, 1, p.engine.config.kvTransfer.engineId],
+    );
+    assert.is(params.remote_block_ids.length, 1);
+    const { json } = await d.post(path, { ...body, kv_transfer_params: params, return_prefill_stats: true });
+    assert.is(json.choices[0].text, plain);
+    assert.is(json.prefill_stats.num_decode_computed_tokens, 1);
+    assert.ok(json.prefill_stats.kv_bytes_p_to_d > 0);
+  });
+});
+
+test('usage on D reports what was cached on P, not what was handed over', async () => {
+  await withApis('query', async (p, d) => {
+    const cold = await d.post(path, { ...body, kv_transfer_params: await prefill(p) });
+    assert.is(cold.json.usage.prompt_tokens_details.cached_tokens, 0);
+    const chunks = await d.stream(path, {
+      ...body,
+      kv_transfer_params: await prefill(p),
+      stream_options: { include_usage: true },
+    });
+    const { usage } = chunks.at(-1);
+    assert.is(usage.prompt_tokens_details.cached_tokens, Math.floor((usage.prompt_tokens - 1) / 16) * 16);
+  });
+});
+
+test('the final chunk of a stream carries the ticket', async () => {
+  await withApis('ticket', async (p, d) => {
+    const chunks = await d.stream(path, { ...body, kv_transfer_params: await prefill(p) });
+    const tickets = chunks.filter((chunk) => chunk.kv_transfer_params);
+    assert.is(tickets.length, 1);
+    assert.is(tickets[0].choices[0].finish_reason, 'length');
+    const numPromptTokens = d.engine.tokenizer.encode(text).length;
+    assert.is(tickets[0].kv_transfer_params.remote_num_tokens, numPromptTokens + 39);
+  });
+});
+
+test('of several samples the first fetches what P holds, the others find it on D', async () => {
+  await withApis('query', async (p, d) => {
+    const params = await prefill(p);
+    const call = { ...body, n: 3, temperature: 1, seed: 3, kv_transfer_params: params };
+    const { status, json } = await d.post(path, call);
+    assert.is(status, 200);
+    assert.is(new Set(json.choices.map((choice: Json) => choice.text)).size, 3);
+    const { hits, externalHits, queries } = d.engine.prefixCacheStats();
+    const numPromptTokens = json.usage.prompt_tokens;
+    assert.is(queries, 3 * numPromptTokens);
+    assert.is(externalHits, numPromptTokens);
+    assert.is(hits, 2 * Math.floor((numPromptTokens - 1) / 16) * 16);
+    await assertWhole(p.engine);
+    // A client that leaves while the others wait for the first.
+    await d.leaveAfter(path, { ...call, max_tokens: 1000, kv_transfer_params: await prefill(p) }, 2);
+    await assertWhole(d.engine);
+  });
+});
+
+test('a stop string on P still hands over', async () => {
+  await withApis('query', async (p) => {
+    const { json } = await p.post(path, body);
+    const stop = json.choices[0].text.slice(2, 5);
+    const params = await prefill(p, { stop, max_tokens: 20 });
+    assert.is(params.do_remote_prefill, true);
+    assert.is(p.engine.state().numHolds, 1);
+    assert.is(p.engine.releaseLease(params.remote_request_id), true);
+  });
+});
+
+test.run();
