@@ -13,6 +13,7 @@
 #include "error.h"
 #include "kv_cache.h"
 #include "model.h"
+#include "probe.h"
 #include "threads.h"
 #include "transfer.h"
 
@@ -42,6 +43,10 @@ struct PoolHandle {
 
 struct PeerHandle {
   std::shared_ptr<KvRegion> region;
+};
+
+struct ProbeHandle {
+  std::unique_ptr<Probe> probe;
 };
 
 struct ModelHandle {
@@ -370,6 +375,26 @@ Napi::Value close_model(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// createProbe(kind, sizes) → handle
+Napi::Value create_probe(const Napi::CallbackInfo& info) {
+  const auto array = info[1].As<Napi::Array>();
+  std::vector<int64_t> sizes;
+  for (uint32_t i = 0; i < array.Length(); ++i) sizes.push_back(to_int(array.Get(i)));
+  return new_handle(info.Env(), new ProbeHandle{make_probe(info[0].As<Napi::String>(), sizes)});
+}
+
+Napi::Value run_probe(const Napi::CallbackInfo& info) {
+  const auto& probe = handle<ProbeHandle>(info[0]).probe;
+  if (!probe) throw Error("INVALID_ARGUMENT", "The probe is closed.");
+  probe->run();
+  return info.Env().Undefined();
+}
+
+Napi::Value close_probe(const Napi::CallbackInfo& info) {
+  handle<ProbeHandle>(info[0]).probe.reset();
+  return info.Env().Undefined();
+}
+
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance);
   exports.Set("isa", Napi::Function::New<guarded<isa>>(env));
@@ -388,6 +413,9 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("loadModel", Napi::Function::New<guarded<load_model>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
   exports.Set("closeModel", Napi::Function::New<guarded<close_model>>(env));
+  exports.Set("createProbe", Napi::Function::New<guarded<create_probe>>(env));
+  exports.Set("runProbe", Napi::Function::New<guarded<run_probe>>(env));
+  exports.Set("closeProbe", Napi::Function::New<guarded<close_probe>>(env));
   return exports;
 }
 

@@ -8,6 +8,7 @@ import { type Addon, cross, crossAsync } from './native/addon.js';
 import { checkModelConfig, checkTensors, wholeNumber } from './native/arguments.js';
 import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
 import { LoadedNativeModel } from './native/model.js';
+import { NativeProbe } from './native/probe.js';
 
 /** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`, float32, one region. */
 export interface KvPoolLayout {
@@ -126,6 +127,42 @@ export interface NativeModel {
   close(): void;
 }
 
+/** What `bench kernels` measures by itself. `numThreads` counts the calling thread. */
+export type ProbeSpec =
+  /** Multiply-adds in registers, all threads together. */
+  | { readonly kind: 'fma'; readonly numThreads: number; readonly numFmas: number }
+  /** Reads one buffer, or copies it to another. */
+  | { readonly kind: 'read' | 'copy'; readonly numThreads: number; readonly numBytes: number }
+  /** (num_rows, k) times packed weights (n, k). */
+  | {
+      readonly kind: 'matmul';
+      readonly numThreads: number;
+      readonly numRows: number;
+      readonly k: number;
+      readonly n: number;
+    }
+  /** `numTokens` of each request attend to themselves and `numContextTokens` before them, layer after layer. */
+  | {
+      readonly kind: 'attention';
+      readonly numThreads: number;
+      readonly numRequests: number;
+      readonly numTokens: number;
+      readonly numContextTokens: number;
+      readonly numLayers: number;
+      readonly numHeads: number;
+      readonly numKvHeads: number;
+      readonly headDim: number;
+      readonly blockSize: number;
+    };
+
+/** A piece of native work with everything that it needs. */
+export interface Probe {
+  /** One round; synchronous. */
+  run(): void;
+  /** Idempotent. */
+  close(): void;
+}
+
 export interface Native {
   createPool(layout: KvPoolLayout): KvPool;
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
@@ -136,6 +173,8 @@ export interface Native {
     tensors: readonly TensorLocation[],
     numThreads: number,
   ): Promise<NativeModel>;
+  /** Throws INVALID_ARGUMENT for sizes below 1 (a context may be 0). */
+  createProbe(spec: ProbeSpec): Probe;
   /** Which kernels were chosen on this machine, e.g. `avx512`. */
   readonly isa: string;
 }
@@ -167,6 +206,10 @@ class LoadedNative implements Native {
     wholeNumber('numThreads', numThreads, 1, 1024);
     const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, numThreads));
     return new LoadedNativeModel(this.#addon, handle, { ...config });
+  }
+
+  createProbe(spec: ProbeSpec): Probe {
+    return new NativeProbe(this.#addon, spec);
   }
 }
 

@@ -1,16 +1,14 @@
 // The CPU backend.
 #include "cpu/cpu_ops.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <string>
 
 #include "cpu/kernels.h"
 #include "error.h"
+#include "huge_floats.h"
 #include "threads.h"
 
 namespace vllm_pd::cpu {
@@ -45,25 +43,6 @@ const Kernels& choose_kernels() {
                                       ") but received '" + wanted + "'.");
 }
 
-/** Floats on huge pages where the system has them: a decode step streams through all weights. */
-class Floats {
- public:
-  explicit Floats(int64_t count) {
-    const size_t num_bytes = (count * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
-    data_ = static_cast<float*>(std::aligned_alloc(kAlignment, num_bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-    madvise(data_, num_bytes, MADV_HUGEPAGE);
-  }
-  ~Floats() { std::free(data_); }
-  Floats(const Floats&) = delete;
-  Floats& operator=(const Floats&) = delete;
-  float* data() const { return data_; }
-
- private:
-  static constexpr size_t kAlignment = 2 << 20;
-  float* data_;
-};
-
 int64_t num_panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 
 /** (num_panels, k, kPanel): column n of the product is column n % kPanel of panel n / kPanel. */
@@ -73,7 +52,7 @@ class PanelMatrix : public PackedMatrix {
   float* panels() const { return floats_.data(); }
 
  private:
-  Floats floats_;
+  HugeFloats floats_;
 };
 
 const PanelMatrix& panels_of(const PackedMatrix& matrix) { return static_cast<const PanelMatrix&>(matrix); }
@@ -268,7 +247,9 @@ class CpuOps : public Ops {
 
 }  // namespace
 
-const char* chosen_isa() { return choose_kernels().isa; }
+const Kernels& chosen_kernels() { return choose_kernels(); }
+
+const char* chosen_isa() { return chosen_kernels().isa; }
 
 std::unique_ptr<Ops> make_ops(int num_threads) { return std::make_unique<CpuOps>(num_threads); }
 

@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "cpu/kernels.h"
 #include "ops.h"
 
 namespace vllm_pd::cpu {
@@ -13,6 +14,9 @@ namespace vllm_pd::cpu {
  * had here.
  */
 const char* chosen_isa();
+
+/** The kernels of that instruction set. */
+const Kernels& chosen_kernels();
 
 std::unique_ptr<Ops> make_ops(int num_threads);
 

@@ -4,6 +4,7 @@
 
 #include "cpu/attention.h"
 #include "cpu/matmul.h"
+#include "cpu/probe_loops.h"
 #include "cpu/simd.h"
 
 namespace vllm_pd::cpu {
@@ -63,6 +64,7 @@ void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
 }  // namespace
 
 extern const Kernels VLLM_PD_KERNELS;
-const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME, matmul, attention, rms_norm, rotate, swiglu};
+const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME, matmul, attention, rms_norm,
+                                 rotate,           swiglu, fma_loop,  read_loop};
 
 }  // namespace vllm_pd::cpu

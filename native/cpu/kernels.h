@@ -63,6 +63,10 @@ struct Kernels {
   void (*rotate)(float* x, int64_t head_dim, const float* cos, const float* sin);
   /** out (dim) = silu(gate) * up */
   void (*swiglu)(const float* gate, const float* up, int64_t dim, float* out);
+  /** For probe.cc: about `count` multiply-adds that never leave the registers; returns something of them. */
+  float (*fma_loop)(int64_t count);
+  /** For probe.cc: the sum of (count) floats, as fast as they can be read. */
+  float (*read_loop)(const float* x, int64_t count);
 };
 
 extern const Kernels kernels_portable;

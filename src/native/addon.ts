@@ -46,11 +46,16 @@ export interface Addon {
     logitsIndices: Int32Array,
   ): Promise<Float32Array>;
   closeModel(model: ModelHandle): void;
+  /** `sizes` in the order of native/probe.h. */
+  createProbe(kind: string, sizes: readonly number[]): ProbeHandle;
+  runProbe(probe: ProbeHandle): void;
+  closeProbe(probe: ProbeHandle): void;
 }
 
 export type PoolHandle = { readonly kind: 'pool' };
 export type PeerHandle = { readonly kind: 'peer' };
 export type ModelHandle = { readonly kind: 'model' };
+export type ProbeHandle = { readonly kind: 'probe' };
 
 /** The codes that native/ throws with. */
 const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED'];

@@ -1,0 +1,192 @@
+// Single ops, and what the machine could do at most.
+#include "probe.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/cpu_ops.h"
+#include "error.h"
+#include "huge_floats.h"
+#include "kv_cache.h"
+#include "ops.h"
+#include "threads.h"
+
+namespace vllm_pd {
+namespace {
+
+/** Floats in [-1, 1) that look random: row `seed` of a matrix. */
+void fill(float* out, int64_t count, uint32_t seed) {
+  uint32_t state = seed * 2654435761u + 1;
+  for (int64_t i = 0; i < count; ++i) {
+    state = state * 1664525u + 1013904223u;
+    out[i] = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
+  }
+}
+
+/** Where loops leave what they came to, so that no compiler leaves the loop out. */
+struct alignas(64) Sink {
+  volatile float value = 0;
+};
+
+class FmaProbe : public Probe {
+ public:
+  FmaProbe(int num_threads, int64_t num_fmas)
+      : threads_(num_threads), fmas_a_thread_(num_fmas / num_threads), sinks_(num_threads) {}
+
+  void run() override {
+    threads_.parallel_for(threads_.num_threads(), [&](int64_t, int thread) {
+      sinks_[thread].value = cpu::chosen_kernels().fma_loop(fmas_a_thread_);
+    });
+  }
+
+ private:
+  ThreadPool threads_;
+  int64_t fmas_a_thread_;
+  std::vector<Sink> sinks_;
+};
+
+/** Splits [0, count) floats into pieces small enough that threads end together. */
+template <typename Body>
+void for_pieces(ThreadPool& threads, int64_t count, Body&& body) {
+  const int64_t share = (count + threads.num_threads() - 1) / threads.num_threads();
+  const int64_t piece = threads.num_threads() == 1 ? count : std::min<int64_t>(share, 256 * 1024);
+  threads.parallel_for((count + piece - 1) / piece, [&](int64_t index, int thread) {
+    body(index * piece, std::min(piece, count - index * piece), thread);
+  });
+}
+
+class ReadProbe : public Probe {
+ public:
+  ReadProbe(int num_threads, int64_t num_bytes)
+      : threads_(num_threads), count_(num_bytes / 4), floats_(count_), sinks_(num_threads) {
+    fill(floats_.data(), count_, 1);
+  }
+
+  void run() override {
+    for_pieces(threads_, count_, [&](int64_t begin, int64_t count, int thread) {
+      sinks_[thread].value = cpu::chosen_kernels().read_loop(floats_.data() + begin, count);
+    });
+  }
+
+ private:
+  ThreadPool threads_;
+  int64_t count_;
+  HugeFloats floats_;
+  std::vector<Sink> sinks_;
+};
+
+class CopyProbe : public Probe {
+ public:
+  CopyProbe(int num_threads, int64_t num_bytes)
+      : threads_(num_threads), count_(num_bytes / 4), from_(count_), to_(count_) {
+    fill(from_.data(), count_, 1);
+    fill(to_.data(), count_, 2);
+  }
+
+  void run() override {
+    for_pieces(threads_, count_, [&](int64_t begin, int64_t count, int) {
+      std::memcpy(to_.data() + begin, from_.data() + begin, count * sizeof(float));
+    });
+  }
+
+ private:
+  ThreadPool threads_;
+  int64_t count_;
+  HugeFloats from_;
+  HugeFloats to_;
+};
+
+class MatmulProbe : public Probe {
+ public:
+  MatmulProbe(int num_threads, int64_t num_rows, int64_t k, int64_t n)
+      : ops_(cpu::make_ops(num_threads)), num_rows_(num_rows), a_(num_rows * k), out_(num_rows * n) {
+    const auto row = [](const void* context, int64_t index, float* out) {
+      fill(out, *static_cast<const int64_t*>(context), static_cast<uint32_t>(index));
+    };
+    weights_ = ops_->pack(n, k, row, &k);
+    fill(a_.data(), num_rows * k, 3);
+  }
+
+  void run() override { ops_->matmul(a_.data(), num_rows_, *weights_, nullptr, out_.data()); }
+
+ private:
+  std::unique_ptr<Ops> ops_;
+  int64_t num_rows_;
+  std::unique_ptr<PackedMatrix> weights_;
+  std::vector<float> a_;    // (num_rows, k)
+  std::vector<float> out_;  // (num_rows, n)
+};
+
+/** Requests with contexts in blocks of their own, `num_tokens` queries each. */
+struct AttentionSizes {
+  int64_t num_requests;
+  int64_t num_tokens;
+  int64_t num_context_tokens;
+  int64_t num_layers;
+  AttentionShape shape;
+  int64_t block_size;
+
+  int64_t blocks_a_request() const { return (num_context_tokens + num_tokens + block_size - 1) / block_size; }
+};
+
+class AttentionProbe : public Probe {
+ public:
+  AttentionProbe(int num_threads, const AttentionSizes& sizes)
+      : ops_(cpu::make_ops(num_threads)),
+        shape_(sizes.shape),
+        cache_({sizes.num_requests * sizes.blocks_a_request(), sizes.num_layers, sizes.shape.num_kv_heads,
+                sizes.block_size, sizes.shape.head_dim}) {
+    batch_.cu_seqlens_q.push_back(0);
+    batch_.cu_blocks.push_back(0);
+    for (int64_t request = 0; request < sizes.num_requests; ++request) {
+      for (int64_t token = 0; token < sizes.num_tokens; ++token) {
+        batch_.token_ids.push_back(0);
+        batch_.positions.push_back(static_cast<int32_t>(sizes.num_context_tokens + token));
+      }
+      for (int64_t block = 0; block < sizes.blocks_a_request(); ++block) {
+        batch_.block_tables.push_back(static_cast<int32_t>(batch_.block_tables.size()));
+      }
+      batch_.cu_seqlens_q.push_back(static_cast<int32_t>(batch_.token_ids.size()));
+      batch_.cu_blocks.push_back(static_cast<int32_t>(batch_.block_tables.size()));
+    }
+    const int64_t num_tokens = batch_.num_tokens();
+    qkv_.resize(num_tokens * shape_.qkv_dim());
+    out_.resize(num_tokens * shape_.q_dim());
+    fill(qkv_.data(), static_cast<int64_t>(qkv_.size()), 1);
+    const KvLayout& layout = cache_.layout();
+    fill(cache_.region().block(0), layout.num_blocks * layout.block_floats(), 2);
+  }
+
+  void run() override {
+    for (int64_t layer = 0; layer < cache_.layout().num_layers; ++layer) {
+      ops_->paged_attention(qkv_.data(), shape_, batch_, cache_.region(), layer, out_.data());
+    }
+  }
+
+ private:
+  std::unique_ptr<Ops> ops_;
+  AttentionShape shape_;
+  KvCache cache_;
+  Batch batch_;
+  std::vector<float> qkv_;  // (num_tokens, q_dim + 2 kv_dim)
+  std::vector<float> out_;  // (num_tokens, q_dim)
+};
+
+}  // namespace
+
+std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int64_t>& s) {
+  const auto is = [&](const char* name, size_t num_sizes) { return kind == name && s.size() == num_sizes; };
+  const int num_threads = s.empty() ? 0 : static_cast<int>(s[0]);
+  if (is("fma", 2)) return std::make_unique<FmaProbe>(num_threads, s[1]);
+  if (is("read", 2)) return std::make_unique<ReadProbe>(num_threads, s[1]);
+  if (is("copy", 2)) return std::make_unique<CopyProbe>(num_threads, s[1]);
+  if (is("matmul", 4)) return std::make_unique<MatmulProbe>(num_threads, s[1], s[2], s[3]);
+  if (is("attention", 9)) {
+    return std::make_unique<AttentionProbe>(num_threads,
+                                            AttentionSizes{s[1], s[2], s[3], s[4], {s[5], s[6], s[7]}, s[8]});
+  }
+  throw Error("INVALID_ARGUMENT",
+              "There is no probe '" + kind + "' of " + std::to_string(s.size()) + " sizes.");
+}
+
+}  // namespace vllm_pd

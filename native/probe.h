@@ -1,0 +1,32 @@
+// Single ops, and what the machine could do at most, for `vllm-pd bench kernels`. The engine uses none of it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace vllm_pd {
+
+/** A piece of work with everything that it needs, and threads of its own that sleep between rounds. */
+class Probe {
+ public:
+  virtual ~Probe() = default;
+  /** One round, on the calling thread and the probe's own. */
+  virtual void run() = 0;
+};
+
+/**
+ * `kind` and its `sizes`:
+ *   fma        num_threads, num_fmas                      multiply-adds in registers, all threads together
+ *   read       num_threads, num_bytes                     reads one buffer
+ *   copy       num_threads, num_bytes                     memcpy from one buffer to another
+ *   matmul     num_threads, num_rows, k, n                Ops::matmul
+ *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads,
+ * num_kv_heads, head_dim, block_size                       Ops::paged_attention of `num_tokens` behind a
+ * context, each request, layer after layer Throws INVALID_ARGUMENT for another kind or number of sizes, and
+ * when memory does not suffice.
+ */
+std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int64_t>& sizes);
+
+}  // namespace vllm_pd
