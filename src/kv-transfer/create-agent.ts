@@ -1,5 +1,6 @@
 // Starts a node's transfer agent.
 import type { KvTransferConfig } from '../config.js';
+import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native.js';
 import type { TransferAgent } from './agent.js';
@@ -17,9 +18,19 @@ export interface TransferAgentOptions {
   readonly compatibility: string;
 }
 
-/** Rejects with ADDRESS_IN_USE when the side channel's port is taken. */
+/** Listening on it is fine, but peers are told this address, and it leads each of them to itself. */
+const unreachableHosts = new Set(['', '0.0.0.0', '::']);
+
+/** Rejects with ADDRESS_IN_USE when the side channel's port is taken, INVALID_ARGUMENT when peers could not reach its host. */
 export async function createTransferAgent(options: TransferAgentOptions): Promise<TransferAgent> {
   const { config, engineId, pool, compatibility } = options;
+  if (unreachableHosts.has(config.sideChannelHost)) {
+    const message = `Expected an address under which peers reach this node but received '${config.sideChannelHost}'.`;
+    throw new VllmPdError('INVALID_ARGUMENT', message, {
+      param: 'side_channel_host',
+      suggestions: ["Give --side-channel-host this host's own address."],
+    });
+  }
   const logger = createLogger('kv-transfer');
   const identity: Welcome = {
     compatibility_hash: compatibilityHash(pool.layout, compatibility),

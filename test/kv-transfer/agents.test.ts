@@ -3,6 +3,8 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import type { ReadResult, TransferAgent } from '../../src/kv-transfer/agent.js';
+import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
+import { loadNative } from '../../src/native.js';
 import type { PullSpec } from '../../src/outputs.js';
 import {
   fillBlock,
@@ -288,6 +290,21 @@ nativeTest('both directions work at once between the same two nodes', async () =
     assert.is(p.agent.bytesSent, d.agent.bytesReceived);
     assert.is(d.agent.bytesSent, p.agent.bytesReceived);
   });
+});
+
+nativeTest('an address that leads peers to themselves is refused', async () => {
+  const pool = loadNative().createPool(layout);
+  try {
+    for (const sideChannelHost of ['0.0.0.0', '::', '']) {
+      const config = { agent: 'auto', sideChannelHost, sideChannelPort: 0 } as const;
+      const error = await createTransferAgent({ config, engineId: 'e', pool, compatibility: '' }).catch(
+        (e) => e,
+      );
+      assert.is(error.code, 'INVALID_ARGUMENT');
+    }
+  } finally {
+    pool.close();
+  }
 });
 
 test.run();
