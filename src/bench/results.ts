@@ -12,7 +12,7 @@ import {
 import path from 'node:path';
 import { messageOf, VllmPdError } from '../errors.js';
 import { turnsToCsv, turnsToJsonLines } from './export-turns.js';
-import type { BenchName, RunInfo } from './run-info.js';
+import type { RunInfo } from './run-info.js';
 import { type RunSummary, summarizeRun } from './summary.js';
 import type { TurnRecord } from './turn-record.js';
 
@@ -26,7 +26,7 @@ export interface KeptRun {
 }
 
 /** `2026-01-31T12-00-00-multi-turn-smoke`: sorts by time. */
-export function runId(startedAt: Date, bench: BenchName, workload: string): string {
+export function runId(startedAt: Date, bench: string, workload: string): string {
   const time = startedAt.toISOString().slice(0, 19).replaceAll(':', '-');
   const parts = workload === bench ? [time, bench] : [time, bench, workload];
   return parts.join('-').replace(/[^A-Za-z0-9._-]/g, '_');
@@ -34,16 +34,23 @@ export function runId(startedAt: Date, bench: BenchName, workload: string): stri
 
 /** Writes run.json, turns.jsonl, turns.csv and summary.json; returns the folder. A taken name gets a number. */
 export function keepRun(resultsDir: string, summary: RunSummary, turns: readonly TurnRecord[]): string {
+  return keepFiles(resultsDir, summary.run.id, {
+    'run.json': json(summary.run),
+    'turns.jsonl': turnsToJsonLines(turns),
+    'turns.csv': turnsToCsv(turns),
+    'summary.json': json(summary),
+  });
+}
+
+/** Writes a run's files by their names; returns the folder. */
+export function keepFiles(resultsDir: string, id: string, files: Readonly<Record<string, string>>): string {
   try {
     mkdirSync(resultsDir, { recursive: true });
     // Written aside and renamed: whoever looks into results/ never sees half a run.
     const draft = mkdtempSync(path.join(resultsDir, '.draft-'));
     try {
-      writeFileSync(path.join(draft, 'run.json'), json(summary.run));
-      writeFileSync(path.join(draft, 'turns.jsonl'), turnsToJsonLines(turns));
-      writeFileSync(path.join(draft, 'turns.csv'), turnsToCsv(turns));
-      writeFileSync(path.join(draft, 'summary.json'), json(summary));
-      return moveToFreeName(draft, path.resolve(resultsDir, summary.run.id));
+      for (const [name, text] of Object.entries(files)) writeFileSync(path.join(draft, name), text);
+      return moveToFreeName(draft, path.resolve(resultsDir, id));
     } catch (error) {
       rmSync(draft, { recursive: true, force: true });
       throw error;
@@ -78,13 +85,13 @@ export function readRun(nameOrFolder: string, resultsDir: string): KeptRun {
   return { folder, run, turns, summary: summarizeRun(run, turns) };
 }
 
-/** Names of the kept runs below `resultsDir`, oldest first. */
+/** Names of the kept runs below `resultsDir`, oldest first; those of other benchmarks than conversations are left out. */
 export function listRuns(resultsDir: string): string[] {
   try {
     return readdirSync(resultsDir, { withFileTypes: true })
       .filter((entry) => entry.isDirectory() && !entry.name.startsWith('.'))
       .map((entry) => entry.name)
-      .filter((name) => isFile(path.join(resultsDir, name, 'run.json')))
+      .filter((name) => isFile(path.join(resultsDir, name, 'turns.jsonl')))
       .sort();
   } catch {
     return [];

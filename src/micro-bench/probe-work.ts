@@ -1,0 +1,56 @@
+// Native probes as work: single ops, and the machine's own limits.
+import { loadNative, type ProbeSpec } from '../native.js';
+import type { Contest, Work } from './row-plan.js';
+
+/** A native probe; `amount` in the row's unit. */
+export interface ProbeWork {
+  readonly spec: ProbeSpec;
+  readonly amount: number;
+}
+
+/** Multiply-adds of one round of the FMA limit, about a millisecond of one core. */
+const numFmas = 1e8;
+
+/** The register-resident multiply-add peak of the chosen kernels' instruction set, in GFLOP/s. */
+export function fmaPeak(numThreads: number): ProbeWork {
+  return {
+    spec: { kind: 'fma', numThreads, numFmas: numFmas * numThreads },
+    amount: (2 * numFmas * numThreads) / 1e9,
+  };
+}
+
+/** Reading one buffer of as many bytes, in GB/s. */
+export function memoryRead(numThreads: number, numBytes: number): ProbeWork {
+  return { spec: { kind: 'read', numThreads, numBytes }, amount: numBytes / 1e9 };
+}
+
+/** memcpy of as many bytes, in GB/s. */
+export function memoryCopy(numThreads: number, numBytes: number): ProbeWork {
+  return { spec: { kind: 'copy', numThreads, numBytes }, amount: numBytes / 1e9 };
+}
+
+/** Both are probes. */
+export function probeContest(subject: ProbeWork, limit: ProbeWork): Contest {
+  const probes = [subject, limit].map(({ spec }) => loadNative().createProbe(spec));
+  const work = ({ amount }: ProbeWork, i: number): Work => ({ amount, run: () => probes[i]!.run() });
+  return {
+    subject: work(subject, 0),
+    limit: work(limit, 1),
+    close: () => {
+      for (const probe of probes) probe.close();
+    },
+  };
+}
+
+/** The subject runs elsewhere, its limit is a probe. */
+export function withProbeLimit(subject: Work, limit: ProbeWork, close: Contest['close']): Contest {
+  const probe = loadNative().createProbe(limit.spec);
+  return {
+    subject,
+    limit: { amount: limit.amount, run: () => probe.run() },
+    close: async () => {
+      probe.close();
+      await close();
+    },
+  };
+}
