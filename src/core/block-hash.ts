@@ -1,5 +1,5 @@
 // Names of blocks: the SHA-256 chain over canonical CBOR that vLLM calls `sha256_cbor`, equal on every node.
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { VllmPdError } from '../errors.js';
 import type { Request } from '../request.js';
 import type { BlockHash } from '../wire.js';
@@ -8,7 +8,8 @@ const maxTokenId = 0xffff_ffff;
 
 /** Throws INVALID_ARGUMENT unless every id is an integer that fits in 32 bits. */
 export function assertTokenIds(tokenIds: readonly number[]): void {
-  for (const [position, tokenId] of tokenIds.entries()) {
+  for (let position = 0; position < tokenIds.length; position += 1) {
+    const tokenId = tokenIds[position]!;
     if (tokenId >>> 0 !== tokenId) {
       throw new VllmPdError(
         'INVALID_ARGUMENT',
@@ -87,21 +88,30 @@ export class BlockHasher {
   #digest(encode: () => void): BlockHash {
     this.#end = 0;
     encode();
-    return createHash('sha256').update(this.#buffer.subarray(0, this.#end)).digest('hex');
+    return hash('sha256', this.#buffer.subarray(0, this.#end), 'hex');
   }
 
-  /** Canonical: the shortest of the five lengths that holds the value. */
+  /** Canonical: the shortest of the five lengths that holds the value. Bytes one by one: it runs once a token. */
   #writeHead(type: number, value: number): void {
     const buffer = this.#buffer;
+    let end = this.#end;
     if (value < 24) {
-      this.#end = buffer.writeUInt8(type | value, this.#end);
+      buffer[end++] = type | value;
     } else if (value <= 0xff) {
-      this.#end = buffer.writeUInt8(value, buffer.writeUInt8(type | 24, this.#end));
+      buffer[end++] = type | 24;
+      buffer[end++] = value;
     } else if (value <= 0xffff) {
-      this.#end = buffer.writeUInt16BE(value, buffer.writeUInt8(type | 25, this.#end));
+      buffer[end++] = type | 25;
+      buffer[end++] = value >>> 8;
+      buffer[end++] = value;
     } else {
-      this.#end = buffer.writeUInt32BE(value, buffer.writeUInt8(type | 26, this.#end));
+      buffer[end++] = type | 26;
+      buffer[end++] = value >>> 24;
+      buffer[end++] = value >>> 16;
+      buffer[end++] = value >>> 8;
+      buffer[end++] = value;
     }
+    this.#end = end;
   }
 
   #writeHash(hash: BlockHash): void {

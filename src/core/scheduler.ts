@@ -266,11 +266,21 @@ export class Scheduler {
     request.tokenIds.push(tokenId);
     this.#hasher.extend(request);
     const stop = checkStop(request, this.#maxSequenceTokens);
-    const base = stop
-      ? this.#finish(request, stop)
-      : { ...ongoing, requestId: request.requestId, prefillStats: request.prefillStats };
     const logprobs = result.logprobs.get(request.requestId);
-    return { ...base, newTokenIds: [tokenId], newLogprobs: logprobs ? [logprobs] : [] };
+    const newLogprobs = logprobs ? [logprobs] : [];
+    if (stop) return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs };
+    // Spelt out: spreading costs some microseconds, and this is made for every token.
+    return {
+      requestId: request.requestId,
+      newTokenIds: [tokenId],
+      newLogprobs,
+      finished: null,
+      stopReason: null,
+      kvTransferParams: null,
+      prefillStats: request.prefillStats,
+      cacheQueryAnswer: null,
+      error: null,
+    };
   }
 
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {
