@@ -42,6 +42,13 @@ export const engineFlags = {
     'MODEL',
   ),
   seed: count('Seed of sampling for requests that bring none.', defaults.seed, 0, maxInt32, 'MODEL'),
+  backend: option({
+    options: ['auto', 'cpu', 'onnx'] as const,
+    description:
+      'What runs the model: the native CPU kernels (auto), or ONNX Runtime on an exported decoder.',
+    defaultHelp: async () => defaults.backend,
+    helpGroup: 'MODEL',
+  })(),
   'num-threads': count('Compute threads of one node.', 'all cores', 1, 1024, 'MODEL'),
 
   'block-size': count('Tokens per KV block.', defaults.blockSize, 1, 1024, 'CACHE'),
@@ -121,6 +128,7 @@ export interface EngineFlagValues {
   readonly 'served-model-name'?: string;
   readonly 'max-model-len'?: number;
   readonly seed?: number;
+  readonly backend?: 'auto' | 'cpu' | 'onnx';
   readonly 'num-threads'?: number;
   readonly 'block-size'?: number;
   readonly 'num-blocks'?: number;
@@ -164,6 +172,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
       agent: flags['kv-agent'],
       kvLoadFailurePolicy: flags['kv-load-failure-policy'],
     }),
+    backend: flags.backend,
     numThreads: flags['num-threads'],
     seed: flags.seed,
   });

@@ -12,6 +12,12 @@ export type KvLookup = 'query' | 'ticket';
 
 export type AgentKind = 'auto' | 'shm' | 'tcp';
 
+/** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
+export type Backend = 'cpu' | 'onnx';
+
+/** `auto` is `cpu`. */
+export type BackendChoice = 'auto' | Backend;
+
 export interface CacheConfig {
   /** Tokens per block. */
   readonly blockSize: number;
@@ -58,7 +64,8 @@ export interface EngineConfig {
   readonly cache: CacheConfig;
   readonly scheduler: SchedulerConfig;
   readonly kvTransfer: KvTransferConfig;
-  /** Compute threads of the native module. */
+  readonly backend: Backend;
+  /** Compute threads of the backend. */
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
   readonly seed: number;
@@ -72,6 +79,7 @@ export interface EngineOptions {
   readonly cache?: Partial<CacheConfig>;
   readonly scheduler?: Partial<SchedulerConfig>;
   readonly kvTransfer?: Partial<Omit<KvTransferConfig, 'engineId' | 'role'>>;
+  readonly backend?: BackendChoice;
   readonly numThreads?: number;
   readonly seed?: number;
 }
@@ -94,6 +102,7 @@ export const defaults = {
   sideChannelHost: '127.0.0.1',
   // vLLM fails the request; here a load that did not arrive costs recomputation only.
   kvLoadFailurePolicy: 'recompute',
+  backend: 'auto',
   seed: 0,
 } as const;
 
@@ -143,6 +152,7 @@ export function completeEngineConfig(
       engineId: node.engineId,
       role: node.role,
     },
+    backend: options.backend === 'onnx' ? 'onnx' : 'cpu',
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
   };

@@ -112,6 +112,11 @@ export interface ForwardInput {
   readonly cuBlocks: Int32Array;
   /** (num_logits_rows) indices into tokenIds whose logits are wanted. */
   readonly logitsIndices: Int32Array;
+  /**
+   * (num_requests) Something that stands for each request's sequence, the same object step after step while its tokens
+   * only grow. For backends that keep KV beside the pool from one step to the next; the native module looks past it.
+   */
+  readonly sequences?: readonly object[];
 }
 
 export interface NativeModel {

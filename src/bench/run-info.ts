@@ -59,5 +59,7 @@ export interface RunConfig {
   readonly enable_prefix_caching: boolean;
   readonly kv_lookup: KvLookup;
   readonly kv_recompute_threshold: number;
+  /** Absent in runs from before there was a choice: `cpu`. */
+  readonly backend?: 'cpu' | 'onnx';
   readonly num_threads: number;
 }

@@ -72,6 +72,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     enable_prefix_caching: prefill.cache.enablePrefixCaching,
     kv_lookup: prefill.kvTransfer.lookup,
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
+    backend: prefill.backend,
     num_threads: prefill.numThreads,
   };
 }

@@ -31,7 +31,10 @@ export interface EngineParts {
 const clock = () => performance.now();
 
 export async function startParts(config: EngineConfig): Promise<EngineParts> {
-  const folder = await loadModelFolder(config.modelPath, { numThreads: config.numThreads });
+  const folder = await loadModelFolder(config.modelPath, {
+    backend: config.backend,
+    numThreads: config.numThreads,
+  });
   let pool: KvPool | null = null;
   try {
     const { numBlocks, blockSize } = config.cache;
@@ -40,7 +43,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
       config: config.kvTransfer,
       engineId: config.kvTransfer.engineId,
       pool,
-      compatibility: await compatibilityOf(config, folder),
+      compatibility: await compatibilityOf(config),
     });
     return connectParts(config, folder, pool, agent);
   } catch (error) {
@@ -51,8 +54,8 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
 }
 
 /** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
-async function compatibilityOf({ modelPath, cache }: EngineConfig, folder: ModelFolder): Promise<string> {
-  const fingerprint = await modelFingerprint(modelPath, folder.config);
+async function compatibilityOf({ modelPath, backend, cache }: EngineConfig): Promise<string> {
+  const fingerprint = await modelFingerprint(modelPath, backend);
   return JSON.stringify({ model: fingerprint, block_size: cache.blockSize, hash_seed: cache.hashSeed });
 }
 

@@ -1,7 +1,6 @@
 // The embedded models: a small Qwen3-style decoder with seeded weights for real work, a tiny one for tests.
-import { chmod, mkdir, mkdtemp, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import {
   eosTokenId,
   generationConfigJson,
@@ -13,6 +12,7 @@ import { expectedTensors, numElements, type TensorSpec } from './model-tensors.j
 import { inverseFrequencies } from './rope.js';
 import { type TensorSource, tensorBytes, writeSafetensors } from './safetensors-writer.js';
 import { constantTensor, seededTensor } from './seeded-weights.js';
+import { writeWholeFolder } from './whole-folder.js';
 
 export const architectureNames = ['default', 'tiny'] as const;
 
@@ -64,47 +64,8 @@ export interface CreateOptions {
  * Writes an embedded model's folder, whole or not at all. Returns false, and changes nothing, if a folder with
  * content is there already (also if another process was faster).
  */
-export async function createModelFolder(folder: string, options: CreateOptions): Promise<boolean> {
-  const existing = await readdir(folder).catch((error: unknown) => {
-    if (hasCode(error, 'ENOENT')) return [];
-    throw cannotWrite(folder, error);
-  });
-  if (existing.length > 0) return false;
-  await removeAbandoned(folder);
-  let temporary: string | undefined;
-  try {
-    await mkdir(path.dirname(folder), { recursive: true });
-    temporary = await mkdtemp(folder + temporaryMark);
-    await chmod(temporary, 0o755);
-    await writeFiles(temporary, options);
-    await rename(temporary, folder);
-    return true;
-  } catch (error) {
-    if (temporary) await rm(temporary, { recursive: true, force: true });
-    if (hasCode(error, 'ENOTEMPTY') || hasCode(error, 'EEXIST')) return false;
-    throw cannotWrite(folder, error);
-  }
-}
-
-function cannotWrite(folder: string, cause: unknown): VllmPdError {
-  const message = `Cannot write a model folder at ${folder}: ${messageOf(cause)}`;
-  return new VllmPdError('INVALID_ARGUMENT', message, { cause });
-}
-
-const temporaryMark = '.tmp-';
-const abandonedAfterMs = 3_600_000;
-
-/** A process that was killed while writing leaves its temporary folder behind. */
-async function removeAbandoned(folder: string): Promise<void> {
-  const parent = path.dirname(folder);
-  const prefix = path.basename(folder) + temporaryMark;
-  for (const name of await readdir(parent).catch(() => [])) {
-    if (!name.startsWith(prefix)) continue;
-    const found = await stat(path.join(parent, name)).catch(() => null);
-    if (found && Date.now() - found.mtimeMs > abandonedAfterMs) {
-      await rm(path.join(parent, name), { recursive: true, force: true });
-    }
-  }
+export function createModelFolder(folder: string, options: CreateOptions): Promise<boolean> {
+  return writeWholeFolder(folder, (target) => writeFiles(target, options));
 }
 
 async function writeFiles(folder: string, { arch, seed, onProgress }: CreateOptions): Promise<void> {

@@ -1,31 +1,54 @@
 // A model folder as the engine uses it: forward pass, tokenizer, chat template and generation defaults together.
+
+import type { Backend } from '../config.js';
 import { ChatTemplate } from './chat-template.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import type { Model } from './model.js';
 import { type ModelConfig, readModelConfig } from './model-config.js';
 import { loadModel } from './native-model.js';
+import { loadOnnxModel } from './onnx-model.js';
+import { readTextConfig, type TextConfig } from './text-config.js';
 import { Tokenizer } from './tokenizer.js';
 
-export interface ModelFolder {
-  readonly model: Model;
-  readonly config: ModelConfig;
+/** Enough to render, encode and decode. */
+export interface ModelTexts<Config extends TextConfig = TextConfig> {
+  readonly config: Config;
   readonly tokenizer: Tokenizer;
   readonly chatTemplate: ChatTemplate;
   readonly generationConfig: GenerationConfig;
 }
 
-/** Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE. */
-export async function loadModelFolder(
-  modelPath: string,
-  options: { readonly numThreads: number },
-): Promise<ModelFolder> {
-  const texts = await loadModelTexts(modelPath);
-  return { ...texts, model: await loadModel(modelPath, options.numThreads) };
+export interface ModelFolder extends ModelTexts {
+  readonly model: Model;
 }
 
-/** Everything but the weights: enough to render, encode and decode. */
-export async function loadModelTexts(modelPath: string): Promise<Omit<ModelFolder, 'model'>> {
-  const config = await readModelConfig(modelPath);
+export interface LoadOptions {
+  /** Default `cpu`. */
+  readonly backend?: Backend;
+  readonly numThreads: number;
+}
+
+/** Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE. */
+export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
+  const { backend, numThreads } = options;
+  if (backend !== 'onnx') {
+    const texts = await loadModelTexts(modelPath);
+    return { ...texts, model: await loadModel(modelPath, numThreads) };
+  }
+  // The graph says how it is computed, so any architecture will do.
+  const texts = await loadTexts(modelPath, await readTextConfig(modelPath));
+  return { ...texts, model: await loadOnnxModel(modelPath, texts.config, numThreads) };
+}
+
+/** Everything but the weights of a model that the native module can run. */
+export async function loadModelTexts(modelPath: string): Promise<ModelTexts<ModelConfig>> {
+  return loadTexts(modelPath, await readModelConfig(modelPath));
+}
+
+async function loadTexts<Config extends TextConfig>(
+  modelPath: string,
+  config: Config,
+): Promise<ModelTexts<Config>> {
   const tokenizer = await Tokenizer.load(modelPath);
   const chatTemplate = await ChatTemplate.load(modelPath, tokenizer);
   const generationConfig = await readGenerationConfig(modelPath, config);

@@ -2,15 +2,19 @@
 import { stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
+import type { BackendChoice } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { type ArchitectureName, architectureNames, createModelFolder } from './default-model.js';
 import { checkIsModelFolder } from './model-files.js';
+import { exportOnnx } from './onnx-export.js';
 
 /** Raised when the files of an embedded model change, so that an older cache is not taken for the new one. */
 const version = 1;
 const seed = 0;
 
 export interface ResolveOptions {
+  /** An embedded model gets what this backend reads. */
+  readonly backend?: BackendChoice | undefined;
   /** Told how much of an embedded model, in [0, 1], is made; never called if it is there already. */
   readonly onProgress?: (fraction: number) => void;
 }
@@ -41,8 +45,9 @@ export function cacheFolder(): string {
   return path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'vllm-pd');
 }
 
-async function cachedModel(arch: ArchitectureName, options: ResolveOptions): Promise<string> {
+async function cachedModel(arch: ArchitectureName, { backend, ...options }: ResolveOptions): Promise<string> {
   const folder = path.join(cacheFolder(), 'models', `${arch}-${seed}-v${version}`);
   await createModelFolder(folder, { arch, seed, ...options });
+  if (backend === 'onnx') await exportOnnx(folder, options.onProgress);
   return folder;
 }

@@ -7,6 +7,7 @@ export function engineArgs(options: EngineOptions): string[] {
   const flags: Readonly<Record<string, string | number | undefined>> = {
     model: options.model,
     'served-model-name': options.servedModelName,
+    backend: options.backend,
     'num-threads': options.numThreads,
     seed: options.seed,
     'block-size': cache.blockSize,

@@ -51,7 +51,7 @@ export interface Cluster {
  * TIMED_OUT, …); all that had been started is gone by then.
  */
 export async function startCluster(options: ClusterOptions = {}): Promise<Cluster> {
-  const engine = await withResolvedModel(options.engine ?? {}, options.onModelProgress);
+  const engine = await withResolvedModel(options);
   const nodes = await startNodes(options, engine);
   const ofRole = (role: 'prefill' | 'other') =>
     nodes.filter((node) => (node.role === 'prefill') === (role === 'prefill')).map((node) => node.url);
@@ -84,14 +84,16 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
 }
 
 /** A built-in model is made on first use: once, here, not by every node at the same time. */
-async function withResolvedModel(
-  engine: EngineOptions,
-  onProgress: ((fraction: number) => void) | undefined,
-): Promise<EngineOptions> {
+async function withResolvedModel(options: ClusterOptions): Promise<EngineOptions> {
+  const { engine = {}, prefillEngine, decodeEngine, onModelProgress: onProgress } = options;
   const model = engine.model ?? defaults.model;
+  const usesOnnx = [engine, prefillEngine, decodeEngine].some((over) => over?.backend === 'onnx');
   return {
     ...engine,
-    model: await resolveModel(model, onProgress ? { onProgress } : {}),
+    model: await resolveModel(model, {
+      backend: usesOnnx ? 'onnx' : 'cpu',
+      ...(onProgress && { onProgress }),
+    }),
     servedModelName: engine.servedModelName ?? model,
   };
 }

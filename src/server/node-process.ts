@@ -44,7 +44,7 @@ export type NodeMessage =
 
 /** Throws what the engine or the server throws on start; nothing is left behind then. */
 export async function startNode({ role, engine: options, host, port }: NodeOptions): Promise<RunningNode> {
-  const modelPath = await resolveModel(options.model ?? defaults.model);
+  const modelPath = await resolveModel(options.model ?? defaults.model, { backend: options.backend });
   const engineId = randomUUID();
   const engine = await Engine.start(completeEngineConfig(options, { modelPath, engineId, role }));
   try {

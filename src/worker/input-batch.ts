@@ -17,6 +17,7 @@ export function toForwardInput(scheduled: readonly ScheduledRequest[]): ForwardI
     blockTables: new Int32Array(numBlocks),
     cuBlocks: new Int32Array(scheduled.length + 1),
     logitsIndices: new Int32Array(samplingRequests(scheduled).length),
+    sequences: scheduled.map((entry) => entry.request),
   };
 
   let token = 0;

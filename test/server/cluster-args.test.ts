@@ -23,6 +23,7 @@ test('every choice arrives as it was made', async () => {
   const options: EngineOptions = {
     model: '-odd folder/with = signs',
     servedModelName: 'name',
+    backend: 'onnx',
     numThreads: 3,
     seed: 0,
     cache: { blockSize: 32, numBlocks: 77, enablePrefixCaching: false, hashSeed: '-1' },

@@ -1,0 +1,189 @@
+// A Llama/Qwen-style decoder as an ONNX graph, with the inputs and outputs that published exports have.
+import type { NativeModelConfig } from '../native.js';
+import { OnnxGraph } from './onnx-graph.js';
+
+/** Versions of the operators used: ONNX's own, and ONNX Runtime's for GroupQueryAttention. */
+const opsets = { '': 23, 'com.microsoft': 1 };
+const contrib = 'com.microsoft';
+
+const maxInt64 = 2n ** 63n - 1n;
+
+/** What every layer's nodes refer to. */
+interface Shared {
+  /** (batch_size, sequence_length, head_dim / 2) */
+  readonly cos: string;
+  readonly sin: string;
+  /** (batch_size) int32, last position of each sequence */
+  readonly lastPositions: string;
+  /** () int32 */
+  readonly totalLength: string;
+  /** Shapes to split (…, num_heads · head_dim) into heads and back. */
+  readonly headShape: string;
+  readonly flatShape: string;
+}
+
+/** Weights by Hugging Face name. Matrices come as (in_features, out_features), the embedding as it is. */
+export interface DecoderWeights {
+  readonly vector: (name: string) => Float32Array;
+}
+
+/**
+ * The graph. Vectors lie inside it, matrices are declared as external tensors that the caller writes: the embedding as
+ * the checkpoint has it, every other matrix transposed.
+ */
+export function buildDecoder(
+  config: NativeModelConfig,
+  weights: DecoderWeights,
+  externalFile: string,
+): OnnxGraph {
+  const { vocabSize, hiddenSize, numLayers } = config;
+  const graph = new OnnxGraph(externalFile);
+  const inputIds = graph.input('input_ids', 'int64', ['batch_size', 'sequence_length']);
+  const shared = sharedNodes(graph, config);
+  const embedding = graph.external('model.embed_tokens.weight', [vocabSize, hiddenSize]);
+  let hidden = graph.node('Gather', [embedding, inputIds]);
+  const layers = new DecoderLayers(graph, config, weights, shared);
+  for (let layer = 0; layer < numLayers; layer++) hidden = layers.add(layer, hidden);
+  logits(graph, config, weights, hidden);
+  return graph;
+}
+
+export function encodeDecoder(graph: OnnxGraph): Uint8Array {
+  return graph.encode(opsets);
+}
+
+/** Name under which the output projection is declared; with tied embeddings it is a transposed copy of these. */
+export const outputProjection = 'lm_head.weight';
+
+function sharedNodes(graph: OnnxGraph, config: NativeModelConfig): Shared {
+  const { invFreq, ropeAttentionScaling, headDim } = config;
+  const mask = graph.input('attention_mask', 'int64', ['batch_size', 'total_sequence_length']);
+  const positions = graph.input('position_ids', 'int64', ['batch_size', 'sequence_length']);
+  const one = graph.constant('one', BigInt64Array.of(1n), [1]);
+  const minusOne = graph.constant('minus_one', BigInt64Array.of(-1n), [1]);
+  const toInt32 = (value: string) => graph.node('Cast', [value], { attributes: { to: { dtype: 'int32' } } });
+  const lengths = graph.node('ReduceSum', [mask, one], { attributes: { keepdims: 0 } });
+  const shape = graph.node('Shape', [mask], { attributes: { start: 1 } });
+
+  // As the native module: the angle is rounded to float32 before its cosine is taken.
+  const float32 = graph.node('Cast', [positions], { attributes: { to: { dtype: 'float32' } } });
+  const column = graph.node('Unsqueeze', [float32, minusOne]);
+  const angles = graph.node('Mul', [column, graph.constant('inv_freq', invFreq, [headDim / 2])]);
+  const scale = graph.constant('rope_scale', Float32Array.of(ropeAttentionScaling), []);
+  const scaled = (value: string) => (ropeAttentionScaling === 1 ? value : graph.node('Mul', [value, scale]));
+  return {
+    cos: scaled(graph.node('Cos', [angles])),
+    sin: scaled(graph.node('Sin', [angles])),
+    lastPositions: toInt32(graph.node('Sub', [lengths, one])),
+    totalLength: toInt32(graph.node('Squeeze', [shape])),
+    headShape: graph.constant('head_shape', BigInt64Array.of(0n, 0n, -1n, BigInt(headDim)), [4]),
+    flatShape: graph.constant('flat_shape', BigInt64Array.of(0n, 0n, -1n), [3]),
+  };
+}
+
+function rmsNorm(graph: OnnxGraph, x: string, name: string, gain: Float32Array, epsilon: number): string {
+  const attributes = { axis: -1, epsilon: { float: epsilon } };
+  return graph.node('RMSNormalization', [x, graph.constant(name, gain, [gain.length])], { attributes });
+}
+
+class DecoderLayers {
+  readonly #graph: OnnxGraph;
+  readonly #config: NativeModelConfig;
+  readonly #weights: DecoderWeights;
+  readonly #shared: Shared;
+
+  constructor(graph: OnnxGraph, config: NativeModelConfig, weights: DecoderWeights, shared: Shared) {
+    this.#graph = graph;
+    this.#config = config;
+    this.#weights = weights;
+    this.#shared = shared;
+  }
+
+  /** (batch_size, sequence_length, hidden_size) in and out. */
+  add(layer: number, hidden: string): string {
+    const prefix = `model.layers.${layer}.`;
+    const normed = this.#norm(hidden, `${prefix}input_layernorm.weight`);
+    const attended = this.#graph.node('Add', [hidden, this.#attention(layer, prefix, normed)]);
+    const mlpInput = this.#norm(attended, `${prefix}post_attention_layernorm.weight`);
+    return this.#graph.node('Add', [attended, this.#mlp(prefix, mlpInput)]);
+  }
+
+  #attention(layer: number, prefix: string, x: string): string {
+    const { numHeads, numKvHeads, headDim, hiddenSize } = this.#config;
+    const { lastPositions, totalLength } = this.#shared;
+    const [qSize, kvSize] = [numHeads * headDim, numKvHeads * headDim];
+    const q = this.#rotated(`${prefix}self_attn.q`, x, numHeads);
+    const k = this.#rotated(`${prefix}self_attn.k`, x, numKvHeads);
+    const v = this.#projected(`${prefix}self_attn.v`, x, kvSize);
+    const past = ['key', 'value'].map((part) =>
+      this.#graph.input(`past_key_values.${layer}.${part}`, 'float32', this.#kvShape('past_sequence_length')),
+    );
+    const present = ['key', 'value'].map((part) => `present.${layer}.${part}`);
+    for (const name of present) this.#graph.output(name, 'float32', this.#kvShape('total_sequence_length'));
+    const attended = this.#graph.node('GroupQueryAttention', [q, k, v, ...past, lastPositions, totalLength], {
+      domain: contrib,
+      attributes: {
+        num_heads: numHeads,
+        kv_num_heads: numKvHeads,
+        scale: { float: 1 / Math.sqrt(headDim) },
+      },
+      outputs: [`${prefix}attended`, ...present],
+    });
+    return this.#matmul(`${prefix}self_attn.o_proj.weight`, attended, qSize, hiddenSize);
+  }
+
+  #kvShape(length: string): (number | string)[] {
+    return ['batch_size', this.#config.numKvHeads, length, this.#config.headDim];
+  }
+
+  /** (batch_size, sequence_length, numHeads · head_dim): projected, normed where the model does, rotated. */
+  #rotated(name: string, x: string, numHeads: number): string {
+    const { headDim, qkNorm } = this.#config;
+    const { cos, sin, headShape, flatShape } = this.#shared;
+    let out = this.#projected(name, x, numHeads * headDim);
+    if (qkNorm) {
+      const heads = this.#graph.node('Reshape', [out, headShape]);
+      out = this.#graph.node('Reshape', [this.#norm(heads, `${name}_norm.weight`), flatShape]);
+    }
+    return this.#graph.node('RotaryEmbedding', [out, cos, sin], { attributes: { num_heads: numHeads } });
+  }
+
+  #projected(name: string, x: string, size: number): string {
+    const out = this.#matmul(`${name}_proj.weight`, x, this.#config.hiddenSize, size);
+    if (!this.#config.attentionBias) return out;
+    const bias = this.#graph.constant(`${name}_proj.bias`, this.#weights.vector(`${name}_proj.bias`), [size]);
+    return this.#graph.node('Add', [out, bias]);
+  }
+
+  #mlp(prefix: string, x: string): string {
+    const { hiddenSize, intermediateSize } = this.#config;
+    const gate = this.#matmul(`${prefix}mlp.gate_proj.weight`, x, hiddenSize, intermediateSize);
+    const up = this.#matmul(`${prefix}mlp.up_proj.weight`, x, hiddenSize, intermediateSize);
+    const silu = this.#graph.node('Mul', [gate, this.#graph.node('Sigmoid', [gate])]);
+    const gated = this.#graph.node('Mul', [silu, up]);
+    return this.#matmul(`${prefix}mlp.down_proj.weight`, gated, intermediateSize, hiddenSize);
+  }
+
+  #norm(x: string, name: string): string {
+    return rmsNorm(this.#graph, x, name, this.#weights.vector(name), this.#config.rmsNormEps);
+  }
+
+  #matmul(name: string, x: string, inFeatures: number, outFeatures: number): string {
+    return this.#graph.node('MatMul', [x, this.#graph.external(name, [inFeatures, outFeatures])]);
+  }
+}
+
+/** (batch_size, num_logits_to_keep, vocab_size); 0 rows to keep = all of them. */
+function logits(graph: OnnxGraph, config: NativeModelConfig, weights: DecoderWeights, hidden: string): void {
+  const { vocabSize, hiddenSize, rmsNormEps } = config;
+  const numKept = graph.input('num_logits_to_keep', 'int64', []);
+  const start = graph.node('Unsqueeze', [graph.node('Neg', [numKept]), 'zero_axis']);
+  graph.constant('zero_axis', BigInt64Array.of(0n), [1]);
+  const end = graph.constant('sequence_end', BigInt64Array.of(maxInt64), [1]);
+  const kept = graph.node('Slice', [hidden, start, end, 'one']);
+  const normName = 'model.norm.weight';
+  const normed = rmsNorm(graph, kept, normName, weights.vector(normName), rmsNormEps);
+  const projection = graph.external(outputProjection, [hiddenSize, vocabSize]);
+  graph.node('MatMul', [normed, projection], { outputs: ['logits'] });
+  graph.output('logits', 'float32', ['batch_size', 'num_logits', vocabSize]);
+}
