@@ -6,7 +6,8 @@ import { createLogger } from '../../log.js';
 import type { CacheQueryAnswer, KvTransferParams } from '../../wire.js';
 import type { ConversationTable } from './conversations.js';
 import type { ProxyMetrics } from './metrics.js';
-import type { ProxyNode } from './node.js';
+import type { ProxyNode, WholeResponse } from './node.js';
+import { withReachableHost } from './remote-host.js';
 import { cacheQueryBody, type TurnRequest } from './request.js';
 
 const log = createLogger('proxy');
@@ -40,9 +41,12 @@ export async function lookUp(
   signal: AbortSignal,
 ): Promise<Offer> {
   if (options.mode === 'uni') return noOffer;
-  if (options.lookup === 'ticket') return redeemTicket(turn, decode, conversations, metrics);
+  if (options.lookup === 'ticket' || !decode.answersCacheQueries) {
+    return redeemTicket(turn, decode, conversations, metrics);
+  }
   const startedMs = performance.now();
   const answer = await queryCache(turn, decode, { ...options, lease: true }, signal);
+  if (!answer && !decode.answersCacheQueries) return redeemTicket(turn, decode, conversations, metrics);
   metrics.hop('query', decode.url, performance.now() - startedMs);
   metrics.lookup(answer === null ? 'failed' : answer.num_tokens > 0 ? 'found' : 'nothing');
   if (answer === null) {
@@ -50,7 +54,9 @@ export async function lookUp(
     return noOffer;
   }
   return {
-    params: answer.kv_transfer_params ?? remoteDecodeParams(true),
+    params: answer.kv_transfer_params
+      ? withReachableHost(answer.kv_transfer_params, decode.url)
+      : remoteDecodeParams(true),
     hold: answer.lease ? { node: decode, id: answer.lease.id } : null,
     promptTokenIds: answer.prompt_token_ids ?? null,
   };
@@ -84,6 +90,7 @@ export async function queryCache(
       headers: turn.headers,
       signal: AbortSignal.any([signal, AbortSignal.timeout(options.queryTimeoutMs)]),
     });
+    if (lacksPath(response)) node.lacksCacheQueries();
     if (response.status !== 200) return null;
     return JSON.parse(response.bytes.toString('utf8')) as CacheQueryAnswer;
   } catch (error) {
@@ -93,14 +100,23 @@ export async function queryCache(
   }
 }
 
+/** 404 may also be the model's. */
+function lacksPath({ status, bytes }: WholeResponse): boolean {
+  return status === 404 && !/"param":\s*"model"/.test(bytes.toString('utf8'));
+}
+
 /** Tells a node that nobody will come for what it holds. In the background: its leases expire by themselves too. */
 export function release(node: ProxyNode, holdId: string): void {
+  if (!node.answersCacheQueries) return;
   node
     .fetch({
       method: 'POST',
       path: '/v1/cache_query/release',
       body: { lease_id: holdId },
       signal: AbortSignal.timeout(releaseTimeoutMs),
+    })
+    .then((response) => {
+      if (lacksPath(response)) node.lacksCacheQueries();
     })
     .catch((error: unknown) => log.debug({ node: node.url, err: messageOf(error) }, 'could not release'));
 }

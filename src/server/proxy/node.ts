@@ -53,6 +53,7 @@ export class ProxyNode {
   /** Requests whose answers are not complete; aborting one says that the node hangs. */
   readonly #inFlight = new Set<AbortController>();
   #healthy = true;
+  #answersCacheQueries = true;
   #probeTimer: NodeJS.Timeout | null = null;
   #watchTimer: NodeJS.Timeout | null = null;
   #closed = false;
@@ -72,6 +73,16 @@ export class ProxyNode {
 
   get healthy(): boolean {
     return this.#healthy;
+  }
+
+  /** False once it has said that it has no such path, which vLLM's nodes have not; its tickets are used then. */
+  get answersCacheQueries(): boolean {
+    return this.#answersCacheQueries;
+  }
+
+  lacksCacheQueries(): void {
+    if (this.#answersCacheQueries) log.info({ node: this.url }, 'node answers no cache queries');
+    this.#answersCacheQueries = false;
   }
 
   /**
@@ -175,6 +186,8 @@ export class ProxyNode {
   #suspect(error: unknown): void {
     if (this.#healthy) log.warn({ node: this.url, err: messageOf(error) }, 'node does not answer');
     this.#healthy = false;
+    // What comes back may be something else.
+    this.#answersCacheQueries = true;
     this.#probeLater(firstProbeDelayMs);
   }
 

@@ -100,7 +100,8 @@ function createPlayer(
     conversations,
     metrics,
     lookup: { mode, lookup, queryTimeoutMs },
-    keepsTickets: mode === 'bi' && lookup === 'ticket' && !trustKvTransferParams,
+    keepsTicketsOf: (node) =>
+      mode === 'bi' && !trustKvTransferParams && (lookup === 'ticket' || !node.answersCacheQueries),
   });
 }
 

@@ -61,7 +61,8 @@ export class ProxyRouter {
   ): Promise<ProxyNode | null> {
     const healthy = nodes.filter((node) => node.healthy);
     if (healthy.length > 1 && turn.sessionId === null) {
-      const holder = await this.#longestPrefix(turn, healthy, signal);
+      const askable = healthy.filter((node) => node.answersCacheQueries);
+      const holder = await this.#longestPrefix(turn, askable, signal);
       if (holder) return holder;
     }
     return healthy[nextTurn() % healthy.length] ?? null;

@@ -7,6 +7,7 @@ import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode, WholeResponse } from './node.js';
 import { isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
+import { withReachableHost } from './remote-host.js';
 import { decodeBody, isBatch, prefillBody, type TurnRequest, withTokenIds } from './request.js';
 import type { ProxyRouter } from './routing.js';
 
@@ -35,21 +36,21 @@ export class TurnPlayer {
   readonly #conversations: ConversationTable;
   readonly #metrics: ProxyMetrics;
   readonly #lookup: LookupOptions;
-  /** D's tickets stay here for the next turn, instead of going to the client. */
-  readonly #keepsTickets: boolean;
+  readonly #keepsTicketsOf: (node: ProxyNode) => boolean;
 
   constructor(options: {
     readonly router: ProxyRouter;
     readonly conversations: ConversationTable;
     readonly metrics: ProxyMetrics;
     readonly lookup: LookupOptions;
-    readonly keepsTickets: boolean;
+    /** Tickets of these stay here for the next turn, instead of going to the client. */
+    readonly keepsTicketsOf: (node: ProxyNode) => boolean;
   }) {
     this.#router = options.router;
     this.#conversations = options.conversations;
     this.#metrics = options.metrics;
     this.#lookup = options.lookup;
-    this.#keepsTickets = options.keepsTickets;
+    this.#keepsTicketsOf = options.keepsTicketsOf;
   }
 
   /** Throws NODE_UNREACHABLE when no decode node answers, the signal's reason when the client has gone. */
@@ -110,7 +111,7 @@ export class TurnPlayer {
       const body = prefillBody(turn, params);
       const response = await node.fetch({ method: 'POST', path, body, headers, signal });
       this.#metrics.hop('prefill', node.url, performance.now() - startedMs);
-      if (response.status < 300) return { kind: 'done', node, ...parsePrefill(response) };
+      if (response.status < 300) return { kind: 'done', node, ...parsePrefill(response, node.url) };
       // 501 says that no node of this kind can do what was asked.
       const isNodeAtFault = response.status >= 500 && response.status !== 501;
       return isNodeAtFault ? { kind: 'failed' } : { kind: 'refused', response };
@@ -175,7 +176,7 @@ export class TurnPlayer {
       throw new VllmPdError('NODE_UNREACHABLE', `The decode node ${node.url} takes no requests.`);
     }
     this.#metrics.hop('decode_first_byte', node.url, performance.now() - startedMs);
-    const takeTicket = this.#keepsTickets ? this.#ticketTaker(node, sessionId) : null;
+    const takeTicket = this.#keepsTicketsOf(node) ? this.#ticketTaker(node, sessionId) : null;
     if (isEventStream(response)) {
       const end = await relayEvents(res, response, node, requestId, signal, takeTicket);
       if (end === 'broken') this.#metrics.hopFailed('decode', node.url);
@@ -187,7 +188,8 @@ export class TurnPlayer {
   }
 
   #ticketTaker(node: ProxyNode, sessionId: string | null): TakeTicket {
-    return (params) => {
+    return (granted) => {
+      const params = withReachableHost(granted, node.url);
       if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params });
       // Nobody will ever ask for it.
       else if (params.remote_request_id) release(node, params.remote_request_id);
@@ -213,15 +215,17 @@ function isUnreachable(error: unknown): boolean {
 }
 
 /** An answer that cannot be understood hands nothing over. */
-function parsePrefill(response: WholeResponse): PrefillAnswer {
+function parsePrefill(response: WholeResponse, url: string): PrefillAnswer {
   try {
-    const { kv_transfer_params, choices } = JSON.parse(response.bytes.toString('utf8')) as {
+    const { kv_transfer_params, choices, prompt_token_ids } = JSON.parse(response.bytes.toString('utf8')) as {
       readonly kv_transfer_params?: KvTransferParams | null;
+      /** A chat's; completions have one list a choice. */
+      readonly prompt_token_ids?: readonly number[] | null;
       readonly choices?: readonly { readonly prompt_token_ids?: readonly number[] | null }[];
     };
     return {
-      params: kv_transfer_params ?? null,
-      promptTokenIds: choices?.[0]?.prompt_token_ids ?? null,
+      params: kv_transfer_params ? withReachableHost(kv_transfer_params, url) : null,
+      promptTokenIds: prompt_token_ids ?? choices?.[0]?.prompt_token_ids ?? null,
     };
   } catch {
     return { params: null, promptTokenIds: null };
