@@ -188,7 +188,7 @@ class CpuOps : public Ops {
 
  private:
   /** Queries of one attention tile: each packs its K and V anew, so many share it. */
-  static constexpr int64_t kTileQueries = 128;
+  static constexpr int64_t kTileQueries = 256;
   /** Floats of `a` that one matmul task goes through for each panel: they stay in the second-level cache. */
   static constexpr int64_t kTaskFloats = 64 * 1024;
   /** Below this many floats a loop over rows costs less than telling another thread of it. */
