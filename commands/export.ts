@@ -45,7 +45,7 @@ export default class Export extends BaseCommand {
       writeFileSync(output, content);
     } catch (cause) {
       const message = `Cannot write ${output}: ${messageOf(cause)}.`;
-      throw new VllmPdError('INVALID_ARGUMENT', message, { param: '--output', cause });
+      throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'output', cause });
     }
     this.log(`Written to ${output}`);
     return { folder: kept.folder, format, output, content: null };

@@ -2,22 +2,12 @@
 import { Command } from '@oclif/core/command';
 import { ExitError } from '@oclif/core/errors';
 import { option } from '@oclif/core/flags';
+import { type CommandErrorJson, errorJson, printError } from './cli-error.js';
 import { wasInterrupted } from './cli-interrupt.js';
 import { type Progress, startProgress } from './cli-progress.js';
 import { messageOf, VllmPdError } from './errors.js';
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
-
-/** What a command prints on stdout with --json when it fails. */
-export interface CommandErrorJson {
-  readonly error: {
-    readonly code: string;
-    readonly message: string;
-    readonly param: string | null;
-    readonly suggestions: readonly string[];
-    readonly exit_code: number;
-  };
-}
 
 /**
  * Base of all commands: parse, call the library, return data (printed as JSON with --json).
@@ -52,17 +42,10 @@ export abstract class BaseCommand extends Command {
 
   override async catch(error: Error): Promise<never> {
     if (error instanceof ExitError) throw error;
-    const { error: body } = this.toErrorJson(error);
-    if (this.jsonEnabled()) {
-      this.logJson({ error: body });
-    } else if (body.code === 'INTERRUPTED') {
-      process.stderr.write('Interrupted.\n');
-    } else {
-      process.stderr.write(`Error: ${body.message}\n`);
-      for (const suggestion of body.suggestions) process.stderr.write(`  ${suggestion}\n`);
-      if (body.code === 'INTERNAL' && error.stack) process.stderr.write(`${error.stack}\n`);
-    }
-    this.exit(body.exit_code);
+    const failure = this.toErrorJson(error);
+    printError(failure, this.jsonEnabled());
+    if (failure.error.code === 'INTERNAL' && !this.jsonEnabled()) process.stderr.write(`${error.stack}\n`);
+    this.exit(failure.error.exit_code);
     throw error;
   }
 
@@ -88,19 +71,11 @@ export abstract class BaseCommand extends Command {
   }
 }
 
-function errorJson(
-  code: string,
-  message: string,
-  exitCode: number,
-  suggestions: readonly string[] = [],
-): CommandErrorJson {
-  return { error: { code, message, param: null, suggestions, exit_code: exitCode } };
-}
-
 /** `Parsing --port ⏎⇥ Expected … ⏎ See more help with --help` as one line; where to find help is said already. */
 function inOneLine(message: string): string {
   return message
     .replace(/\s*See more help with --help\s*$/, '')
+    .replace(/^The following errors? occurred:\s+/, '')
     .replace(/^Parsing (\S+)\s+/, '$1: ')
     .replace(/\s*\n\s*/g, ' ')
     .trim();

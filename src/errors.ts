@@ -13,7 +13,7 @@ const kinds = {
   INVALID_ARGUMENT: { status: 400, type: 'BadRequestError', exitCode: 2 },
   PROMPT_TOO_LONG: { status: 400, type: 'BadRequestError', exitCode: 2 },
   UNAUTHORIZED: { status: 401, type: 'AuthenticationError', exitCode: 1 },
-  NOT_FOUND: { status: 404, type: 'NotFoundError', exitCode: 1 },
+  NOT_FOUND: { status: 404, type: 'NotFoundError', exitCode: 2 },
   METHOD_NOT_ALLOWED: { status: 405, type: 'MethodNotAllowedError', exitCode: 1 },
   BODY_TOO_LARGE: { status: 413, type: 'BadRequestError', exitCode: 1 },
   NOT_SUPPORTED: { status: 501, type: 'NotImplementedError', exitCode: 2 },

@@ -166,7 +166,7 @@ function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOp
   if (mode === 'both') {
     const message =
       'Expected --mode uni or bi with --url: a proxy runs in one mode. --mode both starts nodes of its own.';
-    throw new VllmPdError('INVALID_ARGUMENT', message, { param: '--mode' });
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'mode' });
   }
   const { cache = {}, scheduler = {}, kvTransfer = {}, ...others } = engine;
   if ([cache, scheduler, kvTransfer, others].every((group) => Object.keys(group).length === 0)) return;
@@ -174,7 +174,7 @@ function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOp
     'INVALID_ARGUMENT',
     'Expected no model, cache, scheduler or KV flags with --url: its nodes run already.',
     {
-      param: '--url',
+      param: 'url',
     },
   );
 }

@@ -178,7 +178,7 @@ function parseHttpUrl(url: string): URL {
     'INVALID_ARGUMENT',
     `Expected a URL such as http://127.0.0.1:8000 but received '${url}'.`,
     {
-      param: '--url',
+      param: 'url',
     },
   );
 }

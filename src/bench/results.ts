@@ -57,7 +57,7 @@ export function keepFiles(resultsDir: string, id: string, files: Readonly<Record
     }
   } catch (cause) {
     throw new VllmPdError('INVALID_ARGUMENT', `Cannot keep the run in ${resultsDir}: ${messageOf(cause)}.`, {
-      param: '--results-dir',
+      param: 'results-dir',
       cause,
     });
   }

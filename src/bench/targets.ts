@@ -123,7 +123,7 @@ export async function connectTarget(
     if (mode !== null && mode !== found) {
       const message = `Expected a proxy in mode ${mode} at ${client.url} but it runs in mode ${found}.`;
       throw new VllmPdError('INVALID_ARGUMENT', message, {
-        param: '--mode',
+        param: 'mode',
         suggestions: ['Leave --mode away with --url.'],
       });
     }

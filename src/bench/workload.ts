@@ -122,7 +122,7 @@ export function findWorkload(nameOrFile: string): string {
   const found = candidates.find((file) => statSync(file, { throwIfNoEntry: false })?.isFile());
   if (found) return path.resolve(found);
   throw new VllmPdError('NOT_FOUND', `There is no workload '${nameOrFile}', neither as a file nor by name.`, {
-    param: '--workload',
+    param: 'workload',
     suggestions: [`The workloads of this package are in ${packageWorkloads}.`],
   });
 }

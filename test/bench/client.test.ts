@@ -204,7 +204,7 @@ test('a URL that is none is refused', () => {
   for (const url of ['localhost:8000', 'ftp://x', '']) {
     assert.throws(
       () => new BenchClient(url, { timeoutMs: 1 }),
-      (error: VllmPdError) => error.code === 'INVALID_ARGUMENT' && error.param === '--url',
+      (error: VllmPdError) => error.code === 'INVALID_ARGUMENT' && error.param === 'url',
     );
   }
 });

@@ -23,11 +23,23 @@ test('--help lists the commands, and a command has examples and its exit codes',
   assert.match(serve.stdout, /--num-blocks=<value> +\[default: 1024\]/);
 });
 
-test('an unknown command ends with a sentence', async () => {
-  const { exitCode, stderr } = await runCommand(['cook']);
-  assert.ok(exitCode === 2 || exitCode === 127, String(exitCode));
-  assert.match(stderr, 'cook not found');
-});
+for (const [args, sentence] of [
+  [['cook'], 'There is no command `cook`.'],
+  [['bench', 'cook'], 'There is no command `bench cook`.'],
+  [['serve', 'dinner'], '`serve` takes no argument but received `dinner`.'],
+] as const) {
+  test(`\`${args.join(' ')}\`, which does not exist, ends with a sentence, also in JSON`, async () => {
+    const { exitCode, stdout, stderr } = await runCommand(args);
+    assert.is(exitCode, 2);
+    assert.is(stdout, '');
+    assert.match(stderr, sentence);
+    assert.match(stderr, /See `vllm-pd( bench| serve)? --help`/);
+    const inJson = await runCommand([...args, '--json']);
+    assert.is(inJson.exitCode, 2);
+    assert.is(inJson.stderr, '');
+    assert.is((JSON.parse(inJson.stdout) as { error: { message: string } }).error.message, sentence);
+  });
+}
 
 /** Reports every module that is imported, one a line on stderr. */
 const importTracer = `data:text/javascript,${encodeURIComponent(`
