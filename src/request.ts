@@ -37,6 +37,10 @@ export interface SamplingParams {
   readonly logprobs: number | null;
   /** Added to the logits before sampling: token id → bias. */
   readonly logitBias: ReadonlyMap<number, number>;
+  /** Only these are sampled; null = all. */
+  readonly allowedTokenIds: readonly number[] | null;
+  /** Token sequences whose last token is not sampled behind the others. */
+  readonly badWordsTokenIds: readonly (readonly number[])[];
 }
 
 export const defaultSamplingParams: SamplingParams = {
@@ -57,6 +61,8 @@ export const defaultSamplingParams: SamplingParams = {
   skipSpecialTokens: true,
   logprobs: null,
   logitBias: new Map(),
+  allowedTokenIds: null,
+  badWordsTokenIds: [],
 };
 
 export interface RequestInit {

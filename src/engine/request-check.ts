@@ -37,7 +37,7 @@ export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLi
   }
 }
 
-/** Throws INVALID_ARGUMENT when prompt and answer do not fit together, or a bias is for a token that does not exist. */
+/** Throws INVALID_ARGUMENT when prompt and answer do not fit together, or a token is named that does not exist. */
 export function checkSampling(params: SamplingParams, numPromptTokens: number, limits: RequestLimits): void {
   const { vocabSize, maxModelLen } = limits;
   if (params.maxTokens > maxModelLen - numPromptTokens) {
@@ -51,10 +51,13 @@ export function checkSampling(params: SamplingParams, numPromptTokens: number, l
     const message = `Expected min_tokens of at most max_tokens (${params.maxTokens}) but received ${params.minTokens}.`;
     throw refusal(message, 'min_tokens');
   }
-  for (const tokenId of params.logitBias.keys()) {
-    if (tokenId < vocabSize) continue;
-    const message = `Expected token ids from 0 to ${vocabSize - 1} in logit_bias but received ${tokenId}.`;
-    throw refusal(message, 'logit_bias');
+  const named = { logit_bias: params.logitBias.keys(), allowed_token_ids: params.allowedTokenIds ?? [] };
+  for (const [field, tokenIds] of Object.entries(named)) {
+    for (const tokenId of tokenIds) {
+      if (tokenId < vocabSize) continue;
+      const message = `Expected token ids from 0 to ${vocabSize - 1} in ${field} but received ${tokenId}.`;
+      throw refusal(message, field);
+    }
   }
 }
 

@@ -10,15 +10,45 @@ export function maskTokens(logits: Float32Array, tokenIds: Iterable<number>): vo
   }
 }
 
+/** Leaves them as they are when nothing else is left to sample. */
+function maskIfOthersAreLeft(logits: Float32Array, tokenIds: readonly number[]): void {
+  const known = [...new Set(tokenIds)].filter((tokenId) => tokenId < logits.length);
+  const saved = known.map((tokenId) => logits[tokenId]!);
+  maskTokens(logits, known);
+  if (logits.some((logit) => logit > Number.NEGATIVE_INFINITY)) return;
+  for (const [index, tokenId] of known.entries()) logits[tokenId] = saved[index]!;
+}
+
+/** Masks all but the request's `allowed_token_ids`. */
+export function applyAllowedTokens(logits: Float32Array, request: Request): void {
+  const { allowedTokenIds } = request.samplingParams;
+  if (!allowedTokenIds) return;
+  const kept = allowedTokenIds.map((tokenId) => logits[tokenId]!);
+  logits.fill(Number.NEGATIVE_INFINITY);
+  for (const [index, tokenId] of allowedTokenIds.entries()) logits[tokenId] = kept[index]!;
+}
+
+/** Masks the last token of each bad word whose other tokens the output ends with, unless nothing else is left. */
+export function applyBadWords(logits: Float32Array, request: Request): void {
+  const { badWordsTokenIds } = request.samplingParams;
+  const begun = badWordsTokenIds.filter((word) => outputEndsWith(request, word.slice(0, -1)));
+  if (begun.length > 0)
+    maskIfOthersAreLeft(
+      logits,
+      begun.map((word) => word.at(-1)!),
+    );
+}
+
+function outputEndsWith({ tokenIds, numTokens, numOutputTokens }: Request, end: readonly number[]): boolean {
+  if (end.length > numOutputTokens) return false;
+  return end.every((tokenId, i) => tokenIds[numTokens - end.length + i] === tokenId);
+}
+
 /** Masks what would end the request before it has its `min_tokens`, unless nothing else is left to sample. */
 export function applyMinTokens(logits: Float32Array, request: Request): void {
   const { minTokens, stopTokenIds } = request.samplingParams;
   if (request.numOutputTokens >= minTokens) return;
-  const ending = [...request.eosTokenIds, ...stopTokenIds].filter((tokenId) => tokenId < logits.length);
-  const saved = ending.map((tokenId) => logits[tokenId]!);
-  maskTokens(logits, ending);
-  if (logits.some((logit) => logit > Number.NEGATIVE_INFINITY)) return;
-  for (const [index, tokenId] of ending.entries()) logits[tokenId] = saved[index]!;
+  maskIfOthersAreLeft(logits, [...request.eosTokenIds, ...stopTokenIds]);
 }
 
 export function applyLogitBias(logits: Float32Array, request: Request): void {

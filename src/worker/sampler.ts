@@ -2,7 +2,14 @@
 import { VllmPdError } from '../errors.js';
 import type { TokenLogprobs } from '../outputs.js';
 import type { Request, SamplingParams } from '../request.js';
-import { applyLogitBias, applyMinTokens, applyPenalties, maskTokens } from './logits.js';
+import {
+  applyAllowedTokens,
+  applyBadWords,
+  applyLogitBias,
+  applyMinTokens,
+  applyPenalties,
+  maskTokens,
+} from './logits.js';
 import { tokenLogprobs } from './logprobs.js';
 import { seedOf, uniform } from './random.js';
 
@@ -23,24 +30,31 @@ export interface Sample {
 }
 
 export class Sampler {
-  readonly #suppressTokenIds: readonly number[];
+  readonly #suppressTokenIds: ReadonlySet<number>;
   readonly #seed: number;
 
   constructor(options: SamplerOptions) {
-    this.#suppressTokenIds = options.suppressTokenIds;
+    this.#suppressTokenIds = new Set(options.suppressTokenIds);
     this.#seed = options.seed;
   }
 
   /** `logits`: (vocab_size), overwritten. INTERNAL when no token has a finite logit. */
   sample(request: Request, logits: Float32Array): Sample {
     const params = request.samplingParams;
-    maskTokens(logits, this.#suppressTokenIds);
+    if (!this.#asksForSuppressed(params)) maskTokens(logits, this.#suppressTokenIds);
     const raw = params.logprobs === null ? null : logits.slice();
+    applyAllowedTokens(logits, request);
+    applyBadWords(logits, request);
     applyMinTokens(logits, request);
     applyLogitBias(logits, request);
     applyPenalties(logits, request);
     const tokenId = this.#draw(request, logits);
     return { tokenId, logprobs: raw && tokenLogprobs(raw, tokenId, params.logprobs ?? 0) };
+  }
+
+  /** Who allows suppressed tokens alone wants them said. */
+  #asksForSuppressed({ allowedTokenIds }: SamplingParams): boolean {
+    return allowedTokenIds?.every((tokenId) => this.#suppressTokenIds.has(tokenId)) ?? false;
   }
 
   #draw(request: Request, logits: Float32Array): number {
