@@ -4,19 +4,20 @@ import { string } from '@oclif/core/args';
 import { integer, option } from '@oclif/core/flags';
 import { BaseCommand } from '../../src/cli.js';
 import { defaults } from '../../src/config.js';
-import type { ArchitectureName } from '../../src/model/default-model.js';
+import type { ArchitectureName, WeightsFormat } from '../../src/model/default-model.js';
 
 export default class ModelCreate extends BaseCommand {
   static override readonly summary = 'Write a model folder with seeded random weights.';
 
   static override readonly description =
     'The folder has the layout of Hugging Face (config.json, model.safetensors, tokenizer.json, tokenizer_config.json, ' +
-    'generation_config.json) and the same bytes on every machine. The model answers with made-up words, depends on its ' +
+    'generation_config.json, onnx/model.onnx) and the same bytes on every machine. The model answers with made-up words, depends on its ' +
     'whole context, and never stops by itself: answers are as long as max_tokens says.';
 
   static override readonly examples = [
     '<%= config.bin %> <%= command.id %> ./my-model',
     '<%= config.bin %> <%= command.id %> ./tiny-model --arch tiny --seed 7',
+    '<%= config.bin %> <%= command.id %> ./my-model --format both',
   ];
 
   static override readonly args = {
@@ -30,6 +31,11 @@ export default class ModelCreate extends BaseCommand {
       description: 'default: 28.6 million parameters; tiny: 0.7 million, for tests.',
     })(),
     seed: integer({ min: 0, default: 0, description: 'Seed of the weights.' }),
+    format: option({
+      options: ['safetensors', 'onnx', 'both'] as const satisfies readonly WeightsFormat[],
+      default: 'safetensors' as const,
+      description: 'What the weights are written as: safetensors (bf16), or an ONNX decoder (float32).',
+    })(),
   };
 
   async run(): Promise<{ path: string; arch: string; seed: number; num_parameters: number }> {
@@ -47,9 +53,8 @@ export default class ModelCreate extends BaseCommand {
       throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'folder' });
     }
     const report = await inspectModel(folder, defaults.blockSize);
-    this.log(
-      `${folder}: ${report.num_parameters.toLocaleString('en')} parameters, ${report.dtypes.join(', ')}`,
-    );
+    const written = [...report.dtypes, ...(report.backends.includes('onnx') ? ['ONNX'] : [])].join(', ');
+    this.log(`${folder}: ${report.num_parameters.toLocaleString('en')} parameters, ${written}`);
     return { path: folder, arch: flags.arch, seed: flags.seed, num_parameters: report.num_parameters };
   }
 }

@@ -55,7 +55,8 @@ async function table(report: ModelReport): Promise<string> {
     ['path', report.path],
     ['architecture', `${report.model_type} (${traits.join(', ')})`],
     ['parameters', count(report.num_parameters)],
-    ['weights', `${report.dtypes.join(', ')}, ${count(report.weights_bytes)} bytes`],
+    ['weights', `${report.dtypes.join(', ') || 'ONNX'}, ${count(report.weights_bytes)} bytes`],
+    ['backends', report.backends.join(', ')],
     ['layers', count(report.num_hidden_layers)],
     ['hidden / MLP size', `${count(report.hidden_size)} / ${count(report.intermediate_size)}`],
     [

@@ -28,6 +28,14 @@ export async function readCheckpoint(
   return expectedTensors(config).map((spec) => match(modelPath, spec, byName.get(spec.name)));
 }
 
+/** Whether the folder holds safetensors at all, whole or not. */
+export async function hasCheckpoint(modelPath: string): Promise<boolean> {
+  const files = await Promise.all(
+    [singleName, indexName].map((name) => stat(path.join(modelPath, name)).catch(() => null)),
+  );
+  return files.some((file) => file !== null);
+}
+
 async function readEntries(modelPath: string): Promise<SafetensorsEntry[]> {
   const single = path.join(modelPath, singleName);
   if (await stat(single).catch(() => null)) return readSafetensorsHeader(single);

@@ -1,5 +1,5 @@
 // The embedded models: a small Qwen3-style decoder with seeded weights for real work, a tiny one for tests.
-import { writeFile } from 'node:fs/promises';
+import { rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import {
   eosTokenId,
@@ -9,6 +9,7 @@ import {
   vocabSize,
 } from './default-vocabulary.js';
 import { expectedTensors, numElements, type TensorSpec } from './model-tensors.js';
+import { exportOnnx } from './onnx-export.js';
 import { inverseFrequencies } from './rope.js';
 import { type TensorSource, tensorBytes, writeSafetensors } from './safetensors-writer.js';
 import { constantTensor, seededTensor } from './seeded-weights.js';
@@ -53,10 +54,14 @@ const ropeTheta = 10_000;
  */
 const gains = { embedding: 0.25, qkNorm: 2, attentionOutput: 1, mlpOutput: 1, logits: 4 } as const;
 
+export type WeightsFormat = 'safetensors' | 'onnx' | 'both';
+
 export interface CreateOptions {
   readonly arch: ArchitectureName;
   readonly seed: number;
-  /** Told how much of the weights file, in [0, 1], is written. */
+  /** Default `safetensors`. */
+  readonly format?: WeightsFormat;
+  /** Told how much of a weights file, in [0, 1], is written; from the beginning again for the second one. */
   readonly onProgress?: (fraction: number) => void;
 }
 
@@ -68,7 +73,10 @@ export function createModelFolder(folder: string, options: CreateOptions): Promi
   return writeWholeFolder(folder, (target) => writeFiles(target, options));
 }
 
-async function writeFiles(folder: string, { arch, seed, onProgress }: CreateOptions): Promise<void> {
+async function writeFiles(
+  folder: string,
+  { arch, seed, format = 'safetensors', onProgress }: CreateOptions,
+): Promise<void> {
   const writeJson = (name: string, json: object) =>
     writeFile(path.join(folder, name), `${JSON.stringify(json, null, 1)}\n`);
   await writeJson('config.json', configJson(architectures[arch]));
@@ -77,9 +85,11 @@ async function writeFiles(folder: string, { arch, seed, onProgress }: CreateOpti
   await writeJson('tokenizer_config.json', tokenizerConfigJson(maxPositionEmbeddings));
   const tensors = tensorSources(architectures[arch], seed);
   const total = tensors.reduce((sum, tensor) => sum + tensorBytes(tensor), 0);
-  await writeSafetensors(path.join(folder, 'model.safetensors'), tensors, (written) =>
-    onProgress?.(Math.min(1, written / total)),
-  );
+  const safetensors = path.join(folder, 'model.safetensors');
+  await writeSafetensors(safetensors, tensors, (written) => onProgress?.(Math.min(1, written / total)));
+  if (format === 'safetensors') return;
+  await exportOnnx(folder, onProgress);
+  if (format === 'onnx') await rm(safetensors);
 }
 
 function configJson(arch: Architecture): object {

@@ -1,16 +1,23 @@
 // What `vllm-pd model inspect` shows: everything about a model folder that decides what serving it costs.
-import { readCheckpoint } from './checkpoint.js';
+import type { Backend } from '../config.js';
+import { hasCheckpoint, readCheckpoint } from './checkpoint.js';
 import { type HistoryRoundTrip, historyRoundTrip } from './history-round-trip.js';
+import type { ModelConfig } from './model-config.js';
 import { loadModelTexts } from './model-folder.js';
-import { numElements } from './model-tensors.js';
+import { expectedTensors, numElements } from './model-tensors.js';
+import { findOnnxFiles, onnxBytes } from './onnx-files.js';
 import type { RopeParameters } from './rope.js';
 
 /** Field names are those of config.json where it has them. */
 export interface ModelReport {
   readonly path: string;
   readonly model_type: string;
+  /** Those that find their weights in the folder. */
+  readonly backends: readonly Backend[];
   readonly num_parameters: number;
+  /** Of the safetensors; empty without them. */
   readonly dtypes: readonly string[];
+  /** Of the safetensors, else of the exported decoder. */
   readonly weights_bytes: number;
   readonly num_hidden_layers: number;
   readonly hidden_size: number;
@@ -40,14 +47,12 @@ const kvBytesPerElement = 4;
 export async function inspectModel(modelPath: string, blockSize: number): Promise<ModelReport> {
   const texts = await loadModelTexts(modelPath);
   const { config, tokenizer, generationConfig } = texts;
-  const tensors = await readCheckpoint(modelPath, config);
   const kvBytesPerToken = config.numLayers * 2 * config.numKvHeads * config.headDim * kvBytesPerElement;
   return {
     path: modelPath,
     model_type: config.modelType,
-    num_parameters: tensors.reduce((sum, { shape }) => sum + numElements(shape), 0),
-    dtypes: [...new Set(tensors.map(({ dtype }) => dtype))],
-    weights_bytes: tensors.reduce((sum, { length }) => sum + length, 0),
+    ...(await inspectWeights(modelPath, config)),
+    num_parameters: expectedTensors(config).reduce((sum, { shape }) => sum + numElements(shape), 0),
     num_hidden_layers: config.numLayers,
     hidden_size: config.hiddenSize,
     intermediate_size: config.intermediateSize,
@@ -67,5 +72,21 @@ export async function inspectModel(modelPath: string, blockSize: number): Promis
     eos_token_ids: generationConfig.eosTokenIds,
     num_suppressed_tokens: generationConfig.suppressTokens.length,
     history_round_trip: historyRoundTrip(texts),
+  };
+}
+
+async function inspectWeights(
+  modelPath: string,
+  config: ModelConfig,
+): Promise<Pick<ModelReport, 'backends' | 'dtypes' | 'weights_bytes'>> {
+  const onnx = await findOnnxFiles(modelPath);
+  if (onnx && !(await hasCheckpoint(modelPath))) {
+    return { backends: ['onnx'], dtypes: [], weights_bytes: await onnxBytes(onnx) };
+  }
+  const tensors = await readCheckpoint(modelPath, config);
+  return {
+    backends: onnx ? ['cpu', 'onnx'] : ['cpu'],
+    dtypes: [...new Set(tensors.map(({ dtype }) => dtype))],
+    weights_bytes: tensors.reduce((sum, { length }) => sum + length, 0),
   };
 }

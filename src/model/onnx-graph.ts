@@ -3,7 +3,7 @@ import { numElements } from './model-tensors.js';
 import { bytes, type Field, float, integer, message, text } from './onnx-protobuf.js';
 
 /** Numbers of TensorProto.DataType. */
-const dtypeNumbers = { float32: 1, int32: 6, int64: 7 } as const;
+const dtypeNumbers = { float32: 1, int32: 6, int64: 7, float16: 10 } as const;
 
 export type OnnxDtype = keyof typeof dtypeNumbers;
 
