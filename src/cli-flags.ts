@@ -1,7 +1,7 @@
 // The engine's flags, with vLLM's names: one definition for `serve` and the benchmarks.
 import { CLIError } from '@oclif/core/errors';
 import { boolean, custom, integer, option, string } from '@oclif/core/flags';
-import { defaults, type EngineOptions } from './config.js';
+import { defaults, type EngineOptions, given } from './config.js';
 
 const maxInt32 = 2 ** 31 - 1;
 
@@ -180,9 +180,4 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
 
 function milliseconds(seconds: number | undefined): number | undefined {
   return seconds === undefined ? undefined : Math.round(seconds * 1000);
-}
-
-/** Without the entries that are undefined: spread over other choices, they would hide these. */
-function given<T extends object>(choices: { readonly [K in keyof T]: T[K] | undefined }): T {
-  return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
 }

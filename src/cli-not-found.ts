@@ -5,7 +5,9 @@ import { errorJson, printError } from './cli-error.js';
 
 const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
   const words = id.split(':');
-  const known = words.map((_, i) => words.slice(0, i + 1).join(':')).findLast((name) => config.findCommand(name));
+  const known = words
+    .map((_, i) => words.slice(0, i + 1).join(':'))
+    .findLast((name) => config.findCommand(name));
   const typed = words.join(' ');
   const message =
     known === undefined

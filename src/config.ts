@@ -117,6 +117,11 @@ export function mergeEngineOptions(base: EngineOptions, over: EngineOptions): En
   };
 }
 
+/** Without the entries that are undefined: laid over other choices, they would hide these. */
+export function given<T extends object>(choices: { readonly [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
+}
+
 /** Fills in the defaults. `node` brings what is not a choice: the resolved folder, this start's id, the role. */
 export function completeEngineConfig(
   options: EngineOptions,

@@ -10,12 +10,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { Plugin } from '@oclif/core/config';
 import { settings } from '@oclif/core/settings';
+import { packageRoot as root } from './version.js';
 
-// dist/src/package-cli.js
-const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 const entry = path.join(root, 'dist/src/bin.js');
 
 /** With the manifest, start-up loads the one command that runs instead of all of them. */

@@ -1,6 +1,7 @@
 // A benchmark from beginning to end: systems up, texts made, turns played, everything checked, the run kept.
 import type { EngineOptions, KvTransferMode } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
+import { packageVersion } from '../version.js';
 import {
   type Check,
   checkClosedForm,
@@ -12,9 +13,9 @@ import {
 } from './checks.js';
 import { withExpectedLedgers } from './closed-form-check.js';
 import { type Conversation, createConversations } from './conversation.js';
-import { gitCommit, hostInfo, packageVersion } from './host.js';
+import { gitCommit, hostInfo } from './host.js';
 import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
-import { keepRun, runId } from './results.js';
+import { checkResultsDir, keepRun, runId } from './results.js';
 import type { BenchName, RunInfo } from './run-info.js';
 import { countTurns, playConversations, type RunResult } from './runner.js';
 import { type RunSummary, summarizeRun } from './summary.js';
@@ -66,6 +67,7 @@ export interface BenchResult {
  * run from beginning; whatever was started is gone by then.
  */
 export async function runBench(options: BenchOptions): Promise<BenchResult> {
+  if (options.resultsDir !== null) checkResultsDir(options.resultsDir);
   const targets: Target[] = [];
   try {
     await openTargets(options, targets);

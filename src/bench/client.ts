@@ -167,6 +167,7 @@ export class BenchClient {
     }
     return new VllmPdError('NODE_UNREACHABLE', `Cannot reach ${this.url}${path}: ${messageOf(error)}.`, {
       cause: error,
+      suggestions: ['`vllm-pd serve` starts a proxy to measure.'],
     });
   }
 }

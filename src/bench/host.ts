@@ -1,9 +1,8 @@
 // The machine and the code that a run was measured with.
 import { execFileSync } from 'node:child_process';
-import { readFileSync, realpathSync } from 'node:fs';
+import { realpathSync } from 'node:fs';
 import os from 'node:os';
-import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { packageRoot } from '../version.js';
 
 export interface HostInfo {
   readonly cpu: string;
@@ -22,13 +21,6 @@ export function hostInfo(): HostInfo {
     os: `${os.type()} ${os.release()} ${os.arch()}`,
     node: process.version,
   };
-}
-
-const packageRoot = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../..');
-
-export function packageVersion(): string {
-  const text = readFileSync(path.join(packageRoot, 'package.json'), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
 }
 
 /** The package's own commit; null when it is installed somewhere else than at the top of its checkout. */

@@ -5,6 +5,7 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -32,6 +33,15 @@ export function runId(startedAt: Date, bench: string, workload: string): string 
   return parts.join('-').replace(/[^A-Za-z0-9._-]/g, '_');
 }
 
+/** Throws INVALID_ARGUMENT when nothing could be kept there: before a run, not after minutes of it. Leaves no trace. */
+export function checkResultsDir(resultsDir: string): void {
+  keeping(resultsDir, () => {
+    let existing = path.resolve(resultsDir);
+    while (!statSync(existing, { throwIfNoEntry: false })) existing = path.dirname(existing);
+    rmdirSync(mkdtempSync(path.join(existing, '.draft-')));
+  });
+}
+
 /** Writes run.json, turns.jsonl, turns.csv and summary.json; returns the folder. A taken name gets a number. */
 export function keepRun(resultsDir: string, summary: RunSummary, turns: readonly TurnRecord[]): string {
   return keepFiles(resultsDir, summary.run.id, {
@@ -44,7 +54,7 @@ export function keepRun(resultsDir: string, summary: RunSummary, turns: readonly
 
 /** Writes a run's files by their names; returns the folder. */
 export function keepFiles(resultsDir: string, id: string, files: Readonly<Record<string, string>>): string {
-  try {
+  return keeping(resultsDir, () => {
     mkdirSync(resultsDir, { recursive: true });
     // Written aside and renamed: whoever looks into results/ never sees half a run.
     const draft = mkdtempSync(path.join(resultsDir, '.draft-'));
@@ -55,8 +65,14 @@ export function keepFiles(resultsDir: string, id: string, files: Readonly<Record
       rmSync(draft, { recursive: true, force: true });
       throw error;
     }
+  });
+}
+
+function keeping<T>(resultsDir: string, write: () => T): T {
+  try {
+    return write();
   } catch (cause) {
-    throw new VllmPdError('INVALID_ARGUMENT', `Cannot keep the run in ${resultsDir}: ${messageOf(cause)}.`, {
+    throw new VllmPdError('INVALID_ARGUMENT', `Cannot keep a run in ${resultsDir}: ${messageOf(cause)}.`, {
       param: 'results-dir',
       cause,
     });
@@ -104,14 +120,10 @@ function findRun(nameOrFolder: string, resultsDir: string): string {
   const candidates = [path.resolve(nameOrFolder), path.resolve(resultsDir, nameOrFolder)];
   const found = candidates.find((folder) => isFile(path.join(folder, 'run.json')));
   if (found) return found;
-  const wanted = nameOrFolder === 'latest' ? 'any kept run' : `a kept run '${nameOrFolder}'`;
-  throw new VllmPdError(
-    'NOT_FOUND',
-    `There is no ${wanted.replace(/^(a|any) /, '')} in ${path.resolve(resultsDir)}.`,
-    {
-      suggestions: latest ? [`The latest one is ${latest}.`] : ['`vllm-pd bench multi-turn` makes one.'],
-    },
-  );
+  const wanted = nameOrFolder === 'latest' ? 'kept run' : `kept run '${nameOrFolder}'`;
+  throw new VllmPdError('NOT_FOUND', `There is no ${wanted} in ${path.resolve(resultsDir)}.`, {
+    suggestions: [latest ? `The latest one is ${latest}.` : '`vllm-pd bench multi-turn` makes one.'],
+  });
 }
 
 function parse<T>(folder: string, name: string, read: (text: string) => T): T {

@@ -3,6 +3,7 @@ import {
   completeEngineConfig,
   type EngineConfig,
   type EngineOptions,
+  given,
   type KvTransferMode,
   mergeEngineOptions,
 } from '../config.js';
@@ -92,7 +93,7 @@ export async function startTarget(
     // A query that is given up on a busy machine would be measured as a miss.
     proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000 },
   };
-  const cluster = await startCluster(clusterOptions);
+  const cluster = await startCluster({ ...clusterOptions, signal: options.signal });
   let death: string | null = null;
   cluster.onNodeDeath((error) => {
     death ??= error.message;
@@ -166,9 +167,4 @@ async function servedModel(client: BenchClient): Promise<string> {
   const [model] = await client.modelIds();
   if (model !== undefined) return model;
   throw new VllmPdError('NOT_FOUND', `Expected a model at ${client.url}/v1/models but it serves none.`);
-}
-
-/** Without the entries that are undefined: laid over other choices, they would hide these. */
-function given<T extends object>(choices: { readonly [K in keyof T]: T[K] | undefined }): T {
-  return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
 }

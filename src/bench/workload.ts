@@ -2,9 +2,9 @@
 import { createHash } from 'node:crypto';
 import { readFileSync, statSync } from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { messageOf, VllmPdError } from '../errors.js';
+import { packageRoot } from '../version.js';
 import { distributionSchema } from './distribution.js';
 
 const positiveInteger = z.number().int().positive();
@@ -114,7 +114,7 @@ export interface Workload {
 }
 
 /** workloads/ of the package: dist/src/bench/ lies three levels below its root. */
-const packageWorkloads = fileURLToPath(new URL('../../../workloads', import.meta.url));
+const packageWorkloads = path.join(packageRoot, 'workloads');
 
 /** The file of a workload given by path or by its name in this package. NOT_FOUND when it is neither. */
 export function findWorkload(nameOrFile: string): string {

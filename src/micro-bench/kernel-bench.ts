@@ -1,11 +1,12 @@
 // A kernel benchmark from beginning to end: every group in a process of its own, one after the other, the run kept.
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { gitCommit, type HostInfo, hostInfo, packageVersion } from '../bench/host.js';
+import { gitCommit, type HostInfo, hostInfo } from '../bench/host.js';
 import { keepFiles, runId } from '../bench/results.js';
 import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { loadNative } from '../native.js';
+import { packageVersion } from '../version.js';
 import type { KernelRow } from './kernel-row.js';
 import { rowsToCsv, rowsToJsonLines } from './kernel-table.js';
 import { createRowGroups } from './row-groups.js';
@@ -71,7 +72,7 @@ export async function runKernelBench(options: KernelBenchOptions): Promise<Kerne
       'INVALID_ARGUMENT',
       `Expected --filter to be part of a row's id but no row has '${filter}'.`,
       {
-        param: '--filter',
+        param: 'filter',
         suggestions: ["Ids are families and names, e.g. 'gemm', 'core/block hash', 'x2' for two threads."],
       },
     );

@@ -1,6 +1,7 @@
 // One node's HTTP server: vLLM's endpoints on an engine.
 import type { Engine } from '../../engine/engine.js';
 import { VllmPdError } from '../../errors.js';
+import { packageVersion } from '../../version.js';
 import {
   createHttpServer,
   type HttpServer,
@@ -16,7 +17,6 @@ import { completions } from './completions.js';
 import { EngineMetrics } from './metrics.js';
 import { PromptEncoder } from './prompt-encoder.js';
 import { detokenize, tokenize } from './tokenize.js';
-import { packageVersion } from './version.js';
 
 export interface ApiServerOptions {
   /** Stays the caller's: shut it down after the server. */
@@ -68,6 +68,7 @@ function routes(node: ApiNode): Route[] {
     get('/ping', (context) => health(node, context)),
     get('/health', (context) => health(node, context)),
     get('/v1/models', ({ res }) => sendJson(res, 200, models(node))),
+    get('/load', ({ res }) => sendJson(res, 200, { server_load: serverLoad(engine) })),
     get('/version', ({ res }) => sendJson(res, 200, { version })),
     get('/state', ({ res }) => sendJson(res, 200, engine.state())),
     get('/metrics', async ({ res }) => {
@@ -83,6 +84,12 @@ function health({ engine }: ApiNode, { res }: RouteContext): void {
   if (engine.fatal)
     sendError(res, new VllmPdError('OVERLOADED', engine.fatal.message, { cause: engine.fatal }));
   else res.writeHead(200, { 'content-length': 0 }).end();
+}
+
+/** Requests that run or wait. */
+function serverLoad(engine: Engine): number {
+  const { numRunning, numWaiting } = engine.state();
+  return numRunning + numWaiting;
 }
 
 /** `?only_free=true` forgets the blocks that nobody uses; without it all are forgotten, or none while any is in use. */
