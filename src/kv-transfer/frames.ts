@@ -48,44 +48,53 @@ export function encodeFrame(type: FrameType, body: Buffer): Buffer {
 export class FrameDecoder {
   /** Longest body that is accepted, in bytes; may be raised once the peer is known. */
   maxBodyBytes: number;
-  #chunks: Buffer[] = [];
-  #numBytes = 0;
+  readonly #header = Buffer.alloc(headerBytes);
+  #numHeaderBytes = 0;
+  /** The frame that is coming in, and how much of its body is there. */
+  #frame: Frame | null = null;
+  #numBodyBytes = 0;
 
   constructor(maxBodyBytes: number) {
     this.maxBodyBytes = maxBodyBytes;
   }
 
-  /** Yields what `chunk` completes. Throws PEER_FAILED on a length or type that cannot be; the stream is lost then. */
+  /**
+   * Yields what `chunk` completes; its bytes are copied, so the caller may use it again. Throws PEER_FAILED on a length
+   * or type that cannot be; the stream is lost then.
+   */
   *push(chunk: Buffer): Generator<Frame> {
-    this.#chunks.push(chunk);
-    this.#numBytes += chunk.length;
-    while (this.#numBytes >= headerBytes) {
-      const header = this.#peek(headerBytes);
-      const numBodyBytes = header.readUInt32BE(0) - 1;
-      const type = typeNames.get(header.readUInt8(4));
-      if (type === undefined || numBodyBytes < 0 || numBodyBytes > this.maxBodyBytes) {
-        throw new VllmPdError(
-          'PEER_FAILED',
-          `Expected a frame of at most ${this.maxBodyBytes} bytes but received type ${header.readUInt8(4)} with ${numBodyBytes} bytes.`,
-        );
+    for (let at = 0; at < chunk.length; ) {
+      if (!this.#frame) {
+        const numBytes = chunk.copy(this.#header, this.#numHeaderBytes, at);
+        at += numBytes;
+        this.#numHeaderBytes += numBytes;
+        if (this.#numHeaderBytes < headerBytes) return;
+        this.#frame = this.#begin();
       }
-      if (this.#numBytes < headerBytes + numBodyBytes) return;
-      const frame = this.#peek(headerBytes + numBodyBytes);
-      this.#drop(frame.length);
-      yield { type, body: frame.subarray(headerBytes) };
+      const { body } = this.#frame;
+      const numBytes = chunk.copy(body, this.#numBodyBytes, at);
+      at += numBytes;
+      this.#numBodyBytes += numBytes;
+      if (this.#numBodyBytes < body.length) return;
+      const frame = this.#frame;
+      this.#frame = null;
+      this.#numHeaderBytes = 0;
+      this.#numBodyBytes = 0;
+      yield frame;
     }
   }
 
-  #peek(numBytes: number): Buffer {
-    if (this.#chunks[0]!.length < numBytes) this.#chunks = [Buffer.concat(this.#chunks)];
-    return this.#chunks[0]!.subarray(0, numBytes);
-  }
-
-  /** Drops bytes that were just peeked, so they lie in the first chunk. */
-  #drop(numBytes: number): void {
-    this.#numBytes -= numBytes;
-    const rest = this.#chunks[0]!.subarray(numBytes);
-    if (rest.length > 0) this.#chunks[0] = rest;
-    else this.#chunks.shift();
+  /** The frame of the header that is there, with room for its body. */
+  #begin(): Frame {
+    const numBodyBytes = this.#header.readUInt32BE(0) - 1;
+    const code = this.#header.readUInt8(4);
+    const type = typeNames.get(code);
+    if (type === undefined || numBodyBytes < 0 || numBodyBytes > this.maxBodyBytes) {
+      throw new VllmPdError(
+        'PEER_FAILED',
+        `Expected a frame of at most ${this.maxBodyBytes} bytes but received type ${code} with ${numBodyBytes} bytes.`,
+      );
+    }
+    return { type, body: Buffer.allocUnsafe(numBodyBytes) };
   }
 }

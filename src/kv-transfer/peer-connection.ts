@@ -8,6 +8,9 @@ import { decodeRefusal, decodeWelcome, encodeJson, type Hello, type Welcome } fr
 /** Connecting and the handshake together, as vLLM's receive timeout. */
 const handshakeTimeoutMs = 5000;
 
+/** Read from the socket at once. */
+const receiveBufferBytes = 256 * 1024;
+
 export interface PeerConnectionOptions {
   readonly address: { readonly host: string; readonly port: number };
   readonly hello: Hello;
@@ -40,9 +43,20 @@ export class PeerConnection {
     this.#hello = hello;
     this.#name = `${hello.expected_engine_id} at ${address.host}:${address.port}`;
     this.#decoder = new FrameDecoder(maxBodyBytes);
-    this.#socket = connect({ host: address.host, port: address.port, noDelay: true });
+    this.#socket = connect({
+      host: address.host,
+      port: address.port,
+      noDelay: true,
+      // Into one buffer again and again: a fresh one for every read would keep the garbage collector busy.
+      onread: {
+        buffer: Buffer.allocUnsafeSlow(receiveBufferBytes),
+        callback: (numBytes, buffer) => {
+          this.#digest(Buffer.from(buffer.buffer, buffer.byteOffset, numBytes));
+          return true;
+        },
+      },
+    });
     this.#socket.once('connect', () => this.#socket.write(encodeFrame('hello', encodeJson(hello))));
-    this.#socket.on('data', (chunk) => this.#digest(chunk));
     this.#socket.on('error', (error) => {
       this.#failure = error;
     });
