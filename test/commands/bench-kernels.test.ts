@@ -98,7 +98,7 @@ test('the run is kept with its rows, and prints a table', async ({ folder }) => 
     '--results-dir',
     folder,
   ]);
-  assert.is(code, 1, 'a kernel run is no run of conversations');
+  assert.is(code, 2, 'a kernel run is no run of conversations');
   assert.match(sentence, /There is no kept run/);
 });
 
