@@ -121,6 +121,16 @@ export default class Serve extends BaseCommand {
       ['side-channel-host', 'side-channel-port'],
       'is for one node: it needs --role prefill, decode or both',
     );
+    const needless = Object.keys(engineFlags).filter(
+      (name) => name !== 'kv-transfer' && name !== 'kv-lookup',
+    );
+    refuseFlags(flags, role === 'proxy', needless, 'is for nodes: a proxy alone runs no model');
+    refuseFlags(
+      flags,
+      role !== undefined && role !== 'proxy',
+      ['trust-kv-transfer-params'],
+      'is for a proxy and does not go with a single node',
+    );
     // In a process that a cluster started, the cluster decides about signals.
     if (role && role !== 'proxy' && process.send) {
       const { runUnderParent } = await import('../src/server/node-process.js');

@@ -10,11 +10,12 @@ import type { TurnRecord } from './turn-record.js';
 
 /** `width` in columns; bars shrink with it. */
 export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], width = 80): string {
+  const someAnswered = turns.some(({ warmup, error }) => !warmup && error === null);
   const parts = [
     headline(summary),
     modeTable(summary),
-    ledgerTable(summary, width),
-    turnTable(summary, turns),
+    someAnswered && ledgerTable(summary, width),
+    someAnswered && turnTable(summary, turns),
     notes(summary),
   ];
   return parts.filter(Boolean).join('\n\n');
@@ -23,6 +24,9 @@ export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], wid
 /** The run in one sentence. */
 export function headline({ run, modes, comparison }: RunSummary): string {
   const started = `${run.workload.name}${run.complete ? '' : ' (incomplete)'}: `;
+  if (Object.values(modes).every((mode) => mode.num_turns === mode.num_failed_turns)) {
+    return `${started}no turn was answered.`;
+  }
   if (!comparison) {
     const [mode, only] = Object.entries(modes)[0] as [KvTransferMode, ModeSummary];
     return (

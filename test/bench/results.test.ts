@@ -12,7 +12,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { keepRun, listRuns, readRun, runId } from '../../src/bench/results.js';
+import { checkResultsDir, keepRun, listRuns, readRun, runId } from '../../src/bench/results.js';
 import { summarizeRun } from '../../src/bench/summary.js';
 import type { VllmPdError } from '../../src/errors.js';
 import { createRunInfo, createTurn } from './helpers.js';
@@ -51,6 +51,21 @@ test('a run comes back as it was kept, by folder, by name and as the latest', ({
     assert.is(read.folder, kept);
   }
   assert.equal(JSON.parse(readFileSync(path.join(kept, 'summary.json'), 'utf8')), summary);
+});
+
+test('a place where no run can be kept is refused before a run, and the question leaves no trace', ({
+  folder,
+}) => {
+  checkResultsDir(path.join(folder, 'not/yet/there'));
+  assert.equal(readdirSync(folder), []);
+  const file = path.join(folder, 'file');
+  writeFileSync(file, '');
+  for (const wrong of [file, path.join(file, 'below'), '/proc/results']) {
+    assert.is(
+      codeOf(() => checkResultsDir(wrong)),
+      'INVALID_ARGUMENT',
+    );
+  }
 });
 
 test('the CSV has the columns that the turns have, and quotes what needs it', ({ folder }) => {

@@ -96,7 +96,7 @@ test('no table or bar is wider than the terminal, down to 68 columns', () => {
 });
 
 test('a run without turns prints too', () => {
-  assert.match(renderRun(summarizeRun(run, []), [], 80), '0/0 outputs identical');
+  assert.match(renderRun(summarizeRun(run, []), [], 80), 'test: no turn was answered.');
 });
 
 test('broken checks are marked', () => {
@@ -145,6 +145,14 @@ test('bars have their width whatever the shares', () => {
   );
   const thirds = ['a', 'b', 'c'].map((glyph) => ({ share: 1 / 3, glyph }));
   assert.is(stackedBar(thirds, 10), 'aaabbbbccc');
+});
+
+test('a run in which no turn was answered says so, without empty tables', () => {
+  const failed = (['uni', 'bi'] as const).map((mode) => createTurn({ mode, error: 'no' }));
+  const text = renderRun(summarizeRun(run, failed), failed);
+  assert.match(text, 'no turn was answered');
+  assert.not.match(text, 'Means by turn number');
+  assert.not.match(text, 'on P');
 });
 
 test.run();

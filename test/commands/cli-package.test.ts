@@ -44,7 +44,7 @@ function withPackage(work: (root: string) => void): void {
     };
     writeFileSync(path.join(root, 'package.json'), JSON.stringify(manifest));
     writeFileSync(path.join(root, 'dist/commands/hello.js'), hello);
-    for (const file of ['bin.js', 'package-cli.js']) {
+    for (const file of ['bin.js', 'package-cli.js', 'version.js']) {
       copyFileSync(path.join(compiled, file), path.join(root, 'dist/src', file));
     }
     work(root);

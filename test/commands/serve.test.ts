@@ -33,7 +33,9 @@ async function withServe(
   args: readonly string[],
   work: (served: readonly Served[], command: RunningCommand) => Promise<void>,
 ): Promise<void> {
-  const command = startCommand(['serve', '--json', '--port', '0', ...small, ...args]);
+  // A proxy alone runs no model.
+  const engine = args.includes('proxy') ? [] : small;
+  const command = startCommand(['serve', '--json', '--port', '0', ...engine, ...args]);
   try {
     await work(await servedBy(command), command);
   } finally {
@@ -199,6 +201,11 @@ const refused: readonly (readonly [readonly string[], RegExp])[] = [
   [['--decoder-kv-blocks-ttl', '-3'], /positive number of seconds/],
   [['--role', 'chef'], /prefill, decode, both, proxy/],
   [['--prefill', '0'], /greater than or equal to 1/],
+  [
+    ['--role', 'proxy', '--decode-url', 'http://127.0.0.1:1', '--num-blocks', '9'],
+    /--num-blocks is for nodes: a proxy alone runs no model/,
+  ],
+  [['--role', 'both', '--trust-kv-transfer-params'], /--trust-kv-transfer-params is for a proxy/],
   [['--role', 'decode', '--prefill', '2'], /--prefill is for a cluster and does not go with --role/],
   [['--prefill-url', 'http://a:1'], /--prefill-url needs --role proxy/],
   [['--role', 'proxy'], /at least one --decode-url/],
