@@ -27,7 +27,8 @@ function expectation(issue: z.core.$ZodIssue): string {
     case 'too_big':
       return bound(issue.origin, issue.inclusive ? 'at most' : 'less than', issue.maximum);
     case 'invalid_value':
-      return issue.values.map(show).join(' or ');
+      // zod's own words begin so; ours say more.
+      return issue.message.startsWith('Invalid') ? issue.values.map(show).join(' or ') : issue.message;
     case 'invalid_key':
       return issue.issues[0]?.message ?? issue.message;
     default:

@@ -3,7 +3,8 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Engine } from '../../engine/engine.js';
 import { VllmPdError } from '../../errors.js';
-import type { ChatMessage, RenderChatOptions } from '../../model/chat-template.js';
+import type { RouteContext } from '../http.js';
+import { type ChatBody, renderOptions, templateMessages } from './chat-messages.js';
 import type { PromptBody } from './openai-schema.js';
 import type { PromptEncoder } from './prompt-encoder.js';
 
@@ -20,9 +21,12 @@ export function checkModel({ engine }: ApiNode, model: string | null | undefined
   throw new VllmPdError('NOT_FOUND', `The model \`${model}\` does not exist.`, { param: 'model' });
 }
 
-/** The client's own id of its request, if it gave one; unique ids are derived from it. */
-export function requestIdOf(req: IncomingMessage, bodyId: string | null | undefined): string {
-  return headerOf(req, 'x-request-id') ?? bodyId ?? randomUUID().replaceAll('-', '');
+/** The client's own id of its request, if it gave one; unique ids are derived from it. The answer's header repeats it. */
+export function requestIdOf({ req, res }: RouteContext, bodyId: string | null | undefined): string {
+  const id = headerOf(req, 'x-request-id') ?? bodyId ?? randomUUID().replaceAll('-', '');
+  // What a body may name is more than what a header may carry.
+  if (!res.headersSent && /^[\x20-\x7e]+$/.test(id)) res.setHeader('x-request-id', id);
+  return id;
 }
 
 /** Conversation identity, from wherever the client put it. */
@@ -62,24 +66,31 @@ function isTokenIds(prompt: Exclude<PromptBody, string>): prompt is readonly num
   return typeof prompt[0] === 'number';
 }
 
-export interface ChatBody {
-  readonly messages: readonly ChatMessage[];
-  /** The messages as somebody has encoded them already (P, for D); they are not rendered again. */
-  readonly prompt_token_ids?: readonly number[] | null;
-  readonly add_generation_prompt?: boolean | null;
-  readonly continue_final_message?: boolean | null;
-  readonly chat_template_kwargs?: Readonly<Record<string, unknown>> | null;
+export async function encodeChat(
+  { engine, encoder }: ApiNode,
+  body: ChatBody,
+  addSpecialTokens = false,
+): Promise<Prompt> {
+  if (body.prompt_token_ids) return { tokenIds: body.prompt_token_ids, text: null };
+  const text = engine.chatTemplate.renderChat(templateMessages(body.messages), renderOptions(body));
+  // Special tokens come from the template, unless a request wants the tokenizer's too.
+  return { tokenIds: await encoder.encode(text, addSpecialTokens), text: null };
 }
 
-export async function encodeChat({ engine, encoder }: ApiNode, body: ChatBody): Promise<Prompt> {
-  if (body.prompt_token_ids) return { tokenIds: body.prompt_token_ids, text: null };
-  const continueFinalMessage = body.continue_final_message ?? false;
-  const options: RenderChatOptions = {
-    continueFinalMessage,
-    addGenerationPrompt: body.add_generation_prompt ?? !continueFinalMessage,
-    ...(body.chat_template_kwargs && { chatTemplateKwargs: body.chat_template_kwargs }),
-  };
-  const text = engine.chatTemplate.renderChat(body.messages, options);
-  // Special tokens come from the template alone.
-  return { tokenIds: await encoder.encode(text, false), text: null };
+/** A prompt cut to what its request wants; `numFitting` tokens fit into the context beside the answer. */
+export function truncated(
+  prompt: Prompt,
+  body: {
+    readonly truncate_prompt_tokens?: number | null;
+    readonly truncation_side?: 'left' | 'right' | null;
+  },
+  numFitting: number,
+): Prompt {
+  const { truncate_prompt_tokens: wanted, truncation_side: side } = body;
+  if (wanted == null) return prompt;
+  const numKept = wanted === -1 ? Math.max(1, numFitting) : wanted;
+  const { tokenIds } = prompt;
+  if (tokenIds.length <= numKept) return prompt;
+  const kept = side === 'right' ? tokenIds.slice(0, numKept) : tokenIds.slice(tokenIds.length - numKept);
+  return { tokenIds: kept, text: null };
 }

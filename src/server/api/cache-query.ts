@@ -4,8 +4,8 @@ import { VllmPdError } from '../../errors.js';
 import type { ChatMessage } from '../../model/chat-template.js';
 import { type RouteContext, readJson, sendJson } from '../http.js';
 import { parseBody } from './api-body.js';
-import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt } from './api-node.js';
-import { chatTemplateFields, messagesSchema, promptSchema } from './openai-schema.js';
+import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt, truncated } from './api-node.js';
+import { chatTemplateFields, messagesSchema, promptSchema, truncationFields } from './openai-schema.js';
 
 const querySchema = z.object({
   model: z.string().nullish(),
@@ -13,6 +13,7 @@ const querySchema = z.object({
   messages: messagesSchema.nullish(),
   add_special_tokens: z.boolean().nullish(),
   ...chatTemplateFields,
+  ...truncationFields,
   lease: z.boolean().nullish(),
   cache_salt: z.string().min(1).nullish(),
   return_token_ids: z.boolean().nullish(),
@@ -23,7 +24,9 @@ const releaseSchema = z.object({ lease_id: z.string().min(1) });
 export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<void> {
   const body = parseBody(querySchema, await readJson(context.req));
   checkModel(node, body.model);
-  await answerCacheQuery(node, context, await promptsOf(node, body), {
+  const prompts = await promptsOf(node, body);
+  const cut = prompts.map((prompt) => truncated(prompt, body, node.engine.maxModelLen - 1));
+  await answerCacheQuery(node, context, cut, {
     lease: body.lease ?? false,
     cacheSalt: body.cache_salt ?? null,
     returnTokenIds: body.return_token_ids ?? false,
@@ -34,7 +37,13 @@ async function promptsOf(node: ApiNode, body: z.output<typeof querySchema>): Pro
   const { prompt, messages } = body;
   if (prompt !== undefined && !messages) return encodePrompts(node, prompt, body.add_special_tokens ?? true);
   if (messages && prompt === undefined)
-    return [await encodeChat(node, { ...body, messages: messages as ChatMessage[] })];
+    return [
+      await encodeChat(
+        node,
+        { ...body, messages: messages as ChatMessage[] },
+        body.add_special_tokens ?? false,
+      ),
+    ];
   const message = 'Expected either `prompt` or `messages`.';
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt' });
 }

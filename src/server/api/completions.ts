@@ -11,21 +11,26 @@ import {
   type Prompt,
   requestIdOf,
   sessionIdOf,
+  truncated,
 } from './api-node.js';
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
 import { answerCall, type Dialect } from './openai-answer.js';
-import { completionLogprobs } from './openai-logprobs.js';
-import { completionSampling } from './openai-sampling.js';
+import { completionLogprobs, tokenNamer } from './openai-logprobs.js';
+import { completionSampling, defaultCompletionTokens } from './openai-sampling.js';
 import { type CompletionBody, completionSchema } from './openai-schema.js';
 
 export async function completions(node: ApiNode, context: RouteContext): Promise<void> {
   const { req } = context;
+  const { engine } = node;
   const body = parseBody(completionSchema, await readJson(req));
+  const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
   checkEcho(body);
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
-  const prompts = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
+  const whole = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
+  const numFitting = engine.maxModelLen - (body.max_tokens ?? defaultCompletionTokens);
+  const prompts = whole.map((prompt) => truncated(prompt, body, numFitting));
   if (kvTransferParams?.cache_query) {
     await answerCacheQuery(node, context, prompts, {
       lease: kvTransferParams.lease ?? false,
@@ -34,17 +39,16 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
     });
     return;
   }
-  const { engine } = node;
   await answerCall(context, {
     node,
     body,
     dialect: completionDialect(node, body),
     input: {
-      id: `cmpl-${requestIdOf(req, body.request_id)}`,
+      id: `cmpl-${requestId}`,
       prompts,
       numSamples: body.n ?? 1,
       samplingParams: ({ tokenIds }) =>
-        completionSampling(body, engine.generationConfig, engine.maxModelLen - tokenIds.length),
+        completionSampling(body, engine, engine.maxModelLen - tokenIds.length),
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
       kvTransferParams,
@@ -62,6 +66,7 @@ function checkEcho(body: CompletionBody): void {
 function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
   const textOf = ({ text, tokenIds }: Prompt) =>
     text ?? engine.tokenizer.decode(tokenIds, { skipSpecialTokens: false });
+  const nameOf = tokenNamer(body.return_tokens_as_token_ids);
   const textOffsets: number[] = [];
 
   const entry = ({ index, prompt }: Choice, piece: RequestOutput, isFirst: boolean) => {
@@ -70,13 +75,11 @@ function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
     return {
       index,
       text: body.echo && isFirst ? textOf(prompt) + piece.text : piece.text,
-      logprobs: body.logprobs == null ? null : completionLogprobs(piece.logprobs, textOffset),
+      logprobs: body.logprobs == null ? null : completionLogprobs(piece.logprobs, textOffset, nameOf),
       finish_reason: piece.finishReason,
       stop_reason: piece.stopReason,
-      ...(body.return_token_ids && {
-        token_ids: piece.tokenIds,
-        prompt_token_ids: isFirst ? prompt.tokenIds : null,
-      }),
+      token_ids: body.return_token_ids ? piece.tokenIds : null,
+      prompt_token_ids: body.return_token_ids && isFirst ? prompt.tokenIds : null,
     };
   };
 
@@ -84,6 +87,7 @@ function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
     object: 'text_completion',
     chunkObject: 'text_completion',
     choice: (choice, output) => ({ ...entry(choice, output, true), prompt_logprobs: null }),
-    deltas: (choice, piece, isFirst) => [entry(choice, piece, isFirst)],
+    fields: () => ({}),
+    chunks: (choice, piece, isFirst) => [{ choice: entry(choice, piece, isFirst) }],
   };
 }

@@ -1,5 +1,5 @@
 // Answers a completion call, whole or streamed; what differs between the endpoints is their dialect.
-import type { RequestOutput } from '../../engine/request-output.js';
+import { mergeOutputs, type RequestOutput } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
 import { disconnectSignal, type RouteContext, sendJson } from '../http.js';
 import { SseWriter } from '../sse.js';
@@ -14,8 +14,19 @@ export interface Dialect {
   readonly object: string;
   readonly chunkObject: string;
   choice(choice: Choice, output: RequestOutput): object;
-  /** Entries of `choices` for one piece, one chunk each. */
-  deltas(choice: Choice, piece: RequestOutput, isFirst: boolean): readonly object[];
+  /** Fields of a whole answer beside its choices, by the first of these. */
+  fields(choice: Choice): object;
+  /** What one piece becomes, in order. */
+  chunks(choice: Choice, piece: RequestOutput, isFirst: boolean): readonly Chunk[];
+}
+
+export interface Chunk {
+  /** The one entry of `choices`. */
+  readonly choice: object;
+  /** Fields beside `choices`. */
+  readonly fields?: object;
+  /** It comes before the first token, so that counts of tokens are still 0. */
+  readonly saysNothing?: boolean;
 }
 
 export interface Call {
@@ -57,6 +68,7 @@ async function whole(res: RouteContext['res'], call: Call, { list }: Choices): P
   sendJson(res, 200, {
     ...envelope(call, dialect.object),
     choices: list.map((choice, index) => dialect.choice(choice, outputs[index]!)),
+    ...dialect.fields(list[0]!),
     usage: usageOf(outputs, input.kvTransferParams, input.numSamples),
     service_tier: null,
     system_fingerprint: null,
@@ -69,20 +81,20 @@ async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<voi
   const { body, input, dialect } = call;
   const latest: RequestOutput[] = [];
   const usageInEveryChunk = body.stream_options?.include_usage && body.stream_options.continuous_usage_stats;
-  const chunk = envelope(call, dialect.chunkObject);
+  const head = envelope(call, dialect.chunkObject);
 
   const streamChoice = async (choice: Choice) => {
-    for await (const piece of choice.stream) {
+    for await (const piece of inIntervals(choice.stream, body.stream_interval ?? 1)) {
       const isFirst = latest[choice.index] === undefined;
       latest[choice.index] = piece;
-      const deltas = dialect.deltas(choice, piece, isFirst);
-      for (const [index, delta] of deltas.entries()) {
-        const isLast = piece.finishReason !== null && index === deltas.length - 1;
+      for (const part of dialect.chunks(choice, piece, isFirst)) {
+        const counted = part.saysNothing ? { ...piece, numOutputTokens: 0 } : piece;
         await sse.write({
-          ...chunk,
-          choices: [delta],
-          ...(usageInEveryChunk && { usage: usageOf([piece], input.kvTransferParams, 1) }),
-          ...(isLast && lastFields(body, piece)),
+          ...head,
+          choices: [part.choice],
+          ...part.fields,
+          ...(usageInEveryChunk && { usage: usageOf([counted], input.kvTransferParams, 1) }),
+          ...(piece.finishReason !== null && !part.saysNothing && lastFields(body, piece)),
         });
       }
     }
@@ -92,7 +104,7 @@ async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<voi
     await Promise.all(choices.list.map(streamChoice));
     if (body.stream_options?.include_usage && latest.length === choices.list.length) {
       await sse.write({
-        ...chunk,
+        ...head,
         choices: [],
         usage: usageOf(latest, input.kvTransferParams, input.numSamples),
       });
@@ -101,6 +113,22 @@ async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<voi
   } catch (error) {
     choices.stop();
     await sse.fail(error);
+  }
+}
+
+/** Pieces of at least `numTokens` tokens, but for the first and the last one, which do not wait. */
+async function* inIntervals(
+  stream: AsyncIterable<RequestOutput>,
+  numTokens: number,
+): AsyncGenerator<RequestOutput, void, void> {
+  let held: RequestOutput | null = null;
+  let isFirst = true;
+  for await (const piece of stream) {
+    held = held ? mergeOutputs(held, piece) : piece;
+    if (!isFirst && held.tokenIds.length < numTokens && held.finishReason === null) continue;
+    yield held;
+    held = null;
+    isFirst = false;
   }
 }
 

@@ -8,32 +8,39 @@ export interface CompletionLogprobs {
   readonly top_logprobs: readonly Readonly<Record<string, number>>[];
 }
 
+/** How a token is written: its text, or by `return_tokens_as_token_ids` its id. */
+export function tokenNamer(asTokenIds: boolean | null | undefined): (entry: TextLogprob) => string {
+  return asTokenIds ? ({ tokenId }) => `token_id:${tokenId}` : ({ token }) => token;
+}
+
 /** `textOffset`: length of the answer's text before the first token. */
 export function completionLogprobs(
   entries: readonly TokenTextLogprobs[],
   textOffset: number,
+  nameOf: (entry: TextLogprob) => string,
 ): CompletionLogprobs {
   let offset = textOffset;
   return {
     text_offset: entries.map((entry) => {
       const own = offset;
-      offset += entry.token.length;
+      offset += nameOf(entry).length;
       return own;
     }),
     token_logprobs: entries.map((entry) => entry.logprob),
-    tokens: entries.map((entry) => entry.token),
+    tokens: entries.map(nameOf),
     top_logprobs: entries.map((entry) =>
-      Object.fromEntries([entry, ...entry.top].map(({ token, logprob }) => [token, logprob])),
+      Object.fromEntries([entry, ...entry.top].map((one) => [nameOf(one), one.logprob])),
     ),
   };
 }
 
-export function chatLogprobs(entries: readonly TokenTextLogprobs[]): object {
-  return {
-    content: entries.map((entry) => ({ ...chatLogprob(entry), top_logprobs: entry.top.map(chatLogprob) })),
+export function chatLogprobs(
+  entries: readonly TokenTextLogprobs[],
+  nameOf: (entry: TextLogprob) => string,
+): object {
+  const named = (entry: TextLogprob) => {
+    const token = nameOf(entry);
+    return { token, logprob: entry.logprob, bytes: [...Buffer.from(token, 'utf8')] };
   };
-}
-
-function chatLogprob({ token, logprob }: TextLogprob): object {
-  return { token, logprob, bytes: [...Buffer.from(token, 'utf8')] };
+  return { content: entries.map((entry) => ({ ...named(entry), top_logprobs: entry.top.map(named) })) };
 }

@@ -1,38 +1,48 @@
 // Sampling fields of a request body → SamplingParams, with the model's defaults behind the request's.
 import { VllmPdError } from '../../errors.js';
 import type { GenerationConfig } from '../../model/generation-config.js';
+import type { Tokenizer } from '../../model/tokenizer.js';
 import type { SamplingParams } from '../../request.js';
 import type { ChatCompletionBody, CompletionBody, GenerationBody } from './openai-schema.js';
 
 type Resolved = Partial<SamplingParams>;
 
+/** What a model's folder says about sampling; the engine has it. */
+export interface SamplingModel {
+  readonly generationConfig: GenerationConfig;
+  readonly tokenizer: Pick<Tokenizer, 'encode'>;
+}
+
 /** vLLM's default for /v1/completions; less where less of the context is left. */
-const defaultCompletionTokens = 16;
+export const defaultCompletionTokens = 16;
 
 export function completionSampling(
   body: CompletionBody,
-  defaults: GenerationConfig,
+  model: SamplingModel,
   contextLeft: number,
 ): Resolved {
   const maxTokens = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
-  return { ...commonSampling(body, defaults), maxTokens, logprobs: body.logprobs ?? null };
+  return { ...commonSampling(body, model), maxTokens, logprobs: body.logprobs ?? null };
 }
 
 /** Without a limit of its own a chat answer may take all that is left of the context. */
-export function chatSampling(body: ChatCompletionBody, defaults: GenerationConfig): Resolved {
+export function chatSampling(body: ChatCompletionBody, model: SamplingModel): Resolved {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null;
   if (body.top_logprobs != null && body.logprobs !== true) {
     const message = 'Expected `logprobs` to be true when `top_logprobs` is given.';
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'top_logprobs' });
   }
   return {
-    ...commonSampling(body, defaults),
+    ...commonSampling(body, model),
     ...(maxTokens !== null && { maxTokens }),
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
   };
 }
 
-function commonSampling(body: GenerationBody, defaults: GenerationConfig): Resolved {
+function commonSampling(
+  body: GenerationBody,
+  { generationConfig: defaults, tokenizer }: SamplingModel,
+): Resolved {
   const stop = body.stop ?? [];
   return {
     temperature: body.temperature ?? defaults.temperature ?? 1,
@@ -50,5 +60,15 @@ function commonSampling(body: GenerationBody, defaults: GenerationConfig): Resol
     minTokens: body.min_tokens ?? 0,
     skipSpecialTokens: body.skip_special_tokens ?? true,
     logitBias: new Map(Object.entries(body.logit_bias ?? {}).map(([id, bias]) => [Number(id), bias])),
+    allowedTokenIds: body.allowed_token_ids ?? null,
+    badWordsTokenIds: (body.bad_words ?? []).flatMap((word) => tokensOfWord(word, tokenizer)),
   };
+}
+
+/** A word begins a text or follows a space, which are different tokens in most vocabularies. */
+function tokensOfWord(word: string, tokenizer: SamplingModel['tokenizer']): readonly (readonly number[])[] {
+  const bare = word.trimStart();
+  return [bare, ` ${bare}`]
+    .map((text) => tokenizer.encode(text, { addSpecialTokens: false }))
+    .filter((tokenIds) => tokenIds.length > 0);
 }

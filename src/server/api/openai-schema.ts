@@ -1,11 +1,8 @@
 // Bodies of the OpenAI-style endpoints, with vLLM's fields and bounds. Unknown fields are ignored, null means absent.
 import { z } from 'zod';
+import { field, refused, withoutEffect } from './request-field.js';
+import { samplingFields } from './sampling-fields.js';
 
-const count = z.int().min(0);
-const tokenId = z
-  .int()
-  .min(0)
-  .max(2 ** 31 - 1);
 const identifier = z.string().min(1).max(256);
 
 /** Text, or token ids, or a list of either. */
@@ -28,13 +25,22 @@ export function isPrompt(value: unknown): value is PromptBody {
   );
 }
 
-export const promptSchema = z.custom<PromptBody>(isPrompt, {
-  error: `a string, a list of strings, a list of token ids or a list of lists of token ids (at most ${maxPrompts} prompts)`,
-});
+export const promptSchema = z
+  .custom<PromptBody>(isPrompt, {
+    error: `a string, a list of strings, a list of token ids or a list of lists of token ids (at most ${maxPrompts} prompts)`,
+  })
+  .meta({ note: 'text, token ids, or a list of either; each prompt of a list is a choice of its own' });
 
 const chatPart = z.looseObject({
   type: z.literal('text', 'the only kind of part supported: "text"'),
   text: z.string(),
+});
+
+const toolCall = z.looseObject({
+  function: z.looseObject({
+    name: z.string(),
+    arguments: z.union([z.string(), z.record(z.string(), z.unknown())], 'JSON text or an object').nullish(),
+  }),
 });
 
 export const messagesSchema = z
@@ -42,100 +48,105 @@ export const messagesSchema = z
     z.looseObject({
       role: z.string().min(1),
       content: z.union([z.string(), z.array(chatPart)], 'a string or a list of text parts').nullish(),
+      tool_calls: z.array(toolCall).nullish(),
     }),
   )
-  .min(1);
+  .min(1)
+  .meta({ note: 'content as text or a list of text parts; roles are whatever the chat template knows' });
 
-/** Fields that decide, beside the messages, what a chat's tokens are. */
-export const chatTemplateFields = {
-  prompt_token_ids: z
-    .custom<readonly number[]>((value) => isTokenIds(value) && value.length > 0, {
-      error: 'a list of token ids',
-    })
-    .nullish(),
-  add_generation_prompt: z.boolean().nullish(),
-  continue_final_message: z.boolean().nullish(),
-  chat_template_kwargs: z.record(z.string(), z.unknown()).nullish(),
+const tool = z.looseObject({
+  type: z.literal('function', '"function", the only kind of tool supported,'),
+  function: z.looseObject({ name: z.string().min(1) }),
+});
+
+/** Fields that decide, beside the prompt or the messages, what a request's tokens are. */
+export const truncationFields = {
+  truncate_prompt_tokens: field(z.int().min(-1), 'keeps that many tokens of the prompt; -1 = as many as fit'),
+  truncation_side: field(z.enum(['left', 'right']), 'what is cut off; default left: the last tokens stay'),
 };
 
-const logitBias = z.record(z.string().regex(/^\d{1,9}$/, 'a token id'), z.number().min(-100).max(100));
-
-/** Fields that ask for what this server does not do; null, false and empty are fine. */
-const absent = (what: string) =>
-  z
-    .unknown()
-    .refine((value) => value === null || value === false, { error: `nothing, as ${what} is not supported,` })
-    .optional();
-
-const samplingFields = {
-  temperature: z.number().min(0).nullish(),
-  top_p: z.number().gt(0).max(1).nullish(),
-  top_k: z.int().min(-1).nullish(),
-  min_p: z.number().min(0).max(1).nullish(),
-  repetition_penalty: z.number().gt(0).nullish(),
-  presence_penalty: z.number().min(-2).max(2).nullish(),
-  frequency_penalty: z.number().min(-2).max(2).nullish(),
-  seed: z.int().nullish(),
-  stop: z
-    .union([z.string().min(1), z.array(z.string().min(1))], 'a non-empty string or a list of them')
-    .nullish(),
-  stop_token_ids: z.array(tokenId).nullish(),
-  include_stop_str_in_output: z.boolean().nullish(),
-  ignore_eos: z.boolean().nullish(),
-  min_tokens: count.nullish(),
-  skip_special_tokens: z.boolean().nullish(),
-  logit_bias: logitBias.nullish(),
+export const chatTemplateFields = {
+  prompt_token_ids: field(
+    z.custom<readonly number[]>((value) => isTokenIds(value) && value.length > 0, {
+      error: 'a list of token ids',
+    }),
+    'the messages as a node has encoded them before; they are not rendered again',
+  ),
+  add_generation_prompt: field(z.boolean(), 'default true'),
+  continue_final_message: field(z.boolean()),
+  chat_template_kwargs: field(z.record(z.string(), z.unknown()), 'variables for the chat template'),
+  documents: field(z.array(z.record(z.string(), z.unknown())), 'for the chat template'),
+  reasoning_effort: field(z.string(), 'for the chat template, with `enable_thinking` unless that is given'),
+  tools: field(z.array(tool), 'for the chat template; the answer is plain text, never `tool_calls`'),
+  tool_choice: field(
+    z.enum(['none', 'auto'], '"none" or "auto", as no tool call can be enforced,'),
+    'none and auto; both answer in plain text',
+  ),
+  chat_template: refused("a chat template of the request's own"),
 };
 
 const requestFields = {
-  model: z.string().nullish(),
-  stream: z.boolean().nullish(),
-  stream_options: z
-    .object({ include_usage: z.boolean().nullish(), continuous_usage_stats: z.boolean().nullish() })
-    .nullish(),
-  n: z.int().min(1).max(128).nullish(),
-  cache_salt: z.string().min(1).nullish(),
-  request_id: identifier.nullish(),
-  session_id: identifier.nullish(),
-  conversation_id: identifier.nullish(),
+  model: field(z.string(), 'the served name; may be left out'),
+  stream: field(z.boolean()),
+  stream_options: field(
+    z.object({ include_usage: z.boolean().nullish(), continuous_usage_stats: z.boolean().nullish() }),
+    '`include_usage`, `continuous_usage_stats`',
+  ),
+  stream_interval: field(z.int().min(1), 'tokens a chunk, but for the first and the last one'),
+  n: field(z.int().min(1).max(128), 'at most 128'),
+  cache_salt: field(z.string().min(1), 'prompts with different salts share no KV'),
+  request_id: field(identifier, "part of the answer's `id`, unless the header `X-Request-Id` is given"),
+  session_id: field(identifier, 'the conversation; also as header `X-Session-ID`'),
+  conversation_id: field(identifier, "the conversation, as vLLM's multi-turn proxy calls it"),
   // Checked by the layer that knows them.
-  kv_transfer_params: z.unknown().optional(),
-  return_token_ids: z.boolean().nullish(),
-  return_prefill_stats: z.boolean().nullish(),
-  prompt_logprobs: absent('prompt_logprobs'),
-  use_beam_search: absent('beam search'),
-  truncate_prompt_tokens: absent('prompt truncation'),
-  structured_outputs: absent('structured output'),
-  guided_json: absent('structured output'),
-  guided_regex: absent('structured output'),
-  guided_choice: absent('structured output'),
-  guided_grammar: absent('structured output'),
-  response_format: z.looseObject({ type: z.literal('text', '"text", the only format supported,') }).nullish(),
+  kv_transfer_params: z
+    .unknown()
+    .optional()
+    .meta({ note: 'on a node; a proxy drops what clients send unless it trusts them' }),
+  return_token_ids: field(z.boolean()),
+  return_tokens_as_token_ids: field(z.boolean(), 'tokens of logprobs as `token_id:…`'),
+  return_prefill_stats: field(z.boolean(), "this project's: the ledger, in the body or the last chunk"),
+  ...truncationFields,
+  add_special_tokens: field(z.boolean(), 'default: true for completions, false for chat'),
+  response_format: field(
+    z.looseObject({ type: z.literal('text', '"text", the only format supported,') }),
+    'text; others are refused',
+  ),
+  priority: field(
+    z.literal(0, '0, as requests are served in the order they came,'),
+    '0; anything else is refused, as by vLLM without priority scheduling',
+  ),
+  user: withoutEffect('as with vLLM'),
+  vllm_xargs: withoutEffect('for extensions of vLLM'),
+  ec_transfer_params: refused('encoder-cache transfer'),
 };
 
 export const completionSchema = z.object({
-  ...samplingFields,
-  ...requestFields,
   prompt: promptSchema,
-  max_tokens: z.int().min(1).nullish(),
-  logprobs: z.int().min(0).max(20).nullish(),
-  echo: z.boolean().nullish(),
-  add_special_tokens: z.boolean().nullish(),
-  best_of: z.literal(1, '1, as best_of is not supported,').nullish(),
-  suffix: absent('a suffix'),
+  ...requestFields,
+  ...samplingFields,
+  max_tokens: field(z.int().min(1), 'default 16, or less where less of the context is left'),
+  logprobs: field(z.int().min(0).max(20), 'at most 20; not together with `echo`'),
+  echo: field(z.boolean()),
+  best_of: field(z.literal(1, '1, as best_of is not supported,'), '1; anything else is refused'),
+  suffix: refused('a suffix'),
+  prompt_embeds: refused('a prompt of embeddings'),
 });
 
 export const chatCompletionSchema = z.object({
-  ...samplingFields,
-  ...requestFields,
   messages: messagesSchema,
-  max_tokens: z.int().min(1).nullish(),
-  max_completion_tokens: z.int().min(1).nullish(),
-  logprobs: z.boolean().nullish(),
-  top_logprobs: z.int().min(0).max(20).nullish(),
+  ...requestFields,
   ...chatTemplateFields,
-  tools: z.array(z.unknown()).max(0, 'an empty list, as tools are not supported,').nullish(),
-  echo: absent('echo'),
+  ...samplingFields,
+  max_tokens: field(z.int().min(1), 'default: what is left of the context'),
+  max_completion_tokens: field(z.int().min(1), 'goes before `max_tokens`'),
+  logprobs: field(z.boolean()),
+  top_logprobs: field(z.int().min(0).max(20), 'at most 20; needs `logprobs`'),
+  parallel_tool_calls: withoutEffect('no tool is called'),
+  include_reasoning: withoutEffect('reasoning is part of the text'),
+  functions: refused('the older form of tools'),
+  function_call: refused('the older form of tools'),
+  echo: refused('echo'),
 });
 
 export type CompletionBody = z.output<typeof completionSchema>;

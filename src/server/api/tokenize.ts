@@ -40,7 +40,8 @@ async function tokenIdsOf(node: ApiNode, body: z.output<typeof tokenizeSchema>):
     return node.encoder.encode(prompt, body.add_special_tokens ?? true);
   }
   if (messages && prompt == null) {
-    return (await encodeChat(node, { ...body, messages: messages as ChatMessage[] })).tokenIds;
+    const chat = { ...body, messages: messages as ChatMessage[] };
+    return (await encodeChat(node, chat, body.add_special_tokens ?? false)).tokenIds;
   }
   throw new VllmPdError('INVALID_ARGUMENT', 'Expected either `prompt` or `messages`.', { param: 'prompt' });
 }

@@ -18,6 +18,9 @@ export interface NodeAnswer {
 export function adminRoutes(nodes: readonly ProxyNode[]): Route[] {
   return [
     { method: 'GET', path: '/health', handler: ({ res }) => sendHealth(nodes, res) },
+    ...(['GET', 'POST'] as const).map(
+      (method): Route => ({ method, path: '/ping', handler: ({ res }) => sendHealth(nodes, res) }),
+    ),
     { method: 'GET', path: '/nodes', handler: ({ res }) => sendNodes(nodes, res) },
     { method: 'POST', path: '/v1/cache_query', handler: (context) => queryAll(nodes, context) },
     { method: 'POST', path: '/v1/cache_query/release', handler: (context) => releaseOnAll(nodes, context) },

@@ -32,7 +32,9 @@ const promptFields = [
   'tools',
   'tool_choice',
   'documents',
+  'reasoning_effort',
   'truncate_prompt_tokens',
+  'truncation_side',
   'cache_salt',
   'session_id',
 ] as const;

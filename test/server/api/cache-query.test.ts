@@ -63,11 +63,7 @@ test('what shapes the tokens of a chat shapes those of its query', async () => {
         ...fields,
       });
       const query = await api.post('/v1/cache_query', { messages, return_token_ids: true, ...fields });
-      assert.equal(
-        query.json.prompt_token_ids,
-        chat.json.choices[0].prompt_token_ids,
-        JSON.stringify(fields),
-      );
+      assert.equal(query.json.prompt_token_ids, chat.json.prompt_token_ids, JSON.stringify(fields));
     }
   });
 });

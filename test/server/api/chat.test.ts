@@ -88,12 +88,13 @@ test('logprobs list the alternatives of each token', async () => {
   });
 });
 
-test('token ids: the prompt with the role, the answer with the content', async () => {
+test('token ids: the prompt beside the choices and with the role, the answer with the content', async () => {
   await withApi({}, async (api) => {
     const { json } = await api.post(path, { ...greedy, return_token_ids: true });
-    assert.equal(json.choices[0].prompt_token_ids, api.engine.chatTemplate.encodeChat(messages));
+    assert.equal(json.prompt_token_ids, api.engine.chatTemplate.encodeChat(messages));
     const chunks = await api.stream(path, { ...greedy, return_token_ids: true });
-    assert.equal(chunks[0].choices[0].prompt_token_ids, json.choices[0].prompt_token_ids);
+    assert.equal(chunks[0].prompt_token_ids, json.prompt_token_ids);
+    assert.ok(chunks.slice(1).every((chunk) => chunk.prompt_token_ids === undefined));
     assert.equal(
       chunks.slice(1).flatMap((chunk) => chunk.choices[0].token_ids),
       json.choices[0].token_ids,

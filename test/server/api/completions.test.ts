@@ -20,6 +20,8 @@ test('a completion has the shape that vLLM gives it', async () => {
       'logprobs',
       'finish_reason',
       'stop_reason',
+      'token_ids',
+      'prompt_token_ids',
       'prompt_logprobs',
     ]);
     assert.is(choice.finish_reason, 'length');

@@ -1,0 +1,275 @@
+// Request fields beyond the everyday ones: what each changes in an answer.
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { completeEngineConfig } from '../../../src/config.js';
+import { Engine } from '../../../src/engine/engine.js';
+import { resolveModel } from '../../../src/model/resolve-model.js';
+import { startApiServer } from '../../../src/server/api/api-server.js';
+import { type Json, TestApi, text, withApi } from './setup.js';
+
+const completions = '/v1/completions';
+const chat = '/v1/chat/completions';
+const messages = [{ role: 'user', content: text }];
+const greedy = { temperature: 0, max_tokens: 8, ignore_eos: true };
+
+test('allowed_token_ids: nothing else is said, by either endpoint', async () => {
+  await withApi({}, async (api) => {
+    const allowed_token_ids = [300, 301];
+    const body = { ...greedy, temperature: 1, seed: 1, allowed_token_ids, return_token_ids: true };
+    for (const [where, prompt] of [
+      [completions, { prompt: text }],
+      [chat, { messages }],
+    ] as const) {
+      const { json } = await api.post(where, { ...body, ...prompt });
+      const ids: number[] = json.choices[0].token_ids;
+      assert.is(ids.length, 8);
+      assert.ok(ids.every((id) => allowed_token_ids.includes(id)));
+    }
+    // What the model's own configuration suppresses may be asked for.
+    const eos = api.engine.generationConfig.eosTokenIds[0]!;
+    const { json } = await api.post(completions, {
+      ...greedy,
+      ignore_eos: false,
+      prompt: text,
+      allowed_token_ids: [eos],
+    });
+    assert.equal(
+      [json.choices[0].text, json.choices[0].finish_reason, json.choices[0].stop_reason],
+      ['', 'stop', null],
+    );
+  });
+});
+
+test('bad_words: a word that would be said is not, in the middle of a text or at its beginning', async () => {
+  await withApi({}, async (api) => {
+    const body = { ...greedy, prompt: text, max_tokens: 24 };
+    const plain: string = (await api.post(completions, body)).json.choices[0].text;
+    const words = plain.trim().split(' ');
+    const word = words[2]!;
+    const without = (await api.post(completions, { ...body, bad_words: [word] })).json.choices[0].text;
+    assert.not(without.split(' ').includes(word));
+    assert.is(without.trim().split(' ').slice(0, 2).join(' '), words.slice(0, 2).join(' '));
+    // Two words in a row: each alone is still allowed.
+    const pair = `${words[1]} ${words[2]}`;
+    const unpaired: string = (await api.post(completions, { ...body, bad_words: [pair] })).json.choices[0]
+      .text;
+    assert.not(unpaired.includes(pair));
+    assert.is(unpaired.trim().split(' ')[1], words[1]);
+  });
+});
+
+test('truncate_prompt_tokens keeps the end of a prompt, or its beginning; -1 keeps what fits', async () => {
+  await withApi({ scheduler: { maxModelLen: 64 } }, async (api) => {
+    const ids = api.engine.tokenizer.encode(text);
+    const promptOf = async (where: string, fields: object): Promise<number[]> => {
+      const { json } = await api.post(where, { ...greedy, ...fields, return_token_ids: true });
+      return json.prompt_token_ids ?? json.choices[0].prompt_token_ids;
+    };
+    const cut = { truncate_prompt_tokens: 5 };
+    assert.equal(await promptOf(completions, { prompt: text, ...cut }), ids.slice(-5));
+    assert.equal(await promptOf(completions, { prompt: ids, ...cut }), ids.slice(-5));
+    assert.equal(
+      await promptOf(completions, { prompt: text, ...cut, truncation_side: 'right' }),
+      ids.slice(0, 5),
+    );
+    assert.equal(
+      await promptOf(chat, { messages, ...cut }),
+      api.engine.chatTemplate.encodeChat(messages).slice(-5),
+    );
+    const long = [...ids, ...ids, ...ids, ...ids, ...ids];
+    assert.is((await api.post(completions, { ...greedy, prompt: long })).status, 400);
+    const fitting = await promptOf(completions, { prompt: long, truncate_prompt_tokens: -1 });
+    assert.equal(fitting, long.slice(-(64 - 8)));
+    // What is echoed is what was left.
+    const { json } = await api.post(completions, { ...greedy, prompt: text, ...cut, echo: true });
+    assert.ok(json.choices[0].text.startsWith(api.engine.tokenizer.decode(ids.slice(-5))));
+    // A cache query is about the same prompt.
+    const query = await api.post('/v1/cache_query', { prompt: text, ...cut });
+    assert.is(query.json.num_prompt_tokens, 5);
+  });
+});
+
+test('stream_interval: fewer chunks, the first and the last at once, nothing lost', async () => {
+  await withApi({}, async (api) => {
+    const body = { ...greedy, prompt: text, max_tokens: 20, return_token_ids: true, stream_interval: 6 };
+    const sizes = (chunks: Json[]) => chunks.map((chunk) => chunk.choices[0].token_ids.length);
+    const chunks = await api.stream(completions, body);
+    const [first, ...rest] = sizes(chunks);
+    assert.is(first, 1);
+    assert.ok(rest.slice(0, -1).every((size) => size >= 6));
+    const whole = (await api.post(completions, body)).json.choices[0];
+    assert.equal(
+      chunks.flatMap((chunk) => chunk.choices[0].token_ids),
+      whole.token_ids,
+    );
+    assert.is(chunks.map((chunk) => chunk.choices[0].text).join(''), whole.text);
+    assert.is(chunks.at(-1).choices[0].finish_reason, 'length');
+    assert.is((await api.stream(completions, { ...body, stream_interval: 1000 })).length, 2);
+  });
+});
+
+test('return_tokens_as_token_ids names tokens by their ids, with both kinds of logprobs', async () => {
+  await withApi({}, async (api) => {
+    const body = { ...greedy, return_tokens_as_token_ids: true, return_token_ids: true };
+    const { json } = await api.post(completions, { ...body, prompt: text, logprobs: 1 });
+    const { logprobs, token_ids } = json.choices[0];
+    const names = token_ids.map((id: number) => `token_id:${id}`);
+    assert.equal(logprobs.tokens, names);
+    assert.equal(Object.keys(logprobs.top_logprobs[0]), [names[0]]);
+    const inChat = await api.post(chat, { ...body, messages, logprobs: true, top_logprobs: 1 });
+    const [choice] = inChat.json.choices;
+    assert.equal(
+      choice.logprobs.content.map((entry: Json) => entry.token),
+      choice.token_ids.map((id: number) => `token_id:${id}`),
+    );
+  });
+});
+
+test('continuous usage counts up from the role, which is no token', async () => {
+  await withApi({}, async (api) => {
+    const stream_options = { include_usage: true, continuous_usage_stats: true };
+    const chunks = await api.stream(chat, { ...greedy, messages, stream_options });
+    const counts: number[] = chunks.map((chunk) => chunk.usage.completion_tokens);
+    assert.equal([counts[0], counts.at(-2), counts.at(-1)], [0, 8, 8]);
+    assert.equal(
+      counts,
+      [...counts].sort((a, b) => a - b),
+    );
+    // Without include_usage it means nothing, as with vLLM.
+    const plain = await api.stream(chat, {
+      ...greedy,
+      messages,
+      stream_options: { continuous_usage_stats: true },
+    });
+    assert.ok(plain.every((chunk) => chunk.usage === undefined));
+  });
+});
+
+test('X-Request-Id comes back as a header; the body may name an id too', async () => {
+  await withApi({}, async (api) => {
+    const idOf = async (fields: object, headers: Record<string, string>) => {
+      const response = await fetch(api.url + completions, {
+        method: 'POST',
+        body: JSON.stringify({ ...greedy, prompt: text, ...fields }),
+        headers,
+      });
+      const { id } = (await response.json()) as { id: string };
+      return [id, response.headers.get('x-request-id')];
+    };
+    assert.equal(await idOf({}, { 'x-request-id': 'a 1' }), ['cmpl-a 1', 'a 1']);
+    assert.equal(await idOf({ request_id: 'b' }, {}), ['cmpl-b', 'b']);
+    assert.equal(await idOf({ request_id: 'b' }, { 'x-request-id': 'a' }), ['cmpl-a', 'a']);
+    assert.equal(await idOf({ request_id: 'ü\n' }, {}), ['cmpl-ü\n', null]);
+    const [id, header] = await idOf({}, {});
+    assert.is(id, `cmpl-${header}`);
+  });
+});
+
+test('load counts what runs and what waits', async () => {
+  await withApi({ scheduler: { maxNumSeqs: 1 } }, async (api) => {
+    assert.equal((await api.get('/load')).json, { server_load: 0 });
+    const controller = new AbortController();
+    const body = JSON.stringify({ ...greedy, prompt: text, max_tokens: 1500, n: 3, temperature: 1 });
+    const call = fetch(api.url + completions, { method: 'POST', body, signal: controller.signal });
+    while (api.engine.state().numRunning === 0) await new Promise(setImmediate);
+    assert.equal((await api.get('/load')).json, { server_load: 3 });
+    controller.abort();
+    await call.catch(() => {});
+  });
+});
+
+test('a message has the parts that vLLM writes out, and goes back as history with all of them', async () => {
+  await withApi({}, async (api) => {
+    const first = await api.post(chat, { ...greedy, messages });
+    const { message } = first.json.choices[0];
+    assert.equal([message.refusal, message.reasoning, message.tool_calls], [null, null, undefined]);
+    const history = [...messages, message, { role: 'user', content: 'go on' }];
+    const again = await api.post(chat, { ...greedy, messages: history });
+    const bare = history.map(({ role, content }) => ({ role, content }));
+    const plain = await api.post(chat, { ...greedy, messages: bare });
+    assert.is(again.json.choices[0].message.content, plain.json.choices[0].message.content);
+    assert.is(again.json.usage.prompt_tokens, plain.json.usage.prompt_tokens);
+  });
+});
+
+/** Writes out all that a template is given. */
+const tellingTemplate =
+  '{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}' +
+  '{% for c in m.tool_calls %} call {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}' +
+  '{% endif %}{% if m.tool_call_id %} for {{ m.tool_call_id }}{% endif %}; {% endfor %}' +
+  '{% if tools %}tools{% for t in tools %} {{ t.function.name }}{% endfor %}; {% endif %}' +
+  '{% if documents %}documents{% for d in documents %} {{ d.title }}{% endfor %}; {% endif %}' +
+  '{% if reasoning_effort is defined %}effort {{ reasoning_effort }} {{ enable_thinking }}; {% endif %}';
+
+async function withTellingTemplate(
+  work: (api: TestApi, rendered: (body: object) => Promise<string>) => Promise<void>,
+) {
+  const folder = await mkdtemp(path.join(tmpdir(), 'telling-template-'));
+  await cp(await resolveModel('tiny'), folder, { recursive: true });
+  await writeFile(path.join(folder, 'chat_template.jinja'), tellingTemplate);
+  const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 } };
+  const node = { modelPath: folder, engineId: 'telling', role: 'both' } as const;
+  const engine = await Engine.start(completeEngineConfig(options, node));
+  const server = await startApiServer({ engine, host: '127.0.0.1', port: 0 });
+  const api = new TestApi(engine, server.url);
+  try {
+    await work(api, async (body) => {
+      const { json } = await api.post('/tokenize', body);
+      const answer = await api.post(chat, { ...greedy, ...body, return_token_ids: true });
+      assert.is(answer.status, 200, answer.text);
+      assert.equal(answer.json.prompt_token_ids, json.tokens);
+      assert.type(answer.json.choices[0].message.content, 'string');
+      return (await api.post('/detokenize', { tokens: json.tokens })).json.prompt;
+    });
+  } finally {
+    await server.close();
+    await engine.shutdown();
+    await rm(folder, { recursive: true });
+  }
+}
+
+test('tools, tool calls and their results reach the chat template; the answer is text', async () => {
+  await withTellingTemplate(async (_, rendered) => {
+    const tool = (name: string) => ({ type: 'function', function: { name, parameters: { type: 'object' } } });
+    const history = [
+      { role: 'user', content: 'how warm is it' },
+      {
+        role: 'assistant',
+        content: null,
+        tool_calls: [
+          { id: 'c1', type: 'function', function: { name: 'weather', arguments: '{"at": "sea"}' } },
+          { id: 'c2', type: 'function', function: { name: 'now', arguments: '' } },
+        ],
+      },
+      { role: 'tool', tool_call_id: 'c1', content: [{ type: 'text', text: '20' }] },
+    ];
+    const told =
+      'user: how warm is it; assistant:  call weather {"at": "sea"} call now {}; tool: 20 for c1; ';
+    assert.is(await rendered({ messages: history }), told);
+    for (const tool_choice of [undefined, null, 'none', 'auto']) {
+      const body = { messages: history, tools: [tool('weather'), tool('now')], tool_choice };
+      assert.is(await rendered(body), `${told}tools weather now; `);
+    }
+    assert.is(await rendered({ messages: history, tools: [] }), told);
+  });
+});
+
+test('documents, reasoning_effort and variables of the request reach the chat template', async () => {
+  await withTellingTemplate(async (_, rendered) => {
+    const body = { messages: [{ role: 'user', content: 'a' }] };
+    assert.is(
+      await rendered({ ...body, documents: [{ title: 'one', text: 'x' }] }),
+      'user: a; documents one; ',
+    );
+    assert.is(await rendered({ ...body, reasoning_effort: 'low' }), 'user: a; effort low true; ');
+    assert.is(await rendered({ ...body, reasoning_effort: 'none' }), 'user: a; effort none false; ');
+    const chat_template_kwargs = { enable_thinking: false };
+    const both = { ...body, reasoning_effort: 'low', chat_template_kwargs };
+    assert.is(await rendered(both), 'user: a; effort low false; ');
+  });
+});
+
+test.run();
