@@ -88,8 +88,8 @@ bool KvRow::end_read(uint64_t before) const {
 
 Mapping::Mapping(int fd, int64_t num_bytes, bool writable) : num_bytes_(num_bytes) {
   const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-  // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step, and no load or
-  // prefill pays for the first touch of its blocks.
+  // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step,
+  // and no load or prefill pays for the first touch of its blocks.
   const int flags = writable ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
   void* address = mmap(nullptr, num_bytes, protection, flags, fd, 0);
   if (address == MAP_FAILED) {
