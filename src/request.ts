@@ -69,7 +69,7 @@ export interface RequestInit {
   readonly requestId: string;
   readonly promptTokenIds: readonly number[];
   readonly samplingParams: SamplingParams;
-  /** End-of-sequence ids of the model; generation stops there unless `ignoreEos`. */
+  /** End-of-sequence ids; generation stops there unless `ignoreEos`. Of the first vLLM gives no `stop_reason`. */
   readonly eosTokenIds?: readonly number[];
   readonly cacheSalt?: string | null;
   /** Conversation identity, if the client gave one. */

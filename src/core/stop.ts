@@ -15,7 +15,7 @@ export function checkStop(request: Request, maxSequenceTokens: number): Stop | n
   if (numOutputTokens >= samplingParams.minTokens) {
     const tokenId = request.tokenIds[request.numTokens - 1]!;
     if (!samplingParams.ignoreEos && request.eosTokenIds.includes(tokenId)) {
-      return { status: 'FINISHED_STOPPED', stopReason: null };
+      return { status: 'FINISHED_STOPPED', stopReason: tokenId === request.eosTokenIds[0] ? null : tokenId };
     }
     if (samplingParams.stopTokenIds.includes(tokenId)) {
       return { status: 'FINISHED_STOPPED', stopReason: tokenId };

@@ -38,6 +38,7 @@ export class Engine {
   readonly #core: EngineCore;
   readonly #outputs: OutputProcessor;
   readonly #statLoggers: StatLogger[] = [];
+  readonly #eosTokenIds: readonly number[];
   #isClosing = false;
   #shutdown: Promise<void> | null = null;
 
@@ -45,6 +46,7 @@ export class Engine {
     this.config = config;
     this.#parts = parts;
     const { scheduler, runner, clock, folder, connectorWorker } = parts;
+    this.#eosTokenIds = eosTokenIdsOf(folder);
     this.#outputs = new OutputProcessor({
       tokenizer: folder.tokenizer,
       clock,
@@ -184,7 +186,13 @@ export class Engine {
       const message = `Expected a new request id but \`${requestId}\` is in use.`;
       throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'request_id' });
     }
-    const { eosTokenIds } = this.generationConfig;
-    return new Request({ ...init, requestId, eosTokenIds }, this.#parts.clock());
+    return new Request({ ...init, requestId, eosTokenIds: this.#eosTokenIds }, this.#parts.clock());
   }
+}
+
+/** The tokenizer's own id first, whether or not generation_config.json names it; as vLLM. */
+function eosTokenIdsOf({ tokenizer, generationConfig }: EngineParts['folder']): readonly number[] {
+  const { eos_token } = tokenizer.specialTokens;
+  const own = eos_token === undefined ? undefined : tokenizer.idOf(eos_token);
+  return [...new Set([...(own === undefined ? [] : [own]), ...generationConfig.eosTokenIds])];
 }

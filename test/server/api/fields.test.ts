@@ -204,26 +204,20 @@ const tellingTemplate =
   '{% if documents %}documents{% for d in documents %} {{ d.title }}{% endfor %}; {% endif %}' +
   '{% if reasoning_effort is defined %}effort {{ reasoning_effort }} {{ enable_thinking }}; {% endif %}';
 
-async function withTellingTemplate(
-  work: (api: TestApi, rendered: (body: object) => Promise<string>) => Promise<void>,
-) {
-  const folder = await mkdtemp(path.join(tmpdir(), 'telling-template-'));
+/** A node on the tiny model with some of its files written anew. */
+async function withModelFiles(
+  files: Readonly<Record<string, string>>,
+  work: (api: TestApi) => Promise<void>,
+): Promise<void> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'model-files-'));
   await cp(await resolveModel('tiny'), folder, { recursive: true });
-  await writeFile(path.join(folder, 'chat_template.jinja'), tellingTemplate);
+  for (const [name, content] of Object.entries(files)) await writeFile(path.join(folder, name), content);
   const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 } };
-  const node = { modelPath: folder, engineId: 'telling', role: 'both' } as const;
+  const node = { modelPath: folder, engineId: 'files', role: 'both' } as const;
   const engine = await Engine.start(completeEngineConfig(options, node));
   const server = await startApiServer({ engine, host: '127.0.0.1', port: 0 });
-  const api = new TestApi(engine, server.url);
   try {
-    await work(api, async (body) => {
-      const { json } = await api.post('/tokenize', body);
-      const answer = await api.post(chat, { ...greedy, ...body, return_token_ids: true });
-      assert.is(answer.status, 200, answer.text);
-      assert.equal(answer.json.prompt_token_ids, json.tokens);
-      assert.type(answer.json.choices[0].message.content, 'string');
-      return (await api.post('/detokenize', { tokens: json.tokens })).json.prompt;
-    });
+    await work(new TestApi(engine, server.url));
   } finally {
     await server.close();
     await engine.shutdown();
@@ -231,8 +225,23 @@ async function withTellingTemplate(
   }
 }
 
+function withTellingTemplate(
+  work: (rendered: (body: object) => Promise<string>) => Promise<void>,
+): Promise<void> {
+  return withModelFiles({ 'chat_template.jinja': tellingTemplate }, (api) =>
+    work(async (body) => {
+      const { json } = await api.post('/tokenize', body);
+      const answer = await api.post(chat, { ...greedy, ...body, return_token_ids: true });
+      assert.is(answer.status, 200, answer.text);
+      assert.equal(answer.json.prompt_token_ids, json.tokens);
+      assert.type(answer.json.choices[0].message.content, 'string');
+      return (await api.post('/detokenize', { tokens: json.tokens })).json.prompt;
+    }),
+  );
+}
+
 test('tools, tool calls and their results reach the chat template; the answer is text', async () => {
-  await withTellingTemplate(async (_, rendered) => {
+  await withTellingTemplate(async (rendered) => {
     const tool = (name: string) => ({ type: 'function', function: { name, parameters: { type: 'object' } } });
     const history = [
       { role: 'user', content: 'how warm is it' },
@@ -258,7 +267,7 @@ test('tools, tool calls and their results reach the chat template; the answer is
 });
 
 test('documents, reasoning_effort and variables of the request reach the chat template', async () => {
-  await withTellingTemplate(async (_, rendered) => {
+  await withTellingTemplate(async (rendered) => {
     const body = { messages: [{ role: 'user', content: 'a' }] };
     assert.is(
       await rendered({ ...body, documents: [{ title: 'one', text: 'x' }] }),
@@ -269,6 +278,33 @@ test('documents, reasoning_effort and variables of the request reach the chat te
     const chat_template_kwargs = { enable_thinking: false };
     const both = { ...body, reasoning_effort: 'low', chat_template_kwargs };
     assert.is(await rendered(both), 'user: a; effort low false; ');
+  });
+});
+
+test('stop_reason: none for the end of sequence and for length, else what was found, as vLLM gives it', async () => {
+  const generationConfig = JSON.stringify({ eos_token_id: [300, 301] });
+  await withModelFiles({ 'generation_config.json': generationConfig }, async (api) => {
+    const own = api.engine.tokenizer.idOf(api.engine.tokenizer.specialTokens.eos_token!)!;
+    const cases = [
+      { say: own, stop: null, reasons: ['stop', null] },
+      // Further ids of generation_config.json stop like stop_token_ids.
+      { say: 300, stop: null, reasons: ['stop', 300] },
+      { say: 301, stop: null, reasons: ['stop', 301] },
+      { say: 302, stop: [302], reasons: ['stop', 302] },
+      { say: 302, stop: null, reasons: ['length', null] },
+    ];
+    for (const { say, stop, reasons } of cases) {
+      const body = { ...greedy, ignore_eos: false, allowed_token_ids: [say], stop_token_ids: stop };
+      for (const [where, prompt] of [
+        [completions, { prompt: text }],
+        [chat, { messages }],
+      ] as const) {
+        const [choice] = (await api.post(where, { ...body, ...prompt })).json.choices;
+        assert.equal([choice.finish_reason, choice.stop_reason], reasons, `${where} says ${say}`);
+        const { choices } = (await api.stream(where, { ...body, ...prompt })).at(-1);
+        assert.equal([choices[0].finish_reason, choices[0].stop_reason], reasons);
+      }
+    }
   });
 });
 
