@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from 'node:net';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
+import { nestsDeeperThan } from './json-depth.js';
 
 const log = createLogger('http');
 
@@ -136,9 +137,16 @@ export async function readBody(req: IncomingMessage, limitBytes = defaultBodyLim
   return Buffer.concat(chunks);
 }
 
-/** The parsed body; INVALID_ARGUMENT when it is no JSON. */
+/** Far more than any request needs; what recurses over a body stays far from the end of its stack. */
+const maxJsonDepth = 100;
+
+/** The parsed body; INVALID_ARGUMENT when it is no JSON, or lists and objects in it nest more than 100 deep. */
 export async function readJson(req: IncomingMessage, limitBytes = defaultBodyLimitBytes): Promise<unknown> {
   const body = await readBody(req, limitBytes);
+  if (nestsDeeperThan(body, maxJsonDepth)) {
+    const message = `Expected a JSON body nested at most ${maxJsonDepth} deep but received a deeper one.`;
+    throw new VllmPdError('INVALID_ARGUMENT', message);
+  }
   try {
     return JSON.parse(body.toString('utf8')) as unknown;
   } catch (cause) {
