@@ -140,7 +140,7 @@ export const chatCompletionSchema = z.object({
   ...samplingFields,
   max_tokens: field(z.int().min(1), 'default: what is left of the context'),
   max_completion_tokens: field(z.int().min(1), 'goes before `max_tokens`'),
-  logprobs: field(z.boolean()),
+  logprobs: field(z.boolean(), 'with `top_logprobs` alternatives'),
   top_logprobs: field(z.int().min(0).max(20), 'at most 20; needs `logprobs`'),
   parallel_tool_calls: withoutEffect('no tool is called'),
   include_reasoning: withoutEffect('reasoning is part of the text'),

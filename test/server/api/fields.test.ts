@@ -61,6 +61,64 @@ test('bad_words: a word that would be said is not, in the middle of a text or at
   });
 });
 
+test('each everyday field changes the answer that it is there to change', async () => {
+  await withApi({}, async (api) => {
+    const body = { ...greedy, prompt: text, max_tokens: 40, return_token_ids: true };
+    const plain: Json = (await api.post(completions, body)).json.choices[0];
+    const repeated: number = plain.token_ids.find((id: number, i: number) => plain.token_ids.indexOf(id) < i);
+    const drawn = { ...body, temperature: 1, seed: 3 };
+    const free: Json = (await api.post(completions, drawn)).json.choices[0];
+    const draw = async (fields: object): Promise<number[]> =>
+      (await api.post(completions, { ...drawn, ...fields })).json.choices[0].token_ids;
+    const say = async (fields: object): Promise<Json> =>
+      (await api.post(completions, { ...body, ...fields })).json.choices[0];
+    assert.equal(await draw({}), free.token_ids);
+    assert.not.equal(await draw({ seed: 4 }), free.token_ids);
+    assert.not.equal(await draw({ temperature: 2 }), free.token_ids);
+    for (const narrow of [{ top_k: 1 }, { top_p: 1e-6 }, { min_p: 1 }]) {
+      assert.equal(await draw(narrow), plain.token_ids, JSON.stringify(narrow));
+    }
+    // Greedy answers of this model repeat words.
+    assert.ok(repeated !== undefined);
+    for (const penalty of [{ repetition_penalty: 5 }, { presence_penalty: 2 }, { frequency_penalty: 2 }]) {
+      assert.not.equal((await say(penalty)).token_ids, plain.token_ids, JSON.stringify(penalty));
+    }
+    const stop = plain.text.slice(10, 14);
+    const upTo = plain.text.slice(0, plain.text.indexOf(stop));
+    assert.is((await say({ stop })).text, upTo);
+    assert.is((await say({ stop: ['not said', stop], include_stop_str_in_output: true })).text, upTo + stop);
+    const [eos] = api.engine.generationConfig.eosTokenIds;
+    const ends = { allowed_token_ids: [eos], max_tokens: 2 };
+    assert.equal((await say({ ...ends, ignore_eos: false })).finish_reason, 'stop');
+    assert.is((await say(ends)).text, '');
+    assert.is((await say({ ...ends, skip_special_tokens: false })).text, '<|end|><|end|>');
+    const cached = async (fields: object): Promise<number> =>
+      (await api.post(completions, { ...body, ...fields })).json.usage.prompt_tokens_details.cached_tokens;
+    assert.ok((await cached({})) > 0);
+    assert.equal([await cached({ cache_salt: 'a' }), await cached({ cache_salt: 'b' })], [0, 0]);
+    assert.ok((await cached({ cache_salt: 'a' })) > 0);
+  });
+});
+
+test("a chat's prompt ends where the request says, and may come as token ids", async () => {
+  await withApi({}, async (api) => {
+    const history = [...messages, { role: 'assistant', content: 'once upon' }];
+    const promptOf = async (fields: object): Promise<string> => {
+      const { json } = await api.post(chat, {
+        ...greedy,
+        messages: history,
+        ...fields,
+        return_token_ids: true,
+      });
+      return api.engine.tokenizer.decode(json.prompt_token_ids, { skipSpecialTokens: false });
+    };
+    assert.match(await promptOf({}), /once upon<\|end\|><\|assistant\|>$/);
+    assert.match(await promptOf({ add_generation_prompt: false }), /once upon<\|end\|>$/);
+    assert.match(await promptOf({ continue_final_message: true }), /<\|assistant\|>once upon$/);
+    assert.is(await promptOf({ prompt_token_ids: [300, 301] }), api.engine.tokenizer.decode([300, 301]));
+  });
+});
+
 test('truncate_prompt_tokens keeps the end of a prompt, or its beginning; -1 keeps what fits', async () => {
   await withApi({ scheduler: { maxModelLen: 64 } }, async (api) => {
     const ids = api.engine.tokenizer.encode(text);
