@@ -138,7 +138,7 @@ test('--url measures a proxy that runs already and finds out its mode', async ({
 });
 
 const refusals: readonly (readonly [string, readonly string[], number, RegExp])[] = [
-  ['an unknown workload', ['--workload', 'nothing'], 1, /There is no workload 'nothing'/],
+  ['an unknown workload', ['--workload', 'nothing'], 2, /There is no workload 'nothing'/],
   ['an unknown mode', ['--mode', 'tri'], 2, /--mode=tri/],
   ['no conversations', ['--num-conversations', '0'], 2, /num-conversations/],
   [
@@ -154,7 +154,7 @@ const refusals: readonly (readonly [string, readonly string[], number, RegExp])[
     /its nodes run already/,
   ],
   ['a proxy that is not there', ['--url', 'http://127.0.0.1:1'], 5, /Cannot reach http:\/\/127\.0\.0\.1:1/],
-  ['a model that is not there', ['--model', '/no/such/model'], 1, /no\/such\/model/],
+  ['a model that is not there', ['--model', '/no/such/model'], 2, /no\/such\/model/],
   [
     'token counts for a conversation file',
     ['--workload', 'vllm-conversations', '--prompt-tokens', '5'],

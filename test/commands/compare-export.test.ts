@@ -64,7 +64,7 @@ test('export writes each format to stdout or a file', async ({ folder, at }) => 
 
 test('what is no kept run, or cannot be written, ends with a sentence', async ({ folder, at }) => {
   const missing = await runCommand(['compare', 'gone', ...at]);
-  assert.is(missing.exitCode, 1);
+  assert.is(missing.exitCode, 2);
   assert.match(missing.stderr, /There is no kept run 'gone' in/);
   const [first] = readdirSync(folder);
   writeFileSync(path.join(folder, first!, 'turns.jsonl'), 'nonsense');

@@ -55,7 +55,7 @@ test('inspect of an embedded model makes it in the cache and prints a table', ()
   }));
 
 const failures: readonly (readonly [args: readonly string[], exitCode: number, message: RegExp])[] = [
-  [['inspect', 'nothing-like-this'], 1, /no model 'nothing-like-this': expected default, tiny/],
+  [['inspect', 'nothing-like-this'], 2, /no model 'nothing-like-this': expected default, tiny/],
   [['inspect', '.'], 2, /is not a model folder: it has no config\.json/],
   [['inspect', 'tiny', '--block-size', '0'], 2, /block-size/],
   [['create'], 2, /folder/],
