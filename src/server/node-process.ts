@@ -107,7 +107,8 @@ export async function runUnderParent(options: NodeOptions): Promise<void> {
     const { code, suggestions } =
       error instanceof VllmPdError ? error : { code: 'INTERNAL' as const, suggestions: [] };
     await tellParent({ type: 'failed', code, message: messageOf(error), suggestions });
-    throw error;
+    // The parent says it, once.
+    process.exit(1);
   }
 }
 
