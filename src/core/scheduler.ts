@@ -171,7 +171,7 @@ export class Scheduler {
     this.#admission.promoteLoaded();
     const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
     this.#scheduleRunning(plan);
-    if (plan.numPreemptions === 0) this.#admission.admit(plan, this.#running);
+    if (plan.numPreemptions === 0) this.#admit(plan);
     return this.#close(plan, cacheQueryAnswers);
   }
 
@@ -218,6 +218,23 @@ export class Scheduler {
       if (!blockIds) return;
       plan.add(request, numNewTokens, blockIds);
     }
+  }
+
+  /**
+   * Where nothing runs or loads, only the end of a hold can make room for who waits; and the peer that would end it may
+   * itself be waiting for us (P keeps prompts for D while D keeps answers for P). Then what merely saves it work goes.
+   */
+  #admit(plan: StepPlan): void {
+    this.#admission.admit(plan, this.#running);
+    while (this.#waitsForHolds && this.#connector?.revokeOldestHold()) {
+      this.#freeEndedHolds();
+      this.#admission.admit(plan, this.#running);
+    }
+  }
+
+  get #waitsForHolds(): boolean {
+    const { numReady, numLoads } = this.#admission;
+    return numReady > 0 && this.#running.length + numLoads === 0;
   }
 
   /** Recompute style: the victim's blocks are freed, its full ones stay cached, and it starts from a fresh lookup. */

@@ -61,7 +61,12 @@ export interface KVConnectorScheduler {
   grantLease(request: Request, blockIds: readonly number[], numTokens: number): QueryLease;
   /** Ends a lease by hand. False if there is none of that id. */
   releaseLease(id: string): boolean;
-  /** Ids of holds (finished requests, leases) that ended by notification, release or expiry since the last call. */
+  /**
+   * Ends the oldest hold that saves a peer computation and no more (a lease, a ticket): the peer finds out when it reads.
+   * What P holds for D is not among them. False if there is none.
+   */
+  revokeOldestHold(): boolean;
+  /** Ids of holds (finished requests, leases) that ended since the last call, in whichever way. */
   takeEndedHolds(): readonly string[];
   /** When the next hold expires, on the scheduler's clock; null = none. */
   nextDeadlineMs(): number | null;

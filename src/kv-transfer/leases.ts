@@ -1,20 +1,23 @@
 // Leases: which finished requests and cache queries hold blocks for a peer, and until when. Each hold ends exactly once.
 
-/** How a hold ended. */
-export type HoldEnd = 'notified' | 'released' | 'expired';
+/** How a hold ended; `revoked`: the node needed the blocks itself. */
+export type HoldEnd = 'notified' | 'released' | 'expired' | 'revoked';
 
 export class Leases {
   /** Id → expiry on the caller's clock. */
   readonly #holds = new Map<string, number>();
-  readonly #numEnded: Record<HoldEnd, number> = { notified: 0, released: 0, expired: 0 };
+  readonly #numEnded: Record<HoldEnd, number> = { notified: 0, released: 0, expired: 0, revoked: 0 };
   #ended: string[] = [];
+  /** Oldest first. */
+  readonly #revocable = new Set<string>();
   /** Earliest expiry; undefined = not known since the hold that had it ended. */
   #nextDeadlineMs: number | null | undefined = null;
 
   /** False (and no effect) when a hold of that id stands already. */
-  grant(id: string, expiresAtMs: number): boolean {
+  grant(id: string, expiresAtMs: number, options: { readonly isRevocable?: boolean } = {}): boolean {
     if (this.#holds.has(id)) return false;
     this.#holds.set(id, expiresAtMs);
+    if (options.isRevocable) this.#revocable.add(id);
     if (this.#nextDeadlineMs !== undefined) {
       this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs ?? Number.POSITIVE_INFINITY, expiresAtMs);
     }
@@ -26,10 +29,17 @@ export class Leases {
     const expiresAtMs = this.#holds.get(id);
     if (expiresAtMs === undefined) return false;
     this.#holds.delete(id);
+    this.#revocable.delete(id);
     this.#ended.push(id);
     this.#numEnded[how] += 1;
     if (expiresAtMs === this.#nextDeadlineMs) this.#nextDeadlineMs = undefined;
     return true;
+  }
+
+  /** Ends the oldest of those that may be revoked; false when there is none. */
+  revokeOldest(): boolean {
+    const [oldest] = this.#revocable;
+    return oldest !== undefined && this.end(oldest, 'revoked');
   }
 
   /** Ends what has run out by `nowMs`; a hold lasts up to, but not including, its deadline. */

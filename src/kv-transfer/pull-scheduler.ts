@@ -117,7 +117,10 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     const heldBlockIds = blockIds.slice(0, Math.ceil(numTokens / this.#blockSize));
     if (kind === null || heldBlockIds.length === 0) return nothingHeld;
     const durationMs = kind === 'ticket' ? this.#config.decoderKvBlocksTtlMs : this.#config.kvLeaseDurationMs;
-    if (!this.#leases.grant(request.requestId, this.#clock() + durationMs)) return nothingHeld;
+    const expiresAtMs = this.#clock() + durationMs;
+    if (!this.#leases.grant(request.requestId, expiresAtMs, { isRevocable: kind === 'ticket' })) {
+      return nothingHeld;
+    }
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
@@ -140,7 +143,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#numLeasesGranted += 1;
     const id = `lease-${this.#numLeasesGranted}-${request.requestId}`;
     const expiresInMs = this.#config.kvLeaseDurationMs;
-    this.#leases.grant(id, this.#clock() + expiresInMs);
+    this.#leases.grant(id, this.#clock() + expiresInMs, { isRevocable: true });
     return {
       id,
       expiresInMs,
@@ -150,6 +153,10 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
 
   releaseLease(id: string): boolean {
     return this.#leases.end(id, 'released');
+  }
+
+  revokeOldestHold(): boolean {
+    return this.#leases.revokeOldest();
   }
 
   takeEndedHolds(): readonly string[] {

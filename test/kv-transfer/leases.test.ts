@@ -31,6 +31,19 @@ test('whatever comes second finds nothing to end', () => {
   assert.is(leases.numEnded('expired'), 1);
 });
 
+test('only holds that were granted so are revoked, the oldest first', () => {
+  const leases = new Leases();
+  leases.grant('kept', 100);
+  for (const id of ['a', 'b', 'c']) leases.grant(id, 100, { isRevocable: true });
+  leases.end('a', 'notified');
+  assert.ok(leases.revokeOldest());
+  assert.ok(leases.revokeOldest());
+  assert.not(leases.revokeOldest());
+  assert.equal(leases.takeEnded(), ['a', 'b', 'c']);
+  assert.is(leases.numEnded('revoked'), 2);
+  assert.ok(leases.isHeld('kept', 50));
+});
+
 test('a hold lasts until just before its deadline', () => {
   const leases = new Leases();
   leases.grant('a', 100);
