@@ -53,7 +53,7 @@ export default class CacheQuery extends BaseCommand {
     const { default: Table } = await import('cli-table3');
     const table = new Table({
       head: ['node', 'role', 'tokens held', 'blocks', 'tier', 'lease'],
-      style: { head: [] },
+      style: { head: [], border: [], compact: true },
     });
     for (const { url, role, answer, error } of nodes) {
       if (answer) table.push([url, role ?? '', ...cellsOf(answer)]);

@@ -228,7 +228,10 @@ export default class Serve extends BaseCommand {
       return;
     }
     const { default: Table } = await import('cli-table3');
-    const table = new Table({ head: ['role', 'address', 'pid', 'KV side channel'], style: { head: [] } });
+    const table = new Table({
+      head: ['role', 'address', 'pid', 'KV side channel'],
+      style: { head: [], border: [], compact: true },
+    });
     for (const { role, url, pid, side_channel } of served) table.push([role, url, pid, side_channel ?? '']);
     this.log(`${table.toString()}\nCtrl-C stops all of it.`);
   }
