@@ -62,15 +62,8 @@ export interface CacheQueryAnswer {
 
 // ---------------------------------------------------------------------------------------------- the ledger
 
-/** Bins of prompt tokens; each token of a turn's prompt lies in exactly one. */
-export const ledgerBins = [
-  // not computed
-  'local_hit',
-  'pulled_from_d',
-  'pulled_from_store',
-  // computed for the first time
-  'new',
-  // computed again, by reason
+/** Bins of tokens that were computed although they had been computed before somewhere in the system, by reason. */
+export const recomputedBins = [
   'generated_on_d',
   'evicted',
   'partial_block',
@@ -81,21 +74,20 @@ export const ledgerBins = [
   'last_token',
 ] as const;
 
+/** Bins of prompt tokens; each token of a turn's prompt lies in exactly one. */
+export const ledgerBins = [
+  // not computed
+  'local_hit',
+  'pulled_from_d',
+  'pulled_from_store',
+  // computed for the first time
+  'new',
+  ...recomputedBins,
+] as const;
+
 export type LedgerBin = (typeof ledgerBins)[number];
 
 export type Ledger = Readonly<Record<LedgerBin, number>>;
-
-/** Bins that count as computed although they had been computed before somewhere in the system. */
-export const recomputedBins = [
-  'generated_on_d',
-  'evicted',
-  'partial_block',
-  'below_threshold',
-  'lease_expired',
-  'template_mismatch',
-  'transfer_failed',
-  'last_token',
-] as const satisfies readonly LedgerBin[];
 
 /** How a prompt's tokens came to have KV on the node that prefilled it. Also a wire object: `prefill_stats`. */
 export interface PrefillStats {

@@ -8,9 +8,7 @@ import type { KeptRun } from './results.js';
 import type { ModeSummary } from './summary.js';
 import { headline } from './table.js';
 
-export const exportFormats = ['csv', 'json', 'markdown'] as const;
-
-export type ExportFormat = (typeof exportFormats)[number];
+export type ExportFormat = 'csv' | 'json' | 'markdown';
 
 /** csv: the turns. json: summary and turns. markdown: the figures with how they were measured. */
 export function exportRun({ summary, turns, run }: KeptRun, format: ExportFormat): string {

@@ -26,10 +26,10 @@ export interface KeptRun {
   readonly summary: RunSummary;
 }
 
-/** `2026-01-31T12-00-00-multi-turn-smoke`: sorts by time. */
+/** `2026-01-31T12-00-00-multi-turn-smoke`: sorts by time. A workload named after the benchmark says it already. */
 export function runId(startedAt: Date, bench: string, workload: string): string {
   const time = startedAt.toISOString().slice(0, 19).replaceAll(':', '-');
-  const parts = workload === bench ? [time, bench] : [time, bench, workload];
+  const parts = workload.startsWith(bench) ? [time, workload] : [time, bench, workload];
   return parts.join('-').replace(/[^A-Za-z0-9._-]/g, '_');
 }
 

@@ -73,7 +73,7 @@ export function summarizeRun(run: RunInfo, turns: readonly TurnRecord[]): RunSum
   };
 }
 
-export function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
+function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
   const answered = turns.filter(({ error }) => error === null);
   const followUps = answered.filter(({ turn }) => turn > 1);
   const checked = answered.filter((turn) => expectedLedgerOf(turn) !== null);
@@ -109,7 +109,7 @@ export function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
   };
 }
 
-export function compareModes(turns: readonly TurnRecord[]): Comparison {
+function compareModes(turns: readonly TurnRecord[]): Comparison {
   const pairs = pairTurns(turns);
   const uni = summarizeMode(pairs.map(([turn]) => turn));
   const bi = summarizeMode(pairs.map(([, turn]) => turn));

@@ -46,7 +46,7 @@ export function headline({ run, modes, comparison }: RunSummary): string {
 }
 
 /** One column a mode. */
-export function modeTable({ modes }: RunSummary): string {
+function modeTable({ modes }: RunSummary): string {
   const names = Object.keys(modes) as KvTransferMode[];
   const rows = modeFigures.map(({ label, value }) => [label, ...names.map((name) => value(modes[name]!))]);
   return renderTable(['', ...names], rows);
@@ -61,7 +61,7 @@ function glyphOf(bin: LedgerBin): string {
 }
 
 /** Where the prompt tokens' KV came from: one stacked bar a mode, then the bins that have any. */
-export function ledgerTable({ modes }: RunSummary, width: number): string {
+function ledgerTable({ modes }: RunSummary, width: number): string {
   const names = Object.keys(modes) as KvTransferMode[];
   const stacked = names.map((name) => {
     const { ledger, num_prompt_tokens: total } = modes[name]!;
@@ -84,7 +84,7 @@ export function ledgerTable({ modes }: RunSummary, width: number): string {
 }
 
 /** Time to first token and tokens computed, by the number of the turn. */
-export function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string {
+function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string {
   const names = Object.keys(modes) as KvTransferMode[];
   const answered = turns.filter(({ warmup, error }) => !warmup && error === null);
   const last = Math.max(0, ...answered.map(({ turn }) => turn));

@@ -11,7 +11,7 @@ import { VllmPdError } from '../errors.js';
 import type { ClusterOptions } from '../server/cluster.js';
 import { BenchClient } from './client.js';
 import type { Conversation } from './conversation.js';
-import { parseMetric } from './node-probe.js';
+import { listNodes, parseMetric } from './node-probe.js';
 import type { RunConfig } from './run-info.js';
 import type { RunTarget } from './runner.js';
 import type { WorkloadEngine } from './workload.js';
@@ -119,6 +119,7 @@ export async function connectTarget(
 ): Promise<Target> {
   const client = createClient(url, options);
   try {
+    await assertProxy(client);
     const model = await servedModel(client);
     const found = await detectMode(client, model);
     if (mode !== null && mode !== found) {
@@ -132,6 +133,19 @@ export async function connectTarget(
   } catch (error) {
     await client.close();
     throw error;
+  }
+}
+
+async function assertProxy(client: BenchClient): Promise<void> {
+  try {
+    await listNodes(client);
+  } catch (error) {
+    if (!(error instanceof VllmPdError) || error.code !== 'NOT_FOUND') throw error;
+    throw new VllmPdError(
+      'INVALID_ARGUMENT',
+      `Expected a proxy of vllm-pd at ${client.url} but what answers there has no /nodes: a single node, or another program.`,
+      { param: 'url', cause: error },
+    );
   }
 }
 

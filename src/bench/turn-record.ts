@@ -56,7 +56,7 @@ export interface History {
 
 const emptyLedger = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<LedgerBin, number>;
 
-export function ledgerColumns(ledger: Ledger): LedgerColumns {
+function ledgerColumns(ledger: Ledger): LedgerColumns {
   return Object.fromEntries(ledgerBins.map((bin) => [`ledger_${bin}`, ledger[bin] ?? 0])) as LedgerColumns;
 }
 

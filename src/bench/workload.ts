@@ -10,7 +10,7 @@ import { distributionSchema } from './distribution.js';
 const positiveInteger = z.number().int().positive();
 
 /** vLLM's synthetic conversations (`generate_conversations`); lengths in tokens. */
-export const generateConversationsSchema = z.strictObject({
+const generateConversationsSchema = z.strictObject({
   filetype: z.literal('generate_conversations').default('generate_conversations'),
   num_conversations: positiveInteger,
   /** Where words are taken from, relative to the workload file; none = made-up words. */
@@ -34,7 +34,7 @@ export type GenerateConversations = z.infer<typeof generateConversationsSchema>;
 const messageSchema = z.strictObject({ role: z.enum(['user', 'assistant']), content: z.string().min(1) });
 
 /** vLLM's conversation file: user first, then in turns; an answer only says how long the real one is to be. */
-export const conversationListSchema = z
+const conversationListSchema = z
   .array(
     z.strictObject({
       id: z.union([z.string().min(1), z.number().transform(String)]),
@@ -117,7 +117,7 @@ export interface Workload {
 const packageWorkloads = path.join(packageRoot, 'workloads');
 
 /** The file of a workload given by path or by its name in this package. NOT_FOUND when it is neither. */
-export function findWorkload(nameOrFile: string): string {
+function findWorkload(nameOrFile: string): string {
   const candidates = [nameOrFile, path.join(packageWorkloads, `${nameOrFile}.json`)];
   const found = candidates.find((file) => statSync(file, { throwIfNoEntry: false })?.isFile());
   if (found) return path.resolve(found);

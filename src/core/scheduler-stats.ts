@@ -1,4 +1,4 @@
-// What the scheduler tells about itself; the shapes are those of the engine's statistics.
+// What the scheduler tells about itself; part of the engine's statistics.
 
 /** Taken after every step. */
 export interface SchedulerStepStats {
@@ -14,7 +14,7 @@ export interface SchedulerStepStats {
   readonly numPreemptions: number;
 }
 
-/** Prefix-cache counters since start, in tokens; recorded once a request, at its first admission. */
+/** Prefix-cache counters since start, in tokens; recorded once a request, at its first admission; cache queries left out. */
 export interface SchedulerPrefixCacheStats {
   readonly queries: number;
   readonly hits: number;
@@ -22,7 +22,7 @@ export interface SchedulerPrefixCacheStats {
   readonly externalHits: number;
 }
 
-/** The pool and the queues right now. */
+/** The pool and the queues right now; what a leak check looks at. */
 export interface SchedulerState {
   readonly numBlocks: number;
   readonly numFreeBlocks: number;

@@ -1,19 +1,13 @@
 // What the engine reports about itself; the server turns it into Prometheus metrics.
+import type {
+  SchedulerState as EngineState,
+  SchedulerPrefixCacheStats as PrefixCacheStats,
+  SchedulerStepStats as StepStats,
+} from '../core/scheduler-stats.js';
 import type { FinishedStatus } from '../request.js';
 import type { PrefillStats } from '../wire.js';
 
-/** Taken after every step. */
-export interface StepStats {
-  readonly numRunning: number;
-  readonly numWaiting: number;
-  readonly numWaitingForRemoteKvs: number;
-  /** 0–1, share of the pool that requests and holds occupy. */
-  readonly kvCacheUsage: number;
-  readonly numHolds: number;
-  /** Tokens run through the model in this step. */
-  readonly numScheduledTokens: number;
-  readonly numPreemptions: number;
-}
+export type { EngineState, PrefixCacheStats, StepStats };
 
 /** Taken once per request, when it ends. Times in ms; null where the request never got there. */
 export interface FinishedRequestStats {
@@ -32,14 +26,6 @@ export interface FinishedRequestStats {
   readonly prefillStats: PrefillStats | null;
 }
 
-/** Prefix-cache counters since start, in tokens, as vLLM counts them (recorded at admission, cache queries left out). */
-export interface PrefixCacheStats {
-  readonly queries: number;
-  readonly hits: number;
-  readonly externalQueries: number;
-  readonly externalHits: number;
-}
-
 /** Counters since start of what moved between nodes. */
 export interface KvTransferStats {
   readonly bytesSent: number;
@@ -47,17 +33,6 @@ export interface KvTransferStats {
   readonly numPulls: number;
   readonly numFailedPulls: number;
   readonly numExpiredHolds: number;
-}
-
-/** The pool and queues right now; what a leak check looks at. */
-export interface EngineState {
-  readonly numBlocks: number;
-  readonly numFreeBlocks: number;
-  readonly numCachedBlocks: number;
-  readonly numRunning: number;
-  readonly numWaiting: number;
-  readonly numHolds: number;
-  readonly numPendingLoads: number;
 }
 
 export interface StatLogger {

@@ -1,7 +1,7 @@
 // Frames on the side channel: a length, a type, a body. The decoder is where hostile lengths stop.
 import { VllmPdError } from '../errors.js';
 
-export const frameTypes = {
+const frameTypes = {
   /** Reader → owner, JSON: who I am, whom I expect. The first frame of a connection. */
   hello: 1,
   /** Owner → reader, JSON: who I am, where my pool is. */

@@ -8,7 +8,7 @@ import type { BlockHash } from '../wire.js';
 export const protocolVersion = 1;
 
 /** Most block bytes in one `blocks` frame; a single block may be larger. */
-export const maxChunkBytes = 4 * 2 ** 20;
+const maxChunkBytes = 4 * 2 ** 20;
 /** Most blocks in one `read` frame. */
 export const maxBlocksPerRead = 4096;
 /** Longest JSON body. */

@@ -39,7 +39,7 @@ export async function resolveModel(nameOrPath: string, options: ResolveOptions =
 }
 
 /** `VLLM_PD_CACHE`, else `vllm-pd` in `XDG_CACHE_HOME`, else `~/.cache/vllm-pd`. */
-export function cacheFolder(): string {
+function cacheFolder(): string {
   const own = process.env.VLLM_PD_CACHE;
   if (own) return path.resolve(own);
   return path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'vllm-pd');

@@ -8,7 +8,7 @@ import { nestsDeeperThan } from './json-depth.js';
 const log = createLogger('http');
 
 /** Largest request body that is read, in bytes: a prompt of some million token ids. */
-export const defaultBodyLimitBytes = 32 * 1024 * 1024;
+const defaultBodyLimitBytes = 32 * 1024 * 1024;
 
 export interface RouteContext {
   readonly req: IncomingMessage;
@@ -120,7 +120,7 @@ function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Rout
 }
 
 /** Reads the whole body. A body over the limit is drained, so that the client gets to read the answer, and BODY_TOO_LARGE. */
-export async function readBody(req: IncomingMessage, limitBytes = defaultBodyLimitBytes): Promise<Buffer> {
+async function readBody(req: IncomingMessage, limitBytes = defaultBodyLimitBytes): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let numBytes = 0;
   for await (const chunk of req as AsyncIterable<Buffer>) {
@@ -165,7 +165,20 @@ export function sendJson(res: ServerResponse, status: number, body: unknown): vo
   res.end(text);
 }
 
-export interface ErrorBody {
+/** Resolves when the client has room for more, or is gone. */
+export function drained(res: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const settle = () => {
+      res.off('drain', settle);
+      res.off('close', settle);
+      resolve();
+    };
+    res.once('drain', settle);
+    res.once('close', settle);
+  });
+}
+
+interface ErrorBody {
   readonly error: {
     readonly message: string;
     readonly type: string;

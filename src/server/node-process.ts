@@ -81,11 +81,6 @@ async function drainAndClose(engine: Engine, closeServer: () => Promise<void>): 
   await engine.shutdown();
 }
 
-/** True in a process that a cluster started. */
-export function hasParent(): boolean {
-  return process.send !== undefined;
-}
-
 /**
  * A cluster's node from start to end. The parent is told when it serves, or why it does not. Ends with exit code 0 on
  * SIGTERM; at once when the parent is gone, so that no node outlives its cluster.

@@ -1,6 +1,6 @@
 // Server-sent events as OpenAI's API streams them: one JSON object per `data:` line, `[DONE]` at the end.
 import type { ServerResponse } from 'node:http';
-import { errorBody, sendError } from './http.js';
+import { drained, errorBody, sendError } from './http.js';
 
 /** The status line goes out with the first event, so that a request that fails before it still gets a real status. */
 export class SseWriter {
@@ -40,15 +40,6 @@ export class SseWriter {
     if (!res.headersSent) {
       res.writeHead(200, { 'content-type': 'text/event-stream; charset=utf-8', 'cache-control': 'no-cache' });
     }
-    if (res.write(text)) return;
-    await new Promise<void>((resolve) => {
-      const settle = () => {
-        res.off('drain', settle);
-        res.off('close', settle);
-        resolve();
-      };
-      res.once('drain', settle);
-      res.once('close', settle);
-    });
+    if (!res.write(text)) await drained(res);
   }
 }

@@ -5,7 +5,7 @@ import type { TokenLogprobs } from '../outputs.js';
 const minLogprob = -9999;
 
 /** ln Σ exp(logit) over the row. */
-export function logSumExp(logits: Float32Array): number {
+function logSumExp(logits: Float32Array): number {
   let max = Number.NEGATIVE_INFINITY;
   for (const logit of logits) if (logit > max) max = logit;
   let sum = 0;
@@ -14,7 +14,7 @@ export function logSumExp(logits: Float32Array): number {
 }
 
 /** Ids of the `count` largest logits, largest first, ties by id. */
-export function topTokenIds(logits: Float32Array, count: number): number[] {
+function topTokenIds(logits: Float32Array, count: number): number[] {
   const top: number[] = [];
   if (count === 0) return top;
   for (let tokenId = 0; tokenId < logits.length; tokenId++) {

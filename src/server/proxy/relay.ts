@@ -1,6 +1,7 @@
 // D's answer on its way to the client: the same bytes, except that a ticket in it stays with the proxy.
 import type { ServerResponse } from 'node:http';
 import type { KvTransferParams } from '../../wire.js';
+import { drained } from '../http.js';
 import { SseWriter } from '../sse.js';
 import type { NodeResponse, ProxyNode, WholeResponse } from './node.js';
 import type { JsonObject } from './request.js';
@@ -84,18 +85,6 @@ function headersOf(
     if (value !== undefined && !hopByHop.has(name)) headers[name] = value;
   }
   return headers;
-}
-
-function drained(res: ServerResponse): Promise<void> {
-  return new Promise((resolve) => {
-    const settle = () => {
-      res.off('drain', settle);
-      res.off('close', settle);
-      resolve();
-    };
-    res.once('drain', settle);
-    res.once('close', settle);
-  });
 }
 
 function eventsWithoutTicket(events: Buffer, takeTicket: TakeTicket): Buffer {
