@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "block_hash.h"
 #include "cpu/cpu_ops.h"
 #include "error.h"
 #include "kv_cache.h"
@@ -181,6 +182,17 @@ int32_t to_block_id(const KvCache& cache, const Napi::Value& value) {
 }
 
 Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::chosen_isa()); }
+
+// hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex: numBlocks * 64
+// bytes to write to)
+Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
+  const auto token_ids = info[1].As<Napi::Uint32Array>();
+  const auto block_size = static_cast<size_t>(to_int(info[2]));
+  hash_blocks(info[0].As<Napi::Uint8Array>().Data(), token_ids.Data(), token_ids.ElementLength() / block_size,
+              block_size, info[3].As<Napi::Boolean>(),
+              reinterpret_cast<char*>(info[4].As<Napi::Uint8Array>().Data()));
+  return info.Env().Undefined();
+}
 
 // createPool(layout) → handle
 Napi::Value create_pool(const Napi::CallbackInfo& info) {
@@ -398,6 +410,7 @@ Napi::Value close_probe(const Napi::CallbackInfo& info) {
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance);
   exports.Set("isa", Napi::Function::New<guarded<isa>>(env));
+  exports.Set("hashBlocks", Napi::Function::New<guarded<hash_blocks_of>>(env));
   exports.Set("createPool", Napi::Function::New<guarded<create_pool>>(env));
   exports.Set("poolFd", Napi::Function::New<guarded<pool_fd>>(env));
   exports.Set("publish", Napi::Function::New<guarded<publish>>(env));

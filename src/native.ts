@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { messageOf, VllmPdError } from './errors.js';
 import { type Addon, cross, crossAsync } from './native/addon.js';
 import { checkModelConfig, checkTensors, wholeNumber } from './native/arguments.js';
+import { NativeBlockHash } from './native/block-hash.js';
 import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
 import { LoadedNativeModel } from './native/model.js';
 import { NativeProbe } from './native/probe.js';
@@ -178,6 +179,18 @@ export interface Native {
     tensors: readonly TensorLocation[],
     numThreads: number,
   ): Promise<NativeModel>;
+  /**
+   * Hashes of `numBlocks` full blocks behind `parent`, the first token at `begin`, as src/core/block-hash.ts defines them
+   * for blocks without extra keys. Token ids must be uint32. `portable`: without the chip's SHA instructions.
+   */
+  hashBlocks(
+    parent: string,
+    tokenIds: readonly number[],
+    begin: number,
+    numBlocks: number,
+    blockSize: number,
+    options?: { readonly portable: boolean },
+  ): readonly string[];
   /** Throws INVALID_ARGUMENT for sizes below 1 (a context may be 0). */
   createProbe(spec: ProbeSpec): Probe;
   /** Which kernels were chosen on this machine, e.g. `avx512`. */
@@ -187,9 +200,12 @@ export interface Native {
 class LoadedNative implements Native {
   readonly isa: string;
   readonly #addon: Addon;
+  readonly hashBlocks: Native['hashBlocks'];
 
   constructor(addon: Addon) {
     this.#addon = addon;
+    const blockHash = new NativeBlockHash(addon);
+    this.hashBlocks = (...blocks) => blockHash.hashBlocks(...blocks);
     this.isa = cross(() => addon.isa());
   }
 

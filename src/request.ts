@@ -111,7 +111,8 @@ export class Request {
 
   constructor(init: RequestInit, arrivalTimeMs: number) {
     this.requestId = init.requestId;
-    this.tokenIds = [...init.promptTokenIds];
+    // Those of a cache query never grow, so they need not be copied.
+    this.tokenIds = init.cacheQuery ? (init.promptTokenIds as number[]) : [...init.promptTokenIds];
     this.numPromptTokens = init.promptTokenIds.length;
     this.samplingParams = init.samplingParams;
     this.eosTokenIds = init.eosTokenIds ?? [];

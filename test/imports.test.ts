@@ -20,7 +20,7 @@ const allowed: Record<string, readonly string[]> = {
   engine: ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'worker'],
   server: ['vocabulary', 'engine', 'model', 'kv-transfer'],
   bench: ['vocabulary', 'server'],
-  'micro-bench': ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'server', 'bench'],
+  'micro-bench': ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'engine', 'server', 'bench'],
   cli: ['vocabulary'],
   commands: ['vocabulary', 'cli', 'native', 'model', 'server', 'bench', 'micro-bench'],
   // The library's face and the packaging step see everything they name.
@@ -33,7 +33,8 @@ const allowed: Record<string, readonly string[]> = {
 const doors: Record<string, readonly RegExp[]> = {
   'server→kv-transfer': [/^src\/kv-transfer\/params\.ts$/],
   'bench→server': [/^src\/server\/cluster\.ts$/],
-  'micro-bench→server': [/^src\/server\/(http|sse)\.ts$/],
+  'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
+  'micro-bench→server': [/^src\/server\/(http|sse|api\/api-body|api\/openai-schema)\.ts$/],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],
 };
 

@@ -20,6 +20,21 @@ export function assertTokenIds(tokenIds: readonly number[]): void {
   }
 }
 
+/**
+ * Hashes of `numBlocks` full blocks behind `parent`, whose tokens begin at `begin`, none of them with extra keys: what
+ * `BlockHasher` computes one by one, for somebody who can do many at once.
+ */
+export type HashBlocks = (
+  parent: BlockHash,
+  tokenIds: readonly number[],
+  begin: number,
+  numBlocks: number,
+  blockSize: number,
+) => readonly BlockHash[];
+
+/** Fewer are hashed here: crossing over costs more. */
+const minBlocksAtOnce = 4;
+
 /** What a hash is computed over; a `Request` has this shape. */
 type Hashed = Pick<Request, 'tokenIds' | 'cacheSalt' | 'blockHashes'>;
 
@@ -30,11 +45,14 @@ type Hashed = Pick<Request, 'tokenIds' | 'cacheSalt' | 'blockHashes'>;
 export class BlockHasher {
   readonly blockSize: number;
   readonly noneHash: BlockHash;
+  readonly #hashBlocks: HashBlocks | null;
   #buffer: Buffer;
   #end = 0;
 
-  constructor(blockSize: number, hashSeed: string) {
+  /** `hashBlocks`: null = every block is hashed here. */
+  constructor(blockSize: number, hashSeed: string, hashBlocks: HashBlocks | null = null) {
     this.blockSize = blockSize;
+    this.#hashBlocks = hashBlocks;
     // Array heads and the parent, then at most 5 bytes a token.
     this.#buffer = Buffer.alloc(64 + 5 * blockSize);
     this.noneHash = this.#digest(() => this.#writeText(hashSeed));
@@ -43,7 +61,11 @@ export class BlockHasher {
   /** Appends the hashes of full blocks that `blockHashes` lacks. Token ids must be checked. */
   extend(request: Hashed): void {
     const { blockHashes, tokenIds } = request;
-    while ((blockHashes.length + 1) * this.blockSize <= tokenIds.length) {
+    const numBlocks = Math.floor(tokenIds.length / this.blockSize);
+    if (this.#hashBlocks && numBlocks - blockHashes.length >= minBlocksAtOnce) {
+      this.#extendAtOnce(request, numBlocks, this.#hashBlocks);
+    }
+    while (blockHashes.length < numBlocks) {
       blockHashes.push(this.#hashBlock(request, blockHashes.length, this.blockSize));
     }
   }
@@ -63,6 +85,18 @@ export class BlockHasher {
     const numTailTokens = numTokens - numFullBlocks * this.blockSize;
     if (numTailTokens > 0) hashes.push(this.hashPartial(request, numFullBlocks, numTailTokens));
     return hashes;
+  }
+
+  #extendAtOnce(request: Hashed, numBlocks: number, hashBlocks: HashBlocks): void {
+    const { blockHashes, tokenIds, cacheSalt } = request;
+    // The only block with extra keys.
+    if (blockHashes.length === 0 && cacheSalt !== null) {
+      blockHashes.push(this.#hashBlock(request, 0, this.blockSize));
+    }
+    const begin = blockHashes.length;
+    const parent = begin === 0 ? this.noneHash : blockHashes[begin - 1]!;
+    const hashes = hashBlocks(parent, tokenIds, begin * this.blockSize, numBlocks - begin, this.blockSize);
+    for (const hash of hashes) blockHashes.push(hash);
   }
 
   #hashBlock(request: Hashed, blockIndex: number, numTokens: number): BlockHash {

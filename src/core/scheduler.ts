@@ -12,7 +12,7 @@ import type {
 import type { FinishedStatus, Request } from '../request.js';
 import type { CacheQueryAnswer } from '../wire.js';
 import { Admission } from './admission.js';
-import { assertTokenIds, BlockHasher } from './block-hash.js';
+import { assertTokenIds, BlockHasher, type HashBlocks } from './block-hash.js';
 import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
 import { KVCacheManager } from './kv-cache-manager.js';
@@ -30,6 +30,8 @@ export interface SchedulerInit {
   /** Null = an aggregated engine. */
   readonly connector: KVConnectorScheduler | null;
   readonly sink: BlockTableSink;
+  /** Hashes many blocks at once; absent = the hasher of core does. */
+  readonly hashBlocks?: HashBlocks;
   /** Milliseconds, monotonic; the same clock as the connector's. */
   readonly clock: () => number;
 }
@@ -77,7 +79,7 @@ export class Scheduler {
   constructor(init: SchedulerInit) {
     this.#init = init;
     this.#connector = init.connector;
-    this.#hasher = new BlockHasher(init.cache.blockSize, init.cache.hashSeed);
+    this.#hasher = new BlockHasher(init.cache.blockSize, init.cache.hashSeed, init.hashBlocks);
     this.#kvCache = new KVCacheManager(init.cache, init.sink);
     this.#prefills = new PrefillTracker(this.#hasher);
     this.#admission = new Admission({

@@ -86,6 +86,7 @@ function connectParts(
     kvLoadFailurePolicy: kvTransfer.kvLoadFailurePolicy,
     connector: connectorScheduler,
     sink: pool,
+    hashBlocks: (...blocks) => loadNative().hashBlocks(...blocks),
     clock,
   });
   const sampler = new Sampler({

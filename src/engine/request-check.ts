@@ -30,8 +30,9 @@ export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLi
       `but the prompt has ${numTokens} tokens. Please reduce the length of the prompt.`;
     throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
   }
-  const unknown = promptTokenIds.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize);
-  if (unknown !== undefined) {
+  for (let i = 0; i < numTokens; i += 1) {
+    const unknown = promptTokenIds[i]!;
+    if (unknown >>> 0 === unknown && unknown < vocabSize) continue;
     const message = `Expected token ids from 0 to ${vocabSize - 1} in the prompt but received ${unknown}.`;
     throw refusal(message, 'prompt');
   }

@@ -1,7 +1,14 @@
 // What the scheduler does around a forward pass: block hashes, the block pool, steps, cache queries.
 import { createHash } from 'node:crypto';
+import { z } from 'zod';
 import { BlockHasher } from '../core/block-hash.js';
 import { BlockPool } from '../core/block-pool.js';
+import type { Scheduler } from '../core/scheduler.js';
+import { checkPrompt } from '../engine/request-check.js';
+import { loadNative } from '../native.js';
+import { parseBody } from '../server/api/api-body.js';
+import { promptSchema } from '../server/api/openai-schema.js';
+import type { CacheQueryAnswer } from '../wire.js';
 import { blockSize, createRequest, createScheduler, promptTokens, step } from './requests.js';
 import type { Contest, RowGroup, RowPlan } from './row-plan.js';
 
@@ -10,6 +17,7 @@ const numPromptBlocks = numPromptTokens / blockSize;
 /** Of the prompts above: a head and the parent's hash, 3 bytes a token, a null. */
 const hashedBytesPerBlock = 36 + 3 * blockSize + 1;
 const numSteps = 64;
+const querySchema = z.object({ prompt: promptSchema });
 
 export function coreGroups(): RowGroup[] {
   const rows = [blockHashRow, blockPoolRow, ...[1, 64, 256].map(scheduleRow), cacheQueryRow];
@@ -22,7 +30,7 @@ const blockHashRow: RowPlan = {
   unit: 'tokens/s',
   limit: 'plain SHA-256',
   prepare: () => {
-    const hasher = new BlockHasher(blockSize, '0');
+    const hasher = new BlockHasher(blockSize, '0', loadNative().hashBlocks);
     const tokenIds = promptTokens(numPromptTokens);
     return contest(
       numPromptTokens,
@@ -102,25 +110,38 @@ const cacheQueryRow: RowPlan = {
   name: 'cache query of 32k tokens',
   threads: 1,
   unit: 'queries/s',
-  limit: 'plain SHA-256',
+  limit: 'JSON.parse of its body',
   prepare: () => {
     const scheduler = createScheduler(numPromptBlocks + 2, numPromptTokens + blockSize);
     const promptTokenIds = promptTokens(numPromptTokens);
     scheduler.addRequest(createRequest({ requestId: 'owner', promptTokenIds }));
     step(scheduler);
+    const body = Buffer.from(JSON.stringify({ prompt: promptTokenIds }));
+    const parsed: unknown = JSON.parse(body.toString());
     let numQueries = 0;
     const query = () => {
       numQueries += 1;
-      const requestId = `query ${numQueries}`;
-      scheduler.addRequest(createRequest({ requestId, promptTokenIds, cacheQuery: { lease: false } }));
-      const found = scheduler.schedule().cacheQueryAnswers[0]?.num_blocks;
+      const answer = answerQuery(scheduler, parsed, `query ${numQueries}`);
+      const found = answer.num_blocks;
       if (found !== numPromptBlocks - 1) throw new Error(`Expected a full hit but found ${found} blocks`);
+      Buffer.from(JSON.stringify(answer));
     };
     scheduler.finishRequest('owner', 'FINISHED_ABORTED');
     step(scheduler);
-    return contest(1, query, hashPlainly());
+    return contest(1, query, () => {
+      JSON.parse(body.toString());
+    });
   },
 };
+
+/** All that a node does between the parsed body and the answer's text. */
+function answerQuery(scheduler: Scheduler, body: unknown, requestId: string): CacheQueryAnswer {
+  const { prompt } = parseBody(querySchema, body);
+  const promptTokenIds = prompt as readonly number[];
+  checkPrompt(promptTokenIds, { vocabSize: 1 << 16, maxModelLen: 1 << 20, kvCacheTokens: 1 << 20 });
+  scheduler.addRequest(createRequest({ requestId, promptTokenIds, cacheQuery: { lease: false } }));
+  return scheduler.schedule().cacheQueryAnswers[0]!;
+}
 
 /** SHA-256 over the bytes that block hashes are made of, in one piece. */
 function hashPlainly(): () => void {

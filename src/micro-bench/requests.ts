@@ -1,6 +1,7 @@
 // Requests and schedulers for the control plane's rows: no model runs, every step samples token 1.
 import type { BlockTableSink } from '../core/block-table-sink.js';
 import { Scheduler } from '../core/scheduler.js';
+import { loadNative } from '../native.js';
 import type { SchedulerOutput } from '../outputs.js';
 import { defaultSamplingParams, Request, type RequestInit } from '../request.js';
 
@@ -16,6 +17,7 @@ export function createScheduler(numBlocks: number, maxTokens: number, maxNumSeqs
     scheduler: { maxNumSeqs, maxNumBatchedTokens: maxTokens, maxModelLen: maxTokens },
     connector: null,
     sink,
+    hashBlocks: loadNative().hashBlocks,
     clock: () => 0,
   });
 }

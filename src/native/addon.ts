@@ -5,6 +5,14 @@ import type { NativeModelConfig, TensorLocation } from '../native.js';
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is its five numbers in the order of KvPoolLayout. */
 export interface Addon {
   isa(): string;
+  /** `hex` takes 64 characters a block. */
+  hashBlocks(
+    parent: Uint8Array,
+    tokenIds: Uint32Array,
+    blockSize: number,
+    portable: boolean,
+    hex: Uint8Array,
+  ): void;
   createPool(layout: readonly number[]): PoolHandle;
   poolFd(pool: PoolHandle): number;
   publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;

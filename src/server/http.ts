@@ -157,12 +157,9 @@ export async function readJson(req: IncomingMessage, limitBytes = defaultBodyLim
 
 export function sendJson(res: ServerResponse, status: number, body: unknown): void {
   if (res.destroyed || res.headersSent) return;
-  const text = JSON.stringify(body);
-  res.writeHead(status, {
-    'content-type': 'application/json',
-    'content-length': Buffer.byteLength(text),
-  });
-  res.end(text);
+  const bytes = Buffer.from(JSON.stringify(body));
+  res.writeHead(status, { 'content-type': 'application/json', 'content-length': bytes.length });
+  res.end(bytes);
 }
 
 /** Resolves when the client has room for more, or is gone. */

@@ -10,6 +10,21 @@ const backslash = 0x5c;
 
 /** Whether lists and objects in `json` (UTF-8) nest deeper than `limit`. Of text that is no JSON it may say anything. */
 export function nestsDeeperThan(json: Buffer, limit: number): boolean {
+  return hasMoreThan(json, limit) && scan(json, limit);
+}
+
+/** Whether there are more opening brackets than that: where there are not, as around a long prompt, nothing can nest. */
+function hasMoreThan(json: Buffer, limit: number): boolean {
+  let numOpen = 0;
+  for (const open of [bracketOpen, braceOpen]) {
+    for (let at = json.indexOf(open); at >= 0; at = json.indexOf(open, at + 1)) {
+      if (++numOpen > limit) return true;
+    }
+  }
+  return false;
+}
+
+function scan(json: Buffer, limit: number): boolean {
   let depth = 0;
   for (let i = 0; i < json.length; i++) {
     const byte = json[i];

@@ -11,8 +11,14 @@ export type PromptBody = string | readonly string[] | readonly number[] | readon
 /** More would be a mistake, and each becomes a choice of one answer. */
 const maxPrompts = 1024;
 
+/** Spelt out: with a function called for each id, checking a long prompt would cost as much as hashing it. */
 function isTokenIds(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every((id) => Number.isInteger(id) && id >= 0 && id < 2 ** 31);
+  if (!Array.isArray(value)) return false;
+  for (let i = 0; i < value.length; i += 1) {
+    const id: unknown = value[i];
+    if (typeof id !== 'number' || (id | 0) !== id || id < 0) return false;
+  }
+  return true;
 }
 
 /** A loop instead of a union of schemas: a prompt may have 100,000 ids, and a union tries them several times. */
