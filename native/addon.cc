@@ -319,9 +319,16 @@ ModelConfig to_config(const Napi::Value& value) {
   config.rms_norm_eps = real("rmsNormEps");
   config.qk_norm = flag("qkNorm");
   config.attention_bias = flag("attentionBias");
+  const auto flag_or_false = [&](const char* key) { return object.Get(key).IsBoolean() && flag(key); };
+  config.output_bias = flag_or_false("outputBias");
+  config.mlp_bias = flag_or_false("mlpBias");
   config.tie_word_embeddings = flag("tieWordEmbeddings");
   config.inv_freq.assign(inv_freq.Data(), inv_freq.Data() + inv_freq.ElementLength());
   config.rope_attention_scaling = real("ropeAttentionScaling");
+  if (object.Get("noRopeLayers").IsArray()) {
+    const auto layers = object.Get("noRopeLayers").As<Napi::Array>();
+    for (uint32_t i = 0; i < layers.Length(); ++i) config.no_rope_layers.push_back(to_int(layers[i]));
+  }
   return config;
 }
 

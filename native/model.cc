@@ -20,6 +20,16 @@ const float* data_or_null(const std::vector<float>& floats) {
   return floats.empty() ? nullptr : floats.data();
 }
 
+void append(std::vector<float>& to, const std::vector<float>& from) {
+  to.insert(to.end(), from.begin(), from.end());
+}
+
+/** x (num_rows, size) += bias (size), where there is one. */
+void add_bias(const std::vector<float>& bias, int64_t num_rows, float* x) {
+  const int64_t size = static_cast<int64_t>(bias.size());
+  for (int64_t i = 0; i < num_rows * size; ++i) x[i] += bias[i % size];
+}
+
 void gather_rows(std::vector<float>& from, int64_t row_floats, const std::vector<int32_t>& rows) {
   std::vector<float> kept(rows.size() * row_floats);
   for (size_t i = 0; i < rows.size(); ++i) {
@@ -118,8 +128,7 @@ Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
   if (config_.attention_bias) {
     for (const char* name : {"q", "k", "v"}) {
       const int64_t size = *name == 'q' ? shape.q_dim() : shape.kv_dim();
-      const std::vector<float> bias = weights.vector(prefix + "self_attn." + name + "_proj.bias", size);
-      layer.qkv_bias.insert(layer.qkv_bias.end(), bias.begin(), bias.end());
+      append(layer.qkv_bias, weights.vector(prefix + "self_attn." + name + "_proj.bias", size));
     }
   }
   if (config_.qk_norm) {
@@ -130,7 +139,23 @@ Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
   layer.gate_up = weights.pack(*ops_, {weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
                                        weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden)});
   layer.down = weights.pack(*ops_, {weights.tensor(prefix + "mlp.down_proj.weight", hidden, intermediate)});
+  load_biases_behind_attention(weights, prefix, layer);
+  const auto& no_rope = config_.no_rope_layers;
+  layer.has_rope = std::find(no_rope.begin(), no_rope.end(), index) == no_rope.end();
   return layer;
+}
+
+void Model::load_biases_behind_attention(const Weights& weights, const std::string& prefix,
+                                         Layer& layer) const {
+  if (config_.output_bias) {
+    layer.o_bias = weights.vector(prefix + "self_attn.o_proj.bias", config_.hidden_size);
+  }
+  if (!config_.mlp_bias) return;
+  for (const char* name : {"gate", "up"}) {
+    append(layer.gate_up_bias,
+           weights.vector(prefix + "mlp." + name + "_proj.bias", config_.intermediate_size));
+  }
+  layer.down_bias = weights.vector(prefix + "mlp.down_proj.bias", config_.hidden_size);
 }
 
 void Model::forward(const KvRegion& pool, const Batch& batch, float* logits) {
@@ -148,6 +173,7 @@ void Model::forward(const KvRegion& pool, const Batch& batch, float* logits) {
       num_rows = static_cast<int64_t>(batch.logits_indices.size());
     }
     ops_->matmul_add(attended_.data(), num_rows, *layer.o, x_.data());
+    add_bias(layer.o_bias, num_rows, x_.data());
     feed_forward(layer, num_rows);
   }
   ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps,
@@ -157,7 +183,7 @@ void Model::forward(const KvRegion& pool, const Batch& batch, float* logits) {
 
 /** Cosines and sines as Hugging Face has them: the angle rounded to float32 first. */
 void Model::compute_rotary(const Batch& batch) {
-  const int64_t half = config_.attention.head_dim / 2;
+  const int64_t half = static_cast<int64_t>(config_.inv_freq.size());
   const int64_t count = batch.num_tokens() * half;
   float* const cos = sized(cos_, count);
   float* const sin = sized(sin_, count);
@@ -177,8 +203,12 @@ void Model::attend(const Layer& layer, int64_t index, const KvRegion& pool, cons
   ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps,
                  normed);
   ops_->matmul(normed, num_tokens, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
-  const RotaryArgs rotary{cos_.data(), sin_.data(), data_or_null(layer.q_norm), data_or_null(layer.k_norm),
-                          config_.rms_norm_eps};
+  const RotaryArgs rotary{layer.has_rope ? cos_.data() : nullptr,
+                          sin_.data(),
+                          data_or_null(layer.q_norm),
+                          data_or_null(layer.k_norm),
+                          config_.rms_norm_eps,
+                          2 * static_cast<int64_t>(config_.inv_freq.size())};
   ops_->rotate_and_cache(qkv, shape, rotary, batch, pool, index);
   ops_->paged_attention(qkv, shape, batch, pool, index, sized(attended_, num_tokens * shape.q_dim()));
 }
@@ -198,9 +228,10 @@ void Model::feed_forward(const Layer& layer, int64_t num_rows) {
   float* const gate_up = sized(gate_up_, num_rows * 2 * intermediate);
   float* const gated = sized(gated_, num_rows * intermediate);
   ops_->rms_norm(x_.data(), num_rows, hidden, layer.post_attention_norm.data(), config_.rms_norm_eps, normed);
-  ops_->matmul(normed, num_rows, *layer.gate_up, nullptr, gate_up);
+  ops_->matmul(normed, num_rows, *layer.gate_up, data_or_null(layer.gate_up_bias), gate_up);
   ops_->swiglu(gate_up, num_rows, intermediate, gated);
   ops_->matmul_add(gated, num_rows, *layer.down, x_.data());
+  add_bias(layer.down_bias, num_rows, x_.data());
 }
 
 }  // namespace vllm_pd

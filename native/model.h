@@ -20,8 +20,11 @@ struct ModelConfig {
   float rms_norm_eps;
   bool qk_norm;
   bool attention_bias;
+  bool output_bias;
+  bool mlp_bias;
   bool tie_word_embeddings;
-  std::vector<float> inv_freq;  // (head_dim / 2)
+  std::vector<float> inv_freq;         // (rotary_dim / 2)
+  std::vector<int64_t> no_rope_layers;  // ascending
   float rope_attention_scaling;
 };
 
@@ -47,11 +50,16 @@ class Model {
     std::vector<float> q_norm;               // (head_dim), or empty
     std::vector<float> k_norm;               // (head_dim), or empty
     std::unique_ptr<PackedMatrix> o;         // (hidden_size, q_dim)
+    std::vector<float> o_bias;               // (hidden_size), or empty
     std::unique_ptr<PackedMatrix> gate_up;   // (2 intermediate_size, hidden_size)
+    std::vector<float> gate_up_bias;         // (2 intermediate_size), or empty
     std::unique_ptr<PackedMatrix> down;      // (hidden_size, intermediate_size)
+    std::vector<float> down_bias;            // (hidden_size), or empty
+    bool has_rope;
   };
 
   Layer load_layer(const Weights& weights, int64_t index) const;
+  void load_biases_behind_attention(const Weights& weights, const std::string& prefix, Layer& layer) const;
   void compute_rotary(const Batch& batch);
   void attend(const Layer& layer, int64_t index, const KvRegion& pool, const Batch& batch);
   void feed_forward(const Layer& layer, int64_t num_rows);
@@ -71,8 +79,8 @@ class Model {
   std::vector<float> attended_;  // (num_tokens, q_dim)
   std::vector<float> gate_up_;   // (num_tokens, 2 intermediate_size)
   std::vector<float> gated_;     // (num_tokens, intermediate_size)
-  std::vector<float> cos_;       // (num_tokens, head_dim / 2)
-  std::vector<float> sin_;       // (num_tokens, head_dim / 2)
+  std::vector<float> cos_;       // (num_tokens, rotary_dim / 2)
+  std::vector<float> sin_;       // (num_tokens, rotary_dim / 2)
 };
 
 /** Throws INVALID_ARGUMENT unless every index of the batch lies in its range. O(num_tokens + num_blocks). */

@@ -52,11 +52,12 @@ struct AttentionShape {
 
 /** What turns a projected row into queries, keys and values. */
 struct RotaryArgs {
-  const float* cos;     // (num_tokens, head_dim / 2)
-  const float* sin;     // (num_tokens, head_dim / 2)
+  const float* cos;     // (num_tokens, rotary_dim / 2), or null in a layer without positions
+  const float* sin;     // (num_tokens, rotary_dim / 2)
   const float* q_norm;  // (head_dim), or null
   const float* k_norm;  // (head_dim), or null
   float norm_eps;
+  int64_t rotary_dim;  // the first so many of a head's dimensions are rotated
 };
 
 /**

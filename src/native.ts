@@ -76,11 +76,20 @@ export interface NativeModelConfig {
   readonly rmsNormEps: number;
   /** RMSNorm over head_dim on q and k before the rotary embedding (Qwen3). */
   readonly qkNorm: boolean;
-  /** Biases on q, k, v (Qwen2). */
+  /** Biases on q, k, v (Qwen2, and Llama with `attention_bias`). */
   readonly attentionBias: boolean;
+  /** A bias on the attention's output projection (Llama with `attention_bias`); default false. */
+  readonly outputBias?: boolean;
+  /** Biases on the MLP's three projections (Llama with `mlp_bias`); default false. */
+  readonly mlpBias?: boolean;
   readonly tieWordEmbeddings: boolean;
-  /** (head_dim / 2) rotary inverse frequencies, any rope scaling already applied. */
+  /**
+   * (rotary_dim / 2) rotary inverse frequencies, any rope scaling already applied. Only the first rotary_dim of a
+   * head's dimensions are rotated, in pairs (i, i + rotary_dim / 2); the others stay as they are.
+   */
   readonly invFreq: Float32Array;
+  /** Layers, ascending, whose queries and keys are not rotated at all (SmolLM3); default none. */
+  readonly noRopeLayers?: readonly number[];
   /** Factor on cos and sin (1 unless a rope scaling asks for another). */
   readonly ropeAttentionScaling: number;
 }

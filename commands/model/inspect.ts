@@ -44,7 +44,9 @@ async function table(report: ModelReport): Promise<string> {
   const { default: Table } = await import('cli-table3');
   const count = (value: number) => value.toLocaleString('en');
   const { type, ...ropeNumbers } = report.rope;
-  const rope = Object.entries(ropeNumbers).map(([name, value]) => `${name} ${count(value)}`);
+  const rope = Object.entries(ropeNumbers)
+    .filter(([, value]) => !Array.isArray(value))
+    .map(([name, value]) => `${name} ${typeof value === 'number' ? count(value) : value}`);
   const traits = [
     report.qk_norm && 'q/k norm',
     report.attention_bias && 'q/k/v bias',

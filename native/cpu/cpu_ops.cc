@@ -107,11 +107,13 @@ class CpuOps : public Ops {
   void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary, const Batch& batch,
                         const KvRegion& pool, int64_t layer) override {
     const int64_t head_dim = shape.head_dim;
+    const int64_t half = rotary.rotary_dim / 2;
     const int64_t num_requests = batch.num_requests();
     const auto rotate = [&](float* head, const float* norm, int64_t token) {
       if (norm) kernels_.rms_norm(head, head_dim, norm, rotary.norm_eps, head);
-      kernels_.rotate(head, head_dim, rotary.cos + token * (head_dim / 2),
-                      rotary.sin + token * (head_dim / 2));
+      if (rotary.cos) {
+        kernels_.rotate(head, rotary.rotary_dim, rotary.cos + token * half, rotary.sin + token * half);
+      }
     };
     for_rows(batch.num_tokens(), shape.qkv_dim(), [&](int64_t token) {
       float* const q = qkv + token * shape.qkv_dim();

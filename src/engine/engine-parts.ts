@@ -34,6 +34,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
   const folder = await loadModelFolder(config.modelPath, {
     backend: config.backend,
     numThreads: config.numThreads,
+    maxModelLen: config.scheduler.maxModelLen,
   });
   let pool: KvPool | null = null;
   try {
@@ -54,8 +55,8 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
 }
 
 /** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
-async function compatibilityOf({ modelPath, backend, cache }: EngineConfig): Promise<string> {
-  const fingerprint = await modelFingerprint(modelPath, backend);
+async function compatibilityOf({ modelPath, backend, cache, scheduler }: EngineConfig): Promise<string> {
+  const fingerprint = await modelFingerprint(modelPath, backend, scheduler);
   return JSON.stringify({ model: fingerprint, block_size: cache.blockSize, hash_seed: cache.hashSeed });
 }
 

@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import path from 'node:path';
 import type { Backend } from '../config.js';
 import { readCheckpoint } from '../model/checkpoint.js';
-import { readModelConfig } from '../model/model-config.js';
+import { type ModelConfigOptions, readModelConfig } from '../model/model-config.js';
 import { requireOnnxFiles } from '../model/onnx-files.js';
 
 /** Bytes looked at in the middle of each tensor: enough to tell checkpoints apart without reading them whole. */
@@ -14,15 +14,19 @@ const sampleBytes = 256;
 const numSamples = 1024;
 
 /** 64 hex digits. Another backend computes other bits, so it is part of the name. */
-export async function modelFingerprint(modelPath: string, backend: Backend): Promise<string> {
+export async function modelFingerprint(
+  modelPath: string,
+  backend: Backend,
+  options: ModelConfigOptions = {},
+): Promise<string> {
   const hash = createHash('sha256').update(JSON.stringify({ backend }));
   if (backend === 'onnx') await addOnnxFiles(hash, modelPath);
-  else await addCheckpoint(hash, modelPath);
+  else await addCheckpoint(hash, modelPath, options);
   return hash.digest('hex');
 }
 
-async function addCheckpoint(hash: Hash, modelPath: string): Promise<void> {
-  const config = await readModelConfig(modelPath);
+async function addCheckpoint(hash: Hash, modelPath: string, options: ModelConfigOptions): Promise<void> {
+  const config = await readModelConfig(modelPath, options);
   hash.update(JSON.stringify({ ...config, invFreq: [...config.invFreq] }));
   const files = new Map<string, FileHandle>();
   try {

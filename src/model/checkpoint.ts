@@ -3,10 +3,11 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
-import type { NativeModelConfig, TensorDtype, TensorLocation } from '../native.js';
+import type { TensorDtype, TensorLocation } from '../native.js';
 import { badFile, parseAs, readJsonFile } from './model-files.js';
-import { expectedTensors, type TensorSpec } from './model-tensors.js';
+import type { TensorSpec } from './model-tensors.js';
 import { readSafetensorsHeader, type SafetensorsEntry } from './safetensors.js';
+import { partsOf, type StoredConfig, storedTensors } from './stored-tensors.js';
 
 const singleName = 'model.safetensors';
 const indexName = 'model.safetensors.index.json';
@@ -16,16 +17,15 @@ const indexSchema = z.looseObject({ weight_map: z.record(z.string(), z.string())
 const dtypes: readonly string[] = ['F32', 'BF16', 'F16'] satisfies TensorDtype[];
 
 /**
- * Where each tensor that the forward pass needs lies, in the order of `expectedTensors`. Tensors beyond these are
+ * Where each tensor that the forward pass needs lies, parts of fused ones included. Tensors beyond these are
  * ignored. Throws BAD_FILE naming the tensor that is missing or has another shape or dtype than expected.
  */
-export async function readCheckpoint(
-  modelPath: string,
-  config: NativeModelConfig,
-): Promise<TensorLocation[]> {
+export async function readCheckpoint(modelPath: string, config: StoredConfig): Promise<TensorLocation[]> {
   const entries = await readEntries(modelPath);
   const byName = new Map(entries.map((entry) => [entry.name, entry]));
-  return expectedTensors(config).map((spec) => match(modelPath, spec, byName.get(spec.name)));
+  return storedTensors(config).flatMap((stored) =>
+    partsOf(match(modelPath, stored, byName.get(stored.name)), stored),
+  );
 }
 
 /** Whether the folder holds safetensors at all, whole or not. */

@@ -1,74 +1,45 @@
-// config.json of a Llama, Mistral, Qwen2 or Qwen3 decoder, checked before any weight is read.
+// config.json of a decoder of a supported family, checked before any weight is read.
 import { z } from 'zod';
 import type { NativeModelConfig } from '../native.js';
+import { type ConfigFile, configSchema, Refusal } from './config-file.js';
+import { isModelType, type ModelFamily, type ModelType, modelFamilies } from './model-families.js';
 import { badFile, checkIsModelFolder, parseAs, readJsonFile } from './model-files.js';
-import { inverseFrequencies, type RopeParameters } from './rope.js';
-
-const modelTypes = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
-
-export type ModelType = (typeof modelTypes)[number];
+import { inverseFrequencies, type RopeParameters, ropeAttentionScaling } from './rope.js';
+import { readRope, scaledMaxPositions } from './rope-config.js';
+import { readSlidingWindow, type SlidingWindow } from './sliding-window.js';
 
 export interface ModelConfig extends NativeModelConfig {
   readonly modelType: ModelType;
   /** Longest sequence, in tokens; a sliding window that is shorter counts, because attention here is full. */
   readonly maxPositionEmbeddings: number;
   readonly rope: RopeParameters;
+  readonly window: SlidingWindow | null;
+  /** The checkpoint holds q, k, v as one tensor, and gate, up as another. */
+  readonly fusedProjections: boolean;
   /** End-of-sequence ids as config.json has them; generation_config.json may say otherwise. */
   readonly eosTokenIds: readonly number[];
 }
 
-// Upper bounds keep a corrupt file from asking for absurd amounts of memory.
-const size = (max: number) => z.int().min(1).max(max);
-const tokenId = z.int().min(0);
+/** What config.json leaves to the node. */
+export interface ModelConfigOptions {
+  /**
+   * Longest sequence that the node will take, in tokens; default: what the model can. Chooses between longrope's
+   * frequencies.
+   */
+  readonly maxModelLen?: number;
+}
 
-const ropeSchema = z.looseObject({
-  rope_type: z.string().optional(),
-  type: z.string().optional(),
-  rope_theta: z.number().positive().optional(),
-  factor: z.number().min(1).optional(),
-  low_freq_factor: z.number().positive().optional(),
-  high_freq_factor: z.number().positive().optional(),
-  original_max_position_embeddings: size(1 << 30).optional(),
-  partial_rotary_factor: z.literal(1, 'is not supported unless it is 1').optional(),
-});
-
-const configSchema = z.looseObject({
-  model_type: z.string(),
-  vocab_size: size(1 << 24),
-  hidden_size: size(1 << 20),
-  intermediate_size: size(1 << 22),
-  num_hidden_layers: size(1024),
-  num_attention_heads: size(4096),
-  num_key_value_heads: size(4096).nullish(),
-  head_dim: size(4096).nullish(),
-  rms_norm_eps: z.number().positive().max(1).default(1e-6),
-  hidden_act: z.string().default('silu'),
-  attention_bias: z.boolean().default(false),
-  mlp_bias: z.boolean().default(false),
-  tie_word_embeddings: z.boolean().default(false),
-  max_position_embeddings: size(1 << 30),
-  rope_theta: z.number().positive().optional(),
-  rope_scaling: ropeSchema.nullish(),
-  rope_parameters: ropeSchema.nullish(),
-  partial_rotary_factor: z.number().default(1),
-  use_sliding_window: z.boolean().optional(),
-  sliding_window: size(1 << 30).nullish(),
-  layer_types: z.array(z.string()).nullish(),
-  quantization_config: z.unknown().optional(),
-  eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish(),
-});
-
-type ConfigFile = z.infer<typeof configSchema>;
-
-/** A refusal by field, or null if the file describes a decoder that the forward pass can run. */
-function unsupported(file: ConfigFile, numKvHeads: number, headDim: number): string | null {
-  const otherLayer = file.layer_types?.find((type) => type !== 'full_attention');
+/** Throws a refusal by field unless the file describes a decoder that the forward pass can run. */
+function checkSupported(file: ConfigFile, family: ModelFamily, numKvHeads: number, headDim: number): void {
+  const { model_type: type, hidden_act: act } = file;
   const rules: readonly (readonly [field: string, broken: boolean, why: string])[] = [
-    ['hidden_act', file.hidden_act !== 'silu', `'${file.hidden_act}' is not supported, only 'silu'`],
-    ['attention_bias', file.attention_bias, 'true (with an output bias) is not supported'],
-    ['mlp_bias', file.mlp_bias, 'true is not supported'],
-    ['partial_rotary_factor', file.partial_rotary_factor !== 1, 'is not supported unless it is 1'],
-    ['layer_types', otherLayer !== undefined, `'${otherLayer}' is not supported, only 'full_attention'`],
+    ['hidden_act', act !== 'silu' && act !== 'swish', `'${act}' is not supported, only 'silu'`],
+    [
+      'attention_bias',
+      file.attention_bias && family.attentionBias !== 'as_configured',
+      `true is not supported for ${type}`,
+    ],
+    ['mlp_bias', file.mlp_bias && !family.mayHaveMlpBias, `true is not supported for ${type}`],
     ['quantization_config', file.quantization_config != null, 'quantised weights are not supported'],
     [
       'num_key_value_heads',
@@ -83,37 +54,25 @@ function unsupported(file: ConfigFile, numKvHeads: number, headDim: number): str
     ['head_dim', headDim % 2 !== 0, `${headDim} is odd, so it cannot be rotated in pairs`],
   ];
   const broken = rules.find((rule) => rule[1]);
-  return broken ? `field '${broken[0]}': ${broken[2]}` : null;
+  if (broken) throw new Refusal(broken[0], broken[2]);
 }
 
-function ropeOf(file: ConfigFile): RopeParameters | string {
-  const scaling = { ...file.rope_scaling, ...file.rope_parameters };
-  const type = scaling.rope_type ?? scaling.type ?? 'default';
-  const theta = scaling.rope_theta ?? file.rope_theta ?? 10_000;
-  const missing = (field: string) => `field 'rope_scaling.${field}': is required for rope type '${type}'`;
-  if (type === 'default') return { type, theta };
-  if (type !== 'linear' && type !== 'llama3') {
-    return `field 'rope_scaling': type '${type}' is not supported, only 'default', 'linear' and 'llama3'`;
+/** Layers without rotation, ascending. In `no_rope_layers`, for all its name, 1 stands for a layer with rotation. */
+function noRopeLayers(file: ConfigFile, family: ModelFamily): number[] {
+  const { no_rope_layers: marks, no_rope_layer_interval: interval, num_hidden_layers: numLayers } = file;
+  const layers = Array.from({ length: numLayers }, (_, layer) => layer);
+  if (marks == null) {
+    // SmolLM3's own default.
+    return family.mayLackRope ? layers.filter((layer) => (layer + 1) % (interval ?? 4) === 0) : [];
   }
-  const factor = scaling.factor;
-  if (factor === undefined) return missing('factor');
-  if (type === 'linear') return { type, theta, factor };
-  const lowFreqFactor = scaling.low_freq_factor;
-  const highFreqFactor = scaling.high_freq_factor;
-  const originalMaxPositionEmbeddings = scaling.original_max_position_embeddings;
-  if (lowFreqFactor === undefined) return missing('low_freq_factor');
-  if (highFreqFactor === undefined) return missing('high_freq_factor');
-  if (originalMaxPositionEmbeddings === undefined) return missing('original_max_position_embeddings');
-  if (highFreqFactor <= lowFreqFactor) {
-    return `field 'rope_scaling.high_freq_factor': ${highFreqFactor} is not above low_freq_factor ${lowFreqFactor}`;
+  const lacking = layers.filter((layer) => !marks[layer]);
+  if (marks.length !== numLayers) {
+    throw new Refusal('no_rope_layers', `has ${marks.length} entries for ${numLayers} layers`);
   }
-  return { type, theta, factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings };
-}
-
-function longestSequence(file: ConfigFile): number {
-  const slides = file.use_sliding_window ?? file.model_type === 'mistral';
-  const window = slides ? (file.sliding_window ?? Infinity) : Infinity;
-  return Math.min(file.max_position_embeddings, window);
+  if (lacking.length > 0 && !family.mayLackRope) {
+    throw new Refusal('no_rope_layers', `is not supported for ${file.model_type}`);
+  }
+  return lacking;
 }
 
 export function idList(ids: number | readonly number[] | null | undefined): readonly number[] {
@@ -121,29 +80,33 @@ export function idList(ids: number | readonly number[] | null | undefined): read
 }
 
 /** Reads `config.json`. Throws NOT_FOUND or BAD_FILE, naming the field that is wrong or not supported. */
-export async function readModelConfig(modelPath: string): Promise<ModelConfig> {
+export async function readModelConfig(
+  modelPath: string,
+  { maxModelLen }: ModelConfigOptions = {},
+): Promise<ModelConfig> {
   await checkIsModelFolder(modelPath);
-  const refuse = (what: string) => badFile(modelPath, 'config.json', what);
   const json = await readJsonFile(modelPath, 'config.json');
-  const { model_type: modelTypeName } = parseAs(
-    z.looseObject({ model_type: z.string() }),
-    json,
-    modelPath,
-    'config.json',
-  );
-  const modelType = modelTypes.find((type) => type === modelTypeName);
-  if (!modelType) {
-    throw refuse(`field 'model_type': '${modelTypeName}' is not supported, only ${modelTypes.join(', ')}`);
+  const typeSchema = z.looseObject({ model_type: z.string() });
+  const { model_type: modelType } = parseAs(typeSchema, json, modelPath, 'config.json');
+  try {
+    if (!isModelType(modelType)) {
+      const known = Object.keys(modelFamilies).join(', ');
+      throw new Refusal('model_type', `'${modelType}' is not supported, only ${known}`);
+    }
+    const file = parseAs(configSchema, json, modelPath, 'config.json');
+    return configOf(file, modelType, maxModelLen ?? null);
+  } catch (error) {
+    throw error instanceof Refusal ? badFile(modelPath, 'config.json', error.message) : error;
   }
+}
 
-  const file = parseAs(configSchema, json, modelPath, 'config.json');
+function configOf(file: ConfigFile, modelType: ModelType, maxModelLen: number | null): ModelConfig {
+  const family: ModelFamily = modelFamilies[modelType];
   const numKvHeads = file.num_key_value_heads ?? file.num_attention_heads;
   const headDim = file.head_dim ?? file.hidden_size / file.num_attention_heads;
-  const reason = unsupported(file, numKvHeads, headDim);
-  if (reason !== null) throw refuse(reason);
-  const rope = ropeOf(file);
-  if (typeof rope === 'string') throw refuse(rope);
-
+  checkSupported(file, family, numKvHeads, headDim);
+  const { rope, rotaryDim } = readRope(file, headDim, maxModelLen);
+  const window = readSlidingWindow(file, family);
   return {
     modelType,
     vocabSize: file.vocab_size,
@@ -154,13 +117,21 @@ export async function readModelConfig(modelPath: string): Promise<ModelConfig> {
     numKvHeads,
     headDim,
     rmsNormEps: file.rms_norm_eps,
-    qkNorm: modelType === 'qwen3',
-    attentionBias: modelType === 'qwen2',
+    qkNorm: family.qkNorm,
+    attentionBias: family.attentionBias === 'always' || file.attention_bias,
+    outputBias: file.attention_bias,
+    mlpBias: file.mlp_bias,
     tieWordEmbeddings: file.tie_word_embeddings,
-    invFreq: inverseFrequencies(headDim, rope),
-    ropeAttentionScaling: 1,
-    maxPositionEmbeddings: longestSequence(file),
+    invFreq: inverseFrequencies(rotaryDim, rope),
+    ropeAttentionScaling: ropeAttentionScaling(rope),
+    noRopeLayers: noRopeLayers(file, family),
+    maxPositionEmbeddings: Math.min(
+      scaledMaxPositions(rope, file.max_position_embeddings),
+      window?.size ?? Infinity,
+    ),
     rope,
+    window,
+    fusedProjections: family.fusedProjections,
     eosTokenIds: idList(file.eos_token_id),
   };
 }

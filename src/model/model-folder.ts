@@ -4,7 +4,7 @@ import type { Backend } from '../config.js';
 import { ChatTemplate } from './chat-template.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import type { Model } from './model.js';
-import { type ModelConfig, readModelConfig } from './model-config.js';
+import { type ModelConfig, type ModelConfigOptions, readModelConfig } from './model-config.js';
 import { loadModel } from './native-model.js';
 import { loadOnnxModel } from './onnx-model.js';
 import { readTextConfig, type TextConfig } from './text-config.js';
@@ -22,7 +22,7 @@ export interface ModelFolder extends ModelTexts {
   readonly model: Model;
 }
 
-export interface LoadOptions {
+export interface LoadOptions extends ModelConfigOptions {
   /** Default `cpu`. */
   readonly backend?: Backend;
   readonly numThreads: number;
@@ -30,10 +30,10 @@ export interface LoadOptions {
 
 /** Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE. */
 export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
-  const { backend, numThreads } = options;
+  const { backend, numThreads, ...configOptions } = options;
   if (backend !== 'onnx') {
-    const texts = await loadModelTexts(modelPath);
-    return { ...texts, model: await loadModel(modelPath, numThreads) };
+    const texts = await loadModelTexts(modelPath, configOptions);
+    return { ...texts, model: await loadModel(modelPath, numThreads, configOptions) };
   }
   // The graph says how it is computed, so any architecture will do.
   const texts = await loadTexts(modelPath, await readTextConfig(modelPath));
@@ -41,8 +41,11 @@ export async function loadModelFolder(modelPath: string, options: LoadOptions): 
 }
 
 /** Everything but the weights of a model that the native module can run. */
-export async function loadModelTexts(modelPath: string): Promise<ModelTexts<ModelConfig>> {
-  return loadTexts(modelPath, await readModelConfig(modelPath));
+export async function loadModelTexts(
+  modelPath: string,
+  options: ModelConfigOptions = {},
+): Promise<ModelTexts<ModelConfig>> {
+  return loadTexts(modelPath, await readModelConfig(modelPath, options));
 }
 
 async function loadTexts<Config extends TextConfig>(

@@ -18,28 +18,33 @@ export function expectedTensors(config: NativeModelConfig): TensorSpec[] {
 }
 
 function layerTensors(config: NativeModelConfig, layer: number): TensorSpec[] {
-  const { hiddenSize, intermediateSize, headDim, qkNorm, attentionBias } = config;
+  const { hiddenSize, intermediateSize, headDim, qkNorm } = config;
   const qSize = config.numHeads * headDim;
   const kvSize = config.numKvHeads * headDim;
-  const bias = (part: string, size: number): TensorSpec[] =>
-    attentionBias ? [{ name: `self_attn.${part}.bias`, shape: [size] }] : [];
+  const bias = (part: string, size: number, isThere = config.attentionBias): TensorSpec[] =>
+    isThere ? [{ name: `${part}.bias`, shape: [size] }] : [];
+  const mlpBias = (part: string, size: number) => bias(`mlp.${part}`, size, config.mlpBias ?? false);
   const norm = (part: string): TensorSpec[] =>
     qkNorm ? [{ name: `self_attn.${part}.weight`, shape: [headDim] }] : [];
   const tensors: TensorSpec[] = [
     { name: 'input_layernorm.weight', shape: [hiddenSize] },
     { name: 'self_attn.q_proj.weight', shape: [qSize, hiddenSize] },
-    ...bias('q_proj', qSize),
+    ...bias('self_attn.q_proj', qSize),
     { name: 'self_attn.k_proj.weight', shape: [kvSize, hiddenSize] },
-    ...bias('k_proj', kvSize),
+    ...bias('self_attn.k_proj', kvSize),
     { name: 'self_attn.v_proj.weight', shape: [kvSize, hiddenSize] },
-    ...bias('v_proj', kvSize),
+    ...bias('self_attn.v_proj', kvSize),
     { name: 'self_attn.o_proj.weight', shape: [hiddenSize, qSize] },
+    ...bias('self_attn.o_proj', hiddenSize, config.outputBias ?? false),
     ...norm('q_norm'),
     ...norm('k_norm'),
     { name: 'post_attention_layernorm.weight', shape: [hiddenSize] },
     { name: 'mlp.gate_proj.weight', shape: [intermediateSize, hiddenSize] },
+    ...mlpBias('gate_proj', intermediateSize),
     { name: 'mlp.up_proj.weight', shape: [intermediateSize, hiddenSize] },
+    ...mlpBias('up_proj', intermediateSize),
     { name: 'mlp.down_proj.weight', shape: [hiddenSize, intermediateSize] },
+    ...mlpBias('down_proj', hiddenSize),
   ];
   return tensors.map(({ name, shape }) => ({ name: `model.layers.${layer}.${name}`, shape }));
 }

@@ -2,7 +2,7 @@
 import { type ForwardInput, type KvPool, loadNative, type NativeModel } from '../native.js';
 import { readCheckpoint } from './checkpoint.js';
 import type { Model } from './model.js';
-import { type ModelConfig, readModelConfig } from './model-config.js';
+import { type ModelConfig, type ModelConfigOptions, readModelConfig } from './model-config.js';
 
 class NativeDecoder implements Model {
   readonly vocabSize: number;
@@ -28,8 +28,12 @@ class NativeDecoder implements Model {
 }
 
 /** Loads config.json and the weights. Throws NOT_FOUND, BAD_FILE (config before weights) or NATIVE_UNAVAILABLE. */
-export async function loadModel(modelPath: string, numThreads: number): Promise<Model> {
-  const config = await readModelConfig(modelPath);
+export async function loadModel(
+  modelPath: string,
+  numThreads: number,
+  options: ModelConfigOptions = {},
+): Promise<Model> {
+  const config = await readModelConfig(modelPath, options);
   const tensors = await readCheckpoint(modelPath, config);
   const native = await loadNative().loadModel(config, tensors, numThreads);
   return new NativeDecoder(config, native);

@@ -10,7 +10,7 @@ const maxInt64 = 2n ** 63n - 1n;
 
 /** What every layer's nodes refer to. */
 interface Shared {
-  /** (batch_size, sequence_length, head_dim / 2) */
+  /** (batch_size, sequence_length, rotary_dim / 2) */
   readonly cos: string;
   readonly sin: string;
   /** (batch_size) int32, last position of each sequence */
@@ -68,7 +68,7 @@ function sharedNodes(graph: OnnxGraph, config: NativeModelConfig): Shared {
   // As the native module: the angle is rounded to float32 before its cosine is taken.
   const float32 = graph.node('Cast', [positions], { attributes: { to: { dtype: 'float32' } } });
   const column = graph.node('Unsqueeze', [float32, minusOne]);
-  const angles = graph.node('Mul', [column, graph.constant('inv_freq', invFreq, [headDim / 2])]);
+  const angles = graph.node('Mul', [column, graph.constant('inv_freq', invFreq, [invFreq.length])]);
   const scale = graph.constant('rope_scale', Float32Array.of(ropeAttentionScaling), []);
   const scaled = (value: string) => (ropeAttentionScaling === 1 ? value : graph.node('Mul', [value, scale]));
   return {
@@ -112,8 +112,8 @@ class DecoderLayers {
     const { numHeads, numKvHeads, headDim, hiddenSize } = this.#config;
     const { lastPositions, totalLength } = this.#shared;
     const [qSize, kvSize] = [numHeads * headDim, numKvHeads * headDim];
-    const q = this.#rotated(`${prefix}self_attn.q`, x, numHeads);
-    const k = this.#rotated(`${prefix}self_attn.k`, x, numKvHeads);
+    const q = this.#rotated(layer, `${prefix}self_attn.q`, x, numHeads);
+    const k = this.#rotated(layer, `${prefix}self_attn.k`, x, numKvHeads);
     const v = this.#projected(`${prefix}self_attn.v`, x, kvSize);
     const past = ['key', 'value'].map((part) =>
       this.#graph.input(`past_key_values.${layer}.${part}`, 'float32', this.#kvShape('past_sequence_length')),
@@ -129,47 +129,54 @@ class DecoderLayers {
       },
       outputs: [`${prefix}attended`, ...present],
     });
-    return this.#matmul(`${prefix}self_attn.o_proj.weight`, attended, qSize, hiddenSize);
+    const hasBias = this.#config.outputBias ?? false;
+    return this.#linear(`${prefix}self_attn.o_proj`, attended, qSize, hiddenSize, hasBias);
   }
 
   #kvShape(length: string): (number | string)[] {
     return ['batch_size', this.#config.numKvHeads, length, this.#config.headDim];
   }
 
-  /** (batch_size, sequence_length, numHeads · head_dim): projected, normed where the model does, rotated. */
-  #rotated(name: string, x: string, numHeads: number): string {
-    const { headDim, qkNorm } = this.#config;
+  /** (batch_size, sequence_length, numHeads · head_dim): projected, normed and rotated where the model does. */
+  #rotated(layer: number, name: string, x: string, numHeads: number): string {
+    const { headDim, qkNorm, invFreq, noRopeLayers = [] } = this.#config;
     const { cos, sin, headShape, flatShape } = this.#shared;
     let out = this.#projected(name, x, numHeads * headDim);
     if (qkNorm) {
       const heads = this.#graph.node('Reshape', [out, headShape]);
       out = this.#graph.node('Reshape', [this.#norm(heads, `${name}_norm.weight`), flatShape]);
     }
-    return this.#graph.node('RotaryEmbedding', [out, cos, sin], { attributes: { num_heads: numHeads } });
+    if (noRopeLayers.includes(layer)) return out;
+    const rotaryDim = 2 * invFreq.length;
+    return this.#graph.node('RotaryEmbedding', [out, cos, sin], {
+      attributes: { num_heads: numHeads, ...(rotaryDim < headDim && { rotary_embedding_dim: rotaryDim }) },
+    });
   }
 
   #projected(name: string, x: string, size: number): string {
-    const out = this.#matmul(`${name}_proj.weight`, x, this.#config.hiddenSize, size);
-    if (!this.#config.attentionBias) return out;
-    const bias = this.#graph.constant(`${name}_proj.bias`, this.#weights.vector(`${name}_proj.bias`), [size]);
-    return this.#graph.node('Add', [out, bias]);
+    const { hiddenSize, attentionBias } = this.#config;
+    return this.#linear(`${name}_proj`, x, hiddenSize, size, attentionBias);
   }
 
   #mlp(prefix: string, x: string): string {
-    const { hiddenSize, intermediateSize } = this.#config;
-    const gate = this.#matmul(`${prefix}mlp.gate_proj.weight`, x, hiddenSize, intermediateSize);
-    const up = this.#matmul(`${prefix}mlp.up_proj.weight`, x, hiddenSize, intermediateSize);
+    const { hiddenSize, intermediateSize, mlpBias = false } = this.#config;
+    const gate = this.#linear(`${prefix}mlp.gate_proj`, x, hiddenSize, intermediateSize, mlpBias);
+    const up = this.#linear(`${prefix}mlp.up_proj`, x, hiddenSize, intermediateSize, mlpBias);
     const silu = this.#graph.node('Mul', [gate, this.#graph.node('Sigmoid', [gate])]);
     const gated = this.#graph.node('Mul', [silu, up]);
-    return this.#matmul(`${prefix}mlp.down_proj.weight`, gated, intermediateSize, hiddenSize);
+    return this.#linear(`${prefix}mlp.down_proj`, gated, intermediateSize, hiddenSize, mlpBias);
   }
 
   #norm(x: string, name: string): string {
     return rmsNorm(this.#graph, x, name, this.#weights.vector(name), this.#config.rmsNormEps);
   }
 
-  #matmul(name: string, x: string, inFeatures: number, outFeatures: number): string {
-    return this.#graph.node('MatMul', [x, this.#graph.external(name, [inFeatures, outFeatures])]);
+  #linear(name: string, x: string, inFeatures: number, outFeatures: number, hasBias: boolean): string {
+    const weight = this.#graph.external(`${name}.weight`, [inFeatures, outFeatures]);
+    const out = this.#graph.node('MatMul', [x, weight]);
+    if (!hasBias) return out;
+    const bias = this.#graph.constant(`${name}.bias`, this.#weights.vector(`${name}.bias`), [outFeatures]);
+    return this.#graph.node('Add', [out, bias]);
   }
 }
 

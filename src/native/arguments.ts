@@ -90,9 +90,11 @@ export function checkModelConfig(config: NativeModelConfig): void {
     'headDim',
   ] as const;
   for (const name of sizes) wholeNumber(name, config[name], 1, 2 ** 24);
-  for (const name of ['qkNorm', 'attentionBias', 'tieWordEmbeddings'] as const) {
-    if (typeof config[name] === 'boolean') continue;
-    throw invalid(`Expected true or false for ${name} but received ${show(config[name])}.`);
+  const { outputBias = false, mlpBias = false } = config;
+  const flags = { qkNorm: config.qkNorm, attentionBias: config.attentionBias, outputBias, mlpBias };
+  for (const [name, value] of Object.entries({ ...flags, tieWordEmbeddings: config.tieWordEmbeddings })) {
+    if (typeof value === 'boolean') continue;
+    throw invalid(`Expected true or false for ${name} but received ${show(value)}.`);
   }
   positiveNumber('rmsNormEps', config.rmsNormEps);
   positiveNumber('ropeAttentionScaling', config.ropeAttentionScaling);
@@ -104,10 +106,14 @@ export function checkModelConfig(config: NativeModelConfig): void {
   if (config.headDim % 2 !== 0) {
     throw invalid(`Expected an even number for headDim but received ${config.headDim}.`);
   }
-  if (!(config.invFreq instanceof Float32Array) || config.invFreq.length !== config.headDim / 2) {
+  const { invFreq } = config;
+  if (!(invFreq instanceof Float32Array) || invFreq.length < 1 || invFreq.length > config.headDim / 2) {
     throw invalid(
-      `Expected a Float32Array of ${config.headDim / 2} elements for invFreq but received ${config.invFreq?.length ?? 'none'}.`,
+      `Expected a Float32Array of 1 to ${config.headDim / 2} elements for invFreq but received ${invFreq?.length ?? 'none'}.`,
     );
+  }
+  for (const layer of config.noRopeLayers ?? []) {
+    wholeNumber('a layer of noRopeLayers', layer, 0, config.numLayers - 1);
   }
 }
 

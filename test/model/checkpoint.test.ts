@@ -6,6 +6,7 @@ import { readCheckpoint } from '../../src/model/checkpoint.js';
 import { readModelConfig } from '../../src/model/model-config.js';
 import { expectedTensors } from '../../src/model/model-tensors.js';
 import { type TensorSource, tensorBytes, writeSafetensors } from '../../src/model/safetensors-writer.js';
+import { storedTensors } from '../../src/model/stored-tensors.js';
 import { errorOf, type Files, llamaConfig, withFolder } from './model-folders.js';
 
 interface Shard {
@@ -21,7 +22,7 @@ const source = (name: string, shape: readonly number[], dtype = 'BF16'): TensorS
 });
 
 async function tensorsOf(config: object): Promise<TensorSource[]> {
-  const parsed = await withFolder({ 'config.json': config }, readModelConfig);
+  const parsed = await withFolder({ 'config.json': config }, (folder) => readModelConfig(folder));
   return expectedTensors(parsed).map(({ name, shape }) => source(name, shape));
 }
 
@@ -76,6 +77,30 @@ test('shards are found through the index', async () => {
     error.message,
     "looks for tensor 'model.embed_tokens.weight' in b.safetensors, which lacks it",
   );
+});
+
+test("Phi-3's fused matrices are found by their parts, q, k, v and gate, up from the top", async () => {
+  const phi3 = { ...llamaConfig, model_type: 'phi3' };
+  const config = await withFolder({ 'config.json': phi3 }, (folder) => readModelConfig(folder));
+  const stored = storedTensors(config).map(({ name, shape }) => source(name, shape));
+  const shapes = new Map(stored.map(({ name, shape }) => [name, shape]));
+  // 2 query heads and 1 KV head of 4, hidden size 8, MLP size 16.
+  assert.equal(shapes.get('model.layers.0.self_attn.qkv_proj.weight'), [16, 8]);
+  assert.equal(shapes.get('model.layers.0.mlp.gate_up_proj.weight'), [32, 8]);
+  const found = await read(single(stored), {}, phi3);
+  assert.equal(
+    found.map(({ name, shape }) => ({ name, shape })),
+    expectedTensors(config),
+  );
+  const offset = (name: string) =>
+    found.find((tensor) => tensor.name === `model.layers.0.${name}_proj.weight`)!.offset;
+  const rowBytes = 8 * 2;
+  const q = offset('self_attn.q');
+  assert.equal([offset('self_attn.k') - q, offset('self_attn.v') - q], [8 * rowBytes, 12 * rowBytes]);
+  assert.is(offset('mlp.up') - offset('mlp.gate'), 16 * rowBytes);
+  const separate = expectedTensors(config).map(({ name, shape }) => source(name, shape));
+  const error = await errorOf(() => read(single(separate), {}, phi3));
+  assert.match(error.message, /tensor 'model\.layers\.0\.self_attn\.qkv_proj\.weight' is missing/);
 });
 
 test('an index that leads out of the folder or to nothing is refused', async () => {

@@ -53,6 +53,47 @@ test('a sliding window limits the sequence, unless it is switched off', async ()
   assert.is((await read(qwen2)).maxPositionEmbeddings, 64);
 });
 
+test('layers without a window of their own make none, and which ones have one is kept', async () => {
+  const qwen = { ...llamaConfig, model_type: 'qwen2', num_hidden_layers: 4, sliding_window: 16 };
+  assert.is((await read({ ...qwen, use_sliding_window: true, max_window_layers: 4 })).window, null);
+  const upper = await read({ ...qwen, use_sliding_window: true, max_window_layers: 3 });
+  assert.equal(upper.window, { size: 16, layers: [3] });
+  const layerTypes = ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention'];
+  assert.equal((await read({ ...qwen, layer_types: layerTypes })).window, { size: 16, layers: [0, 2] });
+  // Phi-3's window of the 128k variants is as long as its context.
+  assert.is((await read({ ...llamaConfig, model_type: 'phi3', sliding_window: 64 })).window, null);
+});
+
+test('Llama and SmolLM3 may have biases on every projection, Qwen3 around attention', async () => {
+  const biases = async (config: object) => {
+    const { attentionBias, outputBias, mlpBias } = await read({ ...llamaConfig, ...config });
+    return [attentionBias, outputBias, mlpBias];
+  };
+  assert.equal(await biases({ attention_bias: true, mlp_bias: true }), [true, true, true]);
+  assert.equal(await biases({ model_type: 'qwen3', attention_bias: true }), [true, true, false]);
+  assert.equal(await biases({ model_type: 'qwen2' }), [true, false, false]);
+  assert.equal(await biases({ model_type: 'phi3' }), [false, false, false]);
+});
+
+test('SmolLM3 rotates all layers but every fourth, or as no_rope_layers says', async () => {
+  const smollm3 = { ...llamaConfig, model_type: 'smollm3', num_hidden_layers: 8 };
+  assert.equal((await read(smollm3)).noRopeLayers, [3, 7]);
+  assert.equal((await read({ ...smollm3, no_rope_layer_interval: 3 })).noRopeLayers, [2, 5]);
+  const marks = [1, 1, 0, 1, 1, 1, 1, 0];
+  assert.equal((await read({ ...smollm3, no_rope_layers: marks })).noRopeLayers, [2, 7]);
+  assert.equal((await read(llamaConfig)).noRopeLayers, []);
+});
+
+test('a part of each head is rotated, in either spelling', async () => {
+  for (const change of [
+    { partial_rotary_factor: 0.5 },
+    { rope_parameters: { rope_theta: 10_000, partial_rotary_factor: 0.5 } },
+  ]) {
+    const config = await read({ ...llamaConfig, model_type: 'phi3', head_dim: 8, ...change });
+    assert.equal([...config.invFreq], [1, Math.fround(0.01)]);
+  }
+});
+
 test('several end tokens are all kept', async () => {
   assert.equal((await read({ ...llamaConfig, eos_token_id: [2, 5] })).eosTokenIds, [2, 5]);
   assert.equal((await read({ ...llamaConfig, eos_token_id: null })).eosTokenIds, []);
@@ -105,13 +146,39 @@ const refusals: readonly (readonly [change: object, message: RegExp])[] = [
   [{ num_attention_heads: 3, num_key_value_heads: 3 }, /field 'head_dim': is absent/],
   [{ head_dim: 5 }, /field 'head_dim': 5 is odd/],
   [{ hidden_act: 'gelu' }, /field 'hidden_act': 'gelu' is not supported, only 'silu'/],
-  [{ attention_bias: true }, /field 'attention_bias'/],
-  [{ mlp_bias: true }, /field 'mlp_bias'/],
-  [{ partial_rotary_factor: 0.5 }, /field 'partial_rotary_factor'/],
+  [{ model_type: 'phi3', attention_bias: true }, /field 'attention_bias': true is not supported for phi3/],
+  [{ model_type: 'qwen3', mlp_bias: true }, /field 'mlp_bias': true is not supported for qwen3/],
+  [{ partial_rotary_factor: 0.3 }, /field 'partial_rotary_factor': 0.3 of head_dim 4 are 1 dimensions/],
+  [{ partial_rotary_factor: 2 }, /field 'partial_rotary_factor'/],
+  [{ rope_parameters: { partial_rotary_factor: 0 } }, /field 'rope_parameters.partial_rotary_factor'/],
   [{ layer_types: ['full_attention', 'sliding_attention'] }, /field 'layer_types': 'sliding_attention'/],
   [{ quantization_config: { quant_method: 'gptq' } }, /field 'quantization_config'/],
-  [{ rope_scaling: { rope_type: 'yarn', factor: 4 } }, /field 'rope_scaling': type 'yarn' is not supported/],
-  [{ rope_scaling: { type: 'dynamic', factor: 4 } }, /type 'dynamic' is not supported/],
+  [{ rope_scaling: { type: 'mrope' } }, /field 'rope_scaling': type 'mrope' is not supported, only default/],
+  [{ rope_scaling: { type: 'constructor' } }, /type 'constructor' is not supported/],
+  [{ rope_scaling: { rope_type: 'yarn' } }, /field 'rope_scaling.factor': is required for rope type 'yarn'/],
+  [
+    { rope_scaling: { type: 'yarn', factor: 4, beta_fast: 1 } },
+    /field 'rope_scaling.beta_fast': 1 is not above/,
+  ],
+  [{ rope_scaling: { type: 'dynamic' } }, /field 'rope_scaling.factor': is required for rope type 'dynamic'/],
+  [{ rope_scaling: { type: 'dynamic', factor: 0.5 } }, /field 'rope_scaling.factor'/],
+  [
+    { rope_scaling: { type: 'longrope', long_factor: [1, 1] } },
+    /field 'rope_scaling.short_factor': is required/,
+  ],
+  [
+    { rope_scaling: { type: 'su', short_factor: [1, 1], long_factor: [1] } },
+    /field 'rope_scaling.long_factor': has 1 numbers instead of 2/,
+  ],
+  [
+    { rope_scaling: { type: 'longrope', short_factor: [1, 1], long_factor: [1, 1] } },
+    /field 'original_max_position_embeddings': is required/,
+  ],
+  [{ no_rope_layers: [0] }, /field 'no_rope_layers': is not supported for llama/],
+  [{ model_type: 'smollm3', no_rope_layers: [0, 1] }, /field 'no_rope_layers': has 2 entries for 1 layers/],
+  [{ model_type: 'phi3', layer_types: ['sliding_attention'] }, /field 'sliding_window': is missing/],
+  [{ model_type: 'qwen3', layer_types: [] }, /field 'layer_types': has 0 entries for 1 layers/],
+  [{ model_type: 'qwen3', layer_types: ['chunked_attention'] }, /field 'layer_types': 'chunked_attention'/],
   [{ rope_scaling: { type: 'linear' } }, /field 'rope_scaling.factor': is required/],
   [{ rope_scaling: { ...llama3, low_freq_factor: undefined } }, /field 'rope_scaling.low_freq_factor'/],
   [{ rope_scaling: { ...llama3, high_freq_factor: 1 } }, /field 'rope_scaling.high_freq_factor'/],

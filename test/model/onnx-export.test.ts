@@ -100,11 +100,38 @@ const llama3 = {
   high_freq_factor: 4,
   original_max_position_embeddings: 16,
 };
+const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 16 };
 const families: Readonly<Record<string, object>> = {
   llama: { ...shape, num_key_value_heads: 2, rope_scaling: llama3 },
   'mistral with a head size of its own': { ...shape, model_type: 'mistral', head_dim: 16 },
   'qwen2 with biases and tied embeddings': { ...shape, model_type: 'qwen2', tie_word_embeddings: true },
+  'qwen2 with yarn': { ...shape, model_type: 'qwen2', num_key_value_heads: 2, rope_scaling: yarn },
   'qwen3 with one KV head per query head': { ...shape, model_type: 'qwen3', num_key_value_heads: 4 },
+  'qwen3 with biases around attention': { ...shape, model_type: 'qwen3', attention_bias: true },
+  'llama with every bias and dynamic rope': {
+    ...shape,
+    attention_bias: true,
+    mlp_bias: true,
+    rope_scaling: { type: 'dynamic', factor: 4 },
+  },
+  'smollm3 with a layer without rope': {
+    ...shape,
+    model_type: 'smollm3',
+    rope_scaling: { type: 'linear', factor: 2 },
+    no_rope_layers: [1, 0],
+  },
+  'phi3 with fused projections, partial rotation and longrope': {
+    ...shape,
+    model_type: 'phi3',
+    head_dim: 16,
+    partial_rotary_factor: 0.75,
+    original_max_position_embeddings: 16,
+    rope_scaling: {
+      type: 'longrope',
+      short_factor: [1, 1, 1.1, 1.2, 1.3, 1.4],
+      long_factor: [1, 1.5, 2, 3, 4, 4],
+    },
+  },
 };
 
 for (const [family, config] of Object.entries(families)) {

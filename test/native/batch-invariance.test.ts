@@ -96,6 +96,10 @@ const shapes: Record<string, Partial<NativeModelConfig>> = {
     hiddenSize: 37,
     intermediateSize: 51,
     qkNorm: true,
+    outputBias: true,
+    mlpBias: true,
+    invFreq: Float32Array.of(1, 0.1, 0.01),
+    noRopeLayers: [1],
   },
 };
 

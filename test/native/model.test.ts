@@ -65,6 +65,18 @@ test('logits agree with q/k norm, as in Qwen3', () =>
 test('logits agree with biases and an untied head, as in Qwen2', () =>
   compareWithReference('bias', { attentionBias: true, tieWordEmbeddings: false }));
 
+test('logits agree with biases on every projection, as in Llama with attention_bias and mlp_bias', () =>
+  compareWithReference('every bias', { attentionBias: true, outputBias: true, mlpBias: true }));
+
+test('logits agree where only some dimensions and only some layers are rotated', () =>
+  compareWithReference('partial rotation', {
+    headDim: 20,
+    invFreq: Float32Array.of(1, 0.5, 0.2, 0.1, 0.03),
+    noRopeLayers: [1],
+    ropeAttentionScaling: 1.2,
+    qkNorm: true,
+  }));
+
 test('logits agree where no size is a multiple of a register', () =>
   compareWithReference('odd sizes', {
     headDim: 10,
@@ -121,7 +133,7 @@ test('a model that cannot be is refused before anything is read', async () => {
     [{ numHeads: 0 }, /numHeads but received 0/],
     [{ numHeads: 5 }, /multiple of numKvHeads/],
     [{ headDim: 7, invFreq: new Float32Array(3) }, /even number for headDim/],
-    [{ invFreq: new Float32Array(3) }, /8 elements for invFreq but received 3/],
+    [{ invFreq: new Float32Array(9) }, /1 to 8 elements for invFreq but received 9/],
     [{ rmsNormEps: Number.NaN }, /rmsNormEps/],
     [{ vocabSize: 1.5 }, /vocabSize but received 1.5/],
   ];

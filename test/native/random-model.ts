@@ -85,6 +85,11 @@ function shapesOf(config: NativeModelConfig): [name: string, shape: number[]][] 
     add('mlp.gate_proj.weight', intermediateSize, hiddenSize);
     add('mlp.up_proj.weight', intermediateSize, hiddenSize);
     add('mlp.down_proj.weight', hiddenSize, intermediateSize);
+    if (config.outputBias) add('self_attn.o_proj.bias', hiddenSize);
+    if (!config.mlpBias) continue;
+    add('mlp.gate_proj.bias', intermediateSize);
+    add('mlp.up_proj.bias', intermediateSize);
+    add('mlp.down_proj.bias', hiddenSize);
   }
   return shapes;
 }

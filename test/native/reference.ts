@@ -26,9 +26,11 @@ export function referenceLogits(model: RandomModel, tokens: readonly number[]): 
     const mean = x.reduce((sum, value) => sum + value * value, 0) / x.length;
     return x.map((value, i) => (value / Math.sqrt(mean + rmsNormEps)) * values[i]!);
   };
-  const rotate = (x: Vector, position: number): Vector => {
-    const half = headDim / 2;
+  const half = config.invFreq.length;
+  const rotate = (x: Vector, position: number, layer: number): Vector => {
+    if (config.noRopeLayers?.includes(layer)) return x;
     return x.map((value, i) => {
+      if (i >= 2 * half) return value;
       const angle = position * config.invFreq[i % half]!;
       const other = i < half ? -x[i + half]! : x[i - half]!;
       return (value * Math.cos(angle) + other * Math.sin(angle)) * config.ropeAttentionScaling;
@@ -47,7 +49,7 @@ export function referenceLogits(model: RandomModel, tokens: readonly number[]): 
     const prefix = `model.layers.${layer}`;
     const project = (x: Vector, name: 'q' | 'k', count: number, position: number) =>
       heads(linear(`${prefix}.self_attn.${name}_proj`, x), count).map((head) =>
-        rotate(config.qkNorm ? rmsNorm(`${prefix}.self_attn.${name}_norm`, head) : head, position),
+        rotate(config.qkNorm ? rmsNorm(`${prefix}.self_attn.${name}_norm`, head) : head, position, layer),
       );
     const normed = residual.map((x) => rmsNorm(`${prefix}.input_layernorm`, x));
     const q = normed.map((x, position) => project(x, 'q', numHeads, position));
