@@ -37,15 +37,15 @@ export default class Serve extends BaseCommand {
   static override readonly description =
     'Starts a proxy, prefill nodes and decode nodes on this machine, each node a process of its own, prints their ' +
     'addresses and serves until it is stopped. With --role it is one node or the proxy alone, so that they may stand on ' +
-    'different hosts (give nodes a --side-channel-host that the others can reach).\n\n' +
+    "different hosts (give nodes --kv-peer with the other's hosts, and all of them one KV transfer key).\n\n" +
     'Ctrl-C or SIGTERM stops everything in order (exit code 0; 130 while it still starts). A node that cannot start or ' +
     'dies stops everything too: exit code 4 for an address in use, 5 for a node that died.';
 
   static override readonly examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --prefill 2 --decode 1 --port 9000 --kv-transfer uni',
-    '<%= config.bin %> <%= command.id %> --role prefill --host 10.0.0.1 --side-channel-host 10.0.0.1',
-    '<%= config.bin %> <%= command.id %> --role decode --host 10.0.0.2 --side-channel-host 10.0.0.2',
+    '<%= config.bin %> <%= command.id %> --role prefill --host 10.0.0.1 --kv-peer 10.0.0.2',
+    '<%= config.bin %> <%= command.id %> --role decode --host 10.0.0.2 --kv-peer 10.0.0.1',
     '<%= config.bin %> <%= command.id %> --role proxy --prefill-url http://10.0.0.1:8100 --decode-url http://10.0.0.2:8200',
   ];
 
@@ -107,18 +107,37 @@ export default class Serve extends BaseCommand {
       defaultHelp: async () => '0',
       helpGroup: 'KV TRANSFER',
     }),
+    'kv-transfer-key': string({
+      description:
+        'Secret that nodes prove to each other before KV moves, the same on all of them; a cluster makes its own.',
+      env: 'VLLM_PD_KV_TRANSFER_KEY',
+      helpGroup: 'SECURITY',
+    }),
+    'insecure-kv-transfer': boolean({
+      description: 'Let a node that other hosts reach exchange KV without a key.',
+      helpGroup: 'SECURITY',
+    }),
+    'kv-peer': string({
+      description:
+        'Where this node may fetch KV: host, host:port, address/prefix, or * for anywhere. May be given again.',
+      multiple: true,
+      defaultHelp: async () => 'this machine',
+      helpGroup: 'SECURITY',
+    }),
     ...engineFlags,
   };
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Serve);
     const { role } = flags;
+    // The flags may hold secrets, and everybody on this machine can read them.
+    process.title = 'vllm-pd serve';
     refuseFlags(flags, role !== undefined, clusterFlags, 'is for a cluster and does not go with --role');
     refuseFlags(flags, role !== 'proxy', ['prefill-url', 'decode-url'], 'needs --role proxy');
     refuseFlags(
       flags,
       role === undefined || role === 'proxy',
-      ['side-channel-host', 'side-channel-port'],
+      ['side-channel-host', 'side-channel-port', 'insecure-kv-transfer', 'kv-peer'],
       'is for one node: it needs --role prefill, decode or both',
     );
     const needless = Object.keys(engineFlags).filter(
@@ -155,7 +174,9 @@ export default class Serve extends BaseCommand {
     const percent = 100;
     const progress = await this.startProgress('making the model', percent);
     const cluster = await startCluster({
-      engine: engineOptions(flags),
+      engine: mergeEngineOptions(engineOptions(flags), {
+        kvTransfer: { key: flags['kv-transfer-key'] || null },
+      }),
       prefill: flags.prefill ?? 1,
       decode: flags.decode ?? 1,
       prefillEngine: poolOf(flags['prefill-num-blocks']),
@@ -249,6 +270,9 @@ function nodeOptions(role: NodeRole, flags: ServeFlags): NodeOptions {
         sideChannelHost:
           flags['side-channel-host'] ?? (isWildcard(flags.host) ? defaults.sideChannelHost : flags.host),
         sideChannelPort: flags['side-channel-port'] ?? 0,
+        key: flags['kv-transfer-key'] || null,
+        insecure: flags['insecure-kv-transfer'] ?? false,
+        peers: flags['kv-peer'] ?? [],
       },
     }),
   };

@@ -52,6 +52,12 @@ export interface KvTransferConfig {
   readonly sideChannelHost: string;
   /** 0 = any free port. */
   readonly sideChannelPort: number;
+  /** Shared by all nodes that exchange KV, as long as a password; null = anybody who reaches the side channel may. */
+  readonly key: string | null;
+  /** A side channel that other hosts reach may do without a key. */
+  readonly insecure: boolean;
+  /** Whom this node may connect to, as `PeerPolicy` takes them; none = this machine. */
+  readonly peers: readonly string[];
   /** What becomes of a request whose blocks did not arrive: computed again, or failed (vLLM's default). */
   readonly kvLoadFailurePolicy: 'recompute' | 'fail';
 }
@@ -153,6 +159,9 @@ export function completeEngineConfig(
       sideChannelHost: defaults.sideChannelHost,
       sideChannelPort: 0,
       kvLoadFailurePolicy: defaults.kvLoadFailurePolicy,
+      key: null,
+      insecure: false,
+      peers: [],
       ...options.kvTransfer,
       engineId: node.engineId,
       role: node.role,

@@ -3,6 +3,7 @@ import type { EngineConfig } from '../config.js';
 import { Scheduler } from '../core/scheduler.js';
 import type { TransferAgent } from '../kv-transfer/agent.js';
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
+import { PeerPolicy } from '../kv-transfer/peer-policy.js';
 import { PullConnectorScheduler } from '../kv-transfer/pull-scheduler.js';
 import { PullConnectorWorker } from '../kv-transfer/pull-worker.js';
 import { createLogger } from '../log.js';
@@ -19,6 +20,7 @@ export interface EngineParts {
   readonly folder: ModelFolder;
   readonly pool: KvPool;
   readonly agent: TransferAgent;
+  readonly peers: PeerPolicy;
   readonly connectorScheduler: PullConnectorScheduler;
   readonly connectorWorker: PullConnectorWorker;
   readonly scheduler: Scheduler;
@@ -40,13 +42,15 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
   try {
     const { numBlocks, blockSize } = config.cache;
     pool = loadNative().createPool({ numBlocks, blockSize, ...folder.model.kvShape });
+    const peers = new PeerPolicy(config.kvTransfer.peers);
     const agent = await createTransferAgent({
       config: config.kvTransfer,
       engineId: config.kvTransfer.engineId,
       pool,
       compatibility: await compatibilityOf(config),
+      peers,
     });
-    return connectParts(config, folder, pool, agent);
+    return { ...connectParts(config, folder, pool, agent), peers };
   } catch (error) {
     pool?.close();
     folder.model.close();
@@ -65,7 +69,7 @@ function connectParts(
   folder: ModelFolder,
   pool: KvPool,
   agent: TransferAgent,
-): EngineParts {
+): Omit<EngineParts, 'peers'> {
   const { cache, kvTransfer } = config;
   const limits = limitsOf(config, folder);
   const connectorScheduler = new PullConnectorScheduler({
@@ -79,6 +83,7 @@ function connectParts(
     agent,
     pool,
     isHeld: (id) => connectorScheduler.isHeld(id),
+    heldBlocks: (id) => connectorScheduler.heldBlocks(id),
   });
   const scheduler = new Scheduler({
     engineId: kvTransfer.engineId,

@@ -10,7 +10,7 @@ import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
 import { EngineCore } from './engine-core.js';
 import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
-import { checkPrompt, checkSampling } from './request-check.js';
+import { checkPeer, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
 import type { EngineState, KvTransferStats, PrefixCacheStats, StatLogger } from './stats.js';
 
@@ -99,6 +99,7 @@ export class Engine {
     const { limits } = this.#parts;
     const numPromptTokens = input.promptTokenIds.length;
     checkPrompt(input.promptTokenIds, limits);
+    checkPeer(input.kvTransferParams ?? null, this.#parts.peers, this.config.kvTransfer.engineId);
     const samplingParams = {
       ...defaultSamplingParams,
       maxTokens: limits.maxModelLen - numPromptTokens,
@@ -134,6 +135,11 @@ export class Engine {
   /** `onlyFree`: forgets the cached blocks that nobody uses. Otherwise all, or none (false) while any block is in use. */
   resetPrefixCache(options: { readonly onlyFree: boolean } = { onlyFree: false }): boolean {
     return this.#parts.scheduler.resetPrefixCache(options);
+  }
+
+  /** From now on the only addresses that this node fetches KV from; none = this machine. */
+  setKvPeers(peers: readonly string[]): void {
+    this.#parts.peers.replace(peers);
   }
 
   addStatLogger(logger: StatLogger): void {

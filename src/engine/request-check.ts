@@ -1,6 +1,9 @@
 // What a request must fulfil before the scheduler hears of it.
 import { VllmPdError } from '../errors.js';
+import { remoteBlocksOf } from '../kv-transfer/params.js';
+import type { PeerPolicy } from '../kv-transfer/peer-policy.js';
 import type { SamplingParams } from '../request.js';
+import type { KvTransferParams } from '../wire.js';
 
 export interface RequestLimits {
   readonly vocabSize: number;
@@ -60,6 +63,19 @@ export function checkSampling(params: SamplingParams, numPromptTokens: number, l
       throw refusal(message, field);
     }
   }
+}
+
+/** Throws INVALID_ARGUMENT when the parameters would have this node connect to somebody who is not its peer. */
+export function checkPeer(params: KvTransferParams | null, peers: PeerPolicy, ownEngineId: string): void {
+  const source = remoteBlocksOf(params);
+  if (!source || source.remote.engineId === ownEngineId) return;
+  const { host, port } = source.remote;
+  if (peers.allows(host, port)) return;
+  const message = `Expected kv_transfer_params.remote_host to be a KV peer of this node but received ${host}:${port}.`;
+  throw new VllmPdError('INVALID_ARGUMENT', message, {
+    param: 'kv_transfer_params.remote_host',
+    suggestions: [`Start the node with --kv-peer ${host} if it is one.`],
+  });
 }
 
 function refusal(message: string, param: string): VllmPdError {

@@ -28,7 +28,11 @@ export async function readOverTcp(
       next = end;
       const blockIds = pull.remoteBlockIds.slice(first, end);
       const hashes = pull.blockHashes.slice(first, end);
-      const body = await connection.request('read', (seq) => encodeRead({ seq, blockIds, hashes }), 'blocks');
+      const body = await connection.request(
+        'read',
+        (seq) => encodeRead({ seq, requestId: pull.remote.requestId, blockIds, hashes }),
+        'blocks',
+      );
       const chunk = decodeBlocks(body, end - first, into.blockBytes);
       onBytes(chunk.data.length);
       numBytes += chunk.data.length;

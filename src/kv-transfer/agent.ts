@@ -2,6 +2,9 @@
 import type { KvPool } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 
+/** Blocks that are held for a peer under an id right now; null when there is no such hold. */
+export type HeldBlocks = (requestId: string) => ReadonlySet<number> | null;
+
 /** A read that ran to its end; `valid[i]` is 1 where block i arrived intact, 0 where its owner no longer holds it. */
 export interface ReadResult {
   readonly valid: Uint8Array;
@@ -30,6 +33,11 @@ export interface TransferAgent {
   sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<boolean | null>;
   /** Called for every notification that arrives; says whether the hold that it ends still stood. */
   onNotif(listener: (notif: FinishedSend) => boolean): void;
+  /**
+   * Over tcp a peer reads only what this names: the blocks held under the request id that it brings, null = nothing (any
+   * more). Until it is called nothing can be read.
+   */
+  guardReads(heldBlocks: HeldBlocks): void;
   /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
   readonly bytesSent: number;
   readonly bytesReceived: number;

@@ -6,22 +6,26 @@ import type { KvPool } from '../native.js';
 import type { TransferAgent } from './agent.js';
 import { compatibilityHash, hostIdentity } from './handshake.js';
 import type { Welcome } from './messages.js';
+import { isLoopback, PeerPolicy } from './peer-policy.js';
 import { SideChannelAgent } from './side-channel-agent.js';
 import { SideChannelServer } from './side-channel-server.js';
 
 export interface TransferAgentOptions {
-  readonly config: Pick<KvTransferConfig, 'agent' | 'sideChannelHost' | 'sideChannelPort'>;
+  readonly config: Pick<KvTransferConfig, 'agent' | 'sideChannelHost' | 'sideChannelPort'> &
+    Partial<Pick<KvTransferConfig, 'key' | 'insecure'>>;
   readonly engineId: string;
   /** Stays the caller's: close it after the agent. */
   readonly pool: KvPool;
   /** What two nodes must agree on to exchange KV, beside the pool's shape: model fingerprint, hash seed check value. */
   readonly compatibility: string;
+  /** Whom this node may connect to; default: this machine. */
+  readonly peers?: PeerPolicy;
 }
 
 /** Listening on it is fine, but peers are told this address, and it leads each of them to itself. */
 const unreachableHosts = new Set(['', '0.0.0.0', '::']);
 
-/** Rejects with ADDRESS_IN_USE when the side channel's port is taken, INVALID_ARGUMENT when peers could not reach its host. */
+/** Rejects with ADDRESS_IN_USE when the side channel's port is taken, INVALID_ARGUMENT when peers could not reach its host or everybody could. */
 export async function createTransferAgent(options: TransferAgentOptions): Promise<TransferAgent> {
   const { config, engineId, pool, compatibility } = options;
   if (unreachableHosts.has(config.sideChannelHost)) {
@@ -31,6 +35,7 @@ export async function createTransferAgent(options: TransferAgentOptions): Promis
       suggestions: ["Give --side-channel-host this host's own address."],
     });
   }
+  checkKey(config);
   const logger = createLogger('kv-transfer');
   const identity: Welcome = {
     compatibility_hash: compatibilityHash(pool.layout, compatibility),
@@ -40,7 +45,8 @@ export async function createTransferAgent(options: TransferAgentOptions): Promis
     pool_fd: pool.fd,
     num_blocks: pool.layout.numBlocks,
   };
-  const server = new SideChannelServer({ pool, identity, logger });
+  const key = config.key ?? null;
+  const server = new SideChannelServer({ pool, identity, logger, key });
   const port = await server.listen(config.sideChannelHost, config.sideChannelPort);
   return new SideChannelAgent({
     host: config.sideChannelHost,
@@ -50,5 +56,26 @@ export async function createTransferAgent(options: TransferAgentOptions): Promis
     identity,
     server,
     logger,
+    key,
+    peers: options.peers ?? new PeerPolicy(),
+  });
+}
+
+/** Shorter ones can be found by trying. */
+const minKeyChars = 16;
+
+function checkKey({ key, insecure, sideChannelHost }: TransferAgentOptions['config']): void {
+  if (key != null && key.length < minKeyChars) {
+    const message = `Expected a KV transfer key of at least ${minKeyChars} characters but received one of ${key.length}.`;
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'kv-transfer-key' });
+  }
+  if (key != null || insecure || isLoopback(sideChannelHost)) return;
+  const message = `Expected a KV transfer key, since other hosts reach the side channel on ${sideChannelHost}, but received none.`;
+  throw new VllmPdError('INVALID_ARGUMENT', message, {
+    param: 'kv-transfer-key',
+    suggestions: [
+      'Set VLLM_PD_KV_TRANSFER_KEY to the same secret for all nodes.',
+      'Where nobody else is on that network, say --insecure-kv-transfer.',
+    ],
   });
 }

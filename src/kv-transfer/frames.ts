@@ -16,6 +16,10 @@ const frameTypes = {
   notif: 6,
   /** Owner → reader: the notification was delivered; was the hold still there? */
   ack: 7,
+  /** Owner → reader, JSON: prove that you know the key, as I do here. */
+  challenge: 16,
+  /** Reader → owner, JSON: the proof. */
+  proof: 17,
 } as const;
 
 export type FrameType = keyof typeof frameTypes;

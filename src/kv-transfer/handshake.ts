@@ -2,7 +2,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
 import type { KvPoolLayout } from '../native.js';
-import { type Hello, protocolVersion, type Welcome } from './messages.js';
+import { decodeVersion, type Hello, protocolVersion, type Welcome } from './messages.js';
 
 /** Equal on two nodes whose blocks mean the same bytes. The number of blocks may differ. */
 export function compatibilityHash(layout: KvPoolLayout, compatibility: string): string {
@@ -21,11 +21,15 @@ export function hostIdentity(): string {
   }
 }
 
+/** Looked at first: what else is in a hello depends on it. Null if both speak the same one. */
+export function versionRefusal(hello: Buffer): string | null {
+  const version = decodeVersion(hello);
+  if (version === protocolVersion) return null;
+  return `Expected side-channel protocol version ${protocolVersion} but received ${version}.`;
+}
+
 /** Why the owner must not serve this reader, as a sentence; null if it may. */
 export function refusalOf(hello: Hello, own: Welcome): string | null {
-  if (hello.version !== protocolVersion) {
-    return `Expected side-channel protocol version ${protocolVersion} but received ${hello.version}.`;
-  }
   if (hello.expected_engine_id !== own.engine_id) {
     return `Expected engine ${hello.expected_engine_id} but this is ${own.engine_id}: the node was restarted or replaced.`;
   }

@@ -5,7 +5,7 @@ import type { FinishedSend } from '../outputs.js';
 import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
-export const protocolVersion = 1;
+export const protocolVersion = 2;
 
 /** Most block bytes in one `blocks` frame; a single block may be larger. */
 const maxChunkBytes = 4 * 2 ** 20;
@@ -16,8 +16,12 @@ export const maxJsonBytes = 16 * 2 ** 10;
 
 const hashBytes = 32;
 const bytesPerBlockRef = 4 + hashBytes;
+/** seq, n, length of the request id */
+const readHeadBytes = 12;
+/** 512 characters of UTF-8 at most, as `text` below. */
+const maxRequestIdBytes = 2048;
 /** Longest body that an owner accepts from a reader. */
-export const maxReadBodyBytes = 8 + maxBlocksPerRead * bytesPerBlockRef;
+export const maxReadBodyBytes = readHeadBytes + maxBlocksPerRead * bytesPerBlockRef + maxRequestIdBytes;
 
 /** Blocks of `blockBytes` that one `read` frame may ask for. */
 export function maxBlocksPerChunk(blockBytes: number): number {
@@ -34,9 +38,13 @@ export function maxBlocksBodyBytes(blockBytes: number): number {
 const text = z.string().min(1).max(512);
 const count = z.int().min(0);
 
-const hello = z.object({
-  protocol: z.literal('vllm-pd-kv'),
-  version: count,
+const hexBytes = z.string().regex(/^[0-9a-f]{64}$/);
+
+const anyHello = z.object({ protocol: z.literal('vllm-pd-kv'), version: count });
+
+const hello = anyHello.extend({
+  /** The reader's part of what both proofs are made over. */
+  nonce: hexBytes,
   compatibility_hash: text,
   engine_id: text,
   /** From `kv_transfer_params`; another one answering means that the peer was restarted. */
@@ -57,6 +65,11 @@ const welcome = z.object({
     .max(2 ** 31),
 });
 export type Welcome = z.infer<typeof welcome>;
+
+const challenge = z.object({ nonce: hexBytes, proof: hexBytes });
+export type Challenge = z.infer<typeof challenge>;
+
+const proof = z.object({ proof: hexBytes });
 
 const refusal = z.object({ reason: z.string().max(2048) });
 
@@ -80,10 +93,14 @@ function parseJson<T>(what: string, schema: z.ZodType<T>, body: Buffer): T {
   }
 }
 
-export const encodeJson = (message: Hello | Welcome | { reason: string }): Buffer =>
-  Buffer.from(JSON.stringify(message));
+export const encodeJson = (
+  message: Hello | Welcome | Challenge | { proof: string } | { reason: string },
+): Buffer => Buffer.from(JSON.stringify(message));
+export const decodeVersion = (body: Buffer): number => parseJson('a hello', anyHello, body).version;
 export const decodeHello = (body: Buffer): Hello => parseJson('a hello', hello, body);
 export const decodeWelcome = (body: Buffer): Welcome => parseJson('a welcome', welcome, body);
+export const decodeChallenge = (body: Buffer): Challenge => parseJson('a challenge', challenge, body);
+export const decodeProof = (body: Buffer): string => parseJson('a proof', proof, body).proof;
 export const decodeRefusal = (body: Buffer): string => parseJson('a reason', refusal, body).reason;
 
 // ---------------------------------------------------------------------------------------------- requests and replies
@@ -123,41 +140,51 @@ export function decodeAck(body: Buffer): boolean {
 
 export interface ReadRequest {
   readonly seq: number;
+  /** The owner's id of what it holds for this reader: only blocks under it may be read. */
+  readonly requestId: string;
   readonly blockIds: readonly number[];
   readonly hashes: readonly BlockHash[];
 }
 
-/** seq, n, then n block ids (u32), then n hashes (32 bytes). */
-export function encodeRead({ seq, blockIds, hashes }: ReadRequest): Buffer {
-  const body = Buffer.allocUnsafe(8 + blockIds.length * bytesPerBlockRef);
+/** seq, n, length of the request id, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
+export function encodeRead({ seq, requestId, blockIds, hashes }: ReadRequest): Buffer {
+  const idStart = readHeadBytes + blockIds.length * bytesPerBlockRef;
+  const numIdBytes = Buffer.byteLength(requestId);
+  const body = Buffer.allocUnsafe(idStart + numIdBytes);
+  body.writeUInt32BE(numIdBytes, 8);
+  body.write(requestId, idStart);
   body.writeUInt32BE(seq, 0);
   body.writeUInt32BE(blockIds.length, 4);
-  for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, 8 + 4 * i);
+  for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, readHeadBytes + 4 * i);
   for (const [i, hash] of hashes.entries()) {
-    body.write(hash, 8 + 4 * blockIds.length + hashBytes * i, hashBytes, 'hex');
+    body.write(hash, readHeadBytes + 4 * blockIds.length + hashBytes * i, hashBytes, 'hex');
   }
   return body;
 }
 
 /** Throws PEER_FAILED unless the ids lie in a pool of `numBlocks` and no more blocks are asked for than fit a frame. */
 export function decodeRead(body: Buffer, numBlocks: number, maxBlocks: number): ReadRequest {
-  const n = body.length < 8 ? 0 : body.readUInt32BE(4);
-  if (n < 1 || n > maxBlocks || body.length !== 8 + n * bytesPerBlockRef) {
+  const hasHead = body.length >= readHeadBytes;
+  const n = hasHead ? body.readUInt32BE(4) : 0;
+  const numIdBytes = hasHead ? body.readUInt32BE(8) : 0;
+  const isWhole = body.length === readHeadBytes + n * bytesPerBlockRef + numIdBytes;
+  if (n < 1 || n > maxBlocks || numIdBytes < 1 || numIdBytes > maxRequestIdBytes || !isWhole) {
     throw new VllmPdError(
       'PEER_FAILED',
       `Expected a read of 1 to ${maxBlocks} blocks but received one of ${n}.`,
     );
   }
-  const blockIds = Array.from({ length: n }, (_, i) => body.readUInt32BE(8 + 4 * i));
+  const blockIds = Array.from({ length: n }, (_, i) => body.readUInt32BE(readHeadBytes + 4 * i));
   const tooLarge = blockIds.find((id) => id >= numBlocks);
   if (tooLarge !== undefined) {
     throw new VllmPdError('PEER_FAILED', `Expected block ids below ${numBlocks} but received ${tooLarge}.`);
   }
   const hashes = Array.from({ length: n }, (_, i) => {
-    const start = 8 + 4 * n + hashBytes * i;
+    const start = readHeadBytes + 4 * n + hashBytes * i;
     return body.toString('hex', start, start + hashBytes);
   });
-  return { seq: body.readUInt32BE(0), blockIds, hashes };
+  const requestId = body.toString('utf8', body.length - numIdBytes);
+  return { seq: body.readUInt32BE(0), requestId, blockIds, hashes };
 }
 
 /** What stands in a `blocks` body before the bytes of its valid blocks: seq, n, n validity bytes. */

@@ -1,9 +1,17 @@
 // The reader's end of the side channel: one connection to one owner, requests matched to replies by number.
 import { connect, type Socket } from 'node:net';
 import { messageOf, VllmPdError } from '../errors.js';
+import { isSameProof, proofOf } from './authentication.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
 import { mismatchOf } from './handshake.js';
-import { decodeRefusal, decodeWelcome, encodeJson, type Hello, type Welcome } from './messages.js';
+import {
+  decodeChallenge,
+  decodeRefusal,
+  decodeWelcome,
+  encodeJson,
+  type Hello,
+  type Welcome,
+} from './messages.js';
 
 /** Connecting and the handshake together, as vLLM's receive timeout. */
 const handshakeTimeoutMs = 5000;
@@ -14,6 +22,8 @@ const receiveBufferBytes = 256 * 1024;
 export interface PeerConnectionOptions {
   readonly address: { readonly host: string; readonly port: number };
   readonly hello: Hello;
+  /** The key that both ends must know; null = none was given. */
+  readonly key: string | null;
   /** Longest reply that is accepted, in bytes. */
   readonly maxBodyBytes: number;
   /** Aborting it ends the connection, whatever its state. */
@@ -30,17 +40,20 @@ export class PeerConnection {
   /** Resolves when the connection has ended, from whichever side. */
   readonly closed: Promise<void>;
   readonly #hello: Hello;
+  readonly #key: string | null;
   readonly #name: string;
   readonly #socket: Socket;
   readonly #decoder: FrameDecoder;
   readonly #waiting = new Map<number, Waiting>();
+  #isProven = false;
   #welcome: Welcome | null = null;
   #onWelcome: () => void = () => {};
   #failure: Error | null = null;
   #nextSeq = 1;
 
-  private constructor({ address, hello, maxBodyBytes }: PeerConnectionOptions) {
+  private constructor({ address, hello, key, maxBodyBytes }: PeerConnectionOptions) {
     this.#hello = hello;
+    this.#key = key;
     this.#name = `${hello.expected_engine_id} at ${address.host}:${address.port}`;
     this.#decoder = new FrameDecoder(maxBodyBytes);
     this.#socket = connect({
@@ -127,12 +140,31 @@ export class PeerConnection {
 
   #enter({ type, body }: Frame): void {
     if (type === 'refuse') throw new VllmPdError('PEER_FAILED', decodeRefusal(body));
-    if (type !== 'welcome') throw new VllmPdError('PEER_FAILED', `expected a welcome but received ${type}`);
+    const expected = this.#isProven ? 'welcome' : 'challenge';
+    if (type !== expected) {
+      throw new VllmPdError('PEER_FAILED', `expected a ${expected} but received ${type}`);
+    }
+    if (!this.#isProven) {
+      this.#prove(body);
+      return;
+    }
     const welcome = decodeWelcome(body);
     const mismatch = mismatchOf(welcome, this.#hello);
     if (mismatch !== null) throw new VllmPdError('PEER_FAILED', mismatch);
     this.#welcome = welcome;
     this.#onWelcome();
+  }
+
+  /** The owner proves first that it knows the key: who does not, gets nothing that it could pass on. */
+  #prove(body: Buffer): void {
+    const { nonce, proof } = decodeChallenge(body);
+    const exchange = { hello: encodeJson(this.#hello), ownerNonce: nonce };
+    if (!isSameProof(proof, proofOf('owner', this.#key, exchange))) {
+      throw new VllmPdError('PEER_FAILED', 'The KV transfer keys of the two nodes differ.');
+    }
+    this.#isProven = true;
+    const answer = { proof: proofOf('reader', this.#key, exchange) };
+    this.#socket.write(encodeFrame('proof', encodeJson(answer)));
   }
 
   #settle({ type, body }: Frame): void {

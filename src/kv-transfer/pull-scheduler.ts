@@ -118,9 +118,8 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     if (kind === null || heldBlockIds.length === 0) return nothingHeld;
     const durationMs = kind === 'ticket' ? this.#config.decoderKvBlocksTtlMs : this.#config.kvLeaseDurationMs;
     const expiresAtMs = this.#clock() + durationMs;
-    if (!this.#leases.grant(request.requestId, expiresAtMs, { isRevocable: kind === 'ticket' })) {
-      return nothingHeld;
-    }
+    const lease = { isRevocable: kind === 'ticket', blockIds: heldBlockIds };
+    if (!this.#leases.grant(request.requestId, expiresAtMs, lease)) return nothingHeld;
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
@@ -143,7 +142,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#numLeasesGranted += 1;
     const id = `lease-${this.#numLeasesGranted}-${request.requestId}`;
     const expiresInMs = this.#config.kvLeaseDurationMs;
-    this.#leases.grant(id, this.#clock() + expiresInMs, { isRevocable: true });
+    this.#leases.grant(id, this.#clock() + expiresInMs, { isRevocable: true, blockIds });
     return {
       id,
       expiresInMs,
@@ -179,6 +178,11 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   /** Whether blocks are held under this id right now, for a peer that asks. */
   isHeld(id: string): boolean {
     return this.#leases.isHeld(id, this.#clock());
+  }
+
+  /** The blocks held under this id right now; null = none. */
+  heldBlocks(id: string): ReadonlySet<number> | null {
+    return this.#leases.blocksOf(id, this.#clock());
   }
 
   /** Holds that ended in this way since start. */

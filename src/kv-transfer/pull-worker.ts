@@ -9,7 +9,7 @@ import type {
   KVConnectorOutput,
   PullSpec,
 } from '../outputs.js';
-import type { TransferAgent } from './agent.js';
+import type { HeldBlocks, TransferAgent } from './agent.js';
 import type { KVConnectorWorker } from './connector.js';
 
 export interface PullConnectorWorkerOptions {
@@ -18,6 +18,8 @@ export interface PullConnectorWorkerOptions {
   readonly pool: KvPool;
   /** Whether this node still holds blocks under that id; the scheduler half knows. */
   readonly isHeld: (requestId: string) => boolean;
+  /** The blocks held under that id, which is all that a peer may read over tcp. Default: none. */
+  readonly heldBlocks?: HeldBlocks;
   /** A read that takes longer is given up, and its tokens are computed instead. Default 30 s. */
   readonly readTimeoutMs?: number;
 }
@@ -38,10 +40,17 @@ export class PullConnectorWorker implements KVConnectorWorker {
   #invalidBlockIds: number[] = [];
   #wake: () => void = () => {};
 
-  constructor({ agent, pool, isHeld, readTimeoutMs = 30_000 }: PullConnectorWorkerOptions) {
+  constructor({
+    agent,
+    pool,
+    isHeld,
+    heldBlocks = () => null,
+    readTimeoutMs = 30_000,
+  }: PullConnectorWorkerOptions) {
     this.#agent = agent;
     this.#pool = pool;
     this.#readTimeoutMs = readTimeoutMs;
+    agent.guardReads(heldBlocks);
     agent.onNotif((notif) => {
       const wasHeld = isHeld(notif.requestId);
       this.#finishedSending.push(notif);

@@ -4,11 +4,13 @@ import { messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
 import { type KvPool, loadNative } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
-import type { ReadResult, TransferAgent } from './agent.js';
+import type { HeldBlocks, ReadResult, TransferAgent } from './agent.js';
 import { MappedPool } from './agent-shm.js';
 import { readOverTcp } from './agent-tcp.js';
+import { newNonce } from './authentication.js';
 import { decodeAck, encodeNotif, maxBlocksBodyBytes, protocolVersion, type Welcome } from './messages.js';
 import { PeerConnection } from './peer-connection.js';
+import type { PeerPolicy } from './peer-policy.js';
 import type { SideChannelServer } from './side-channel-server.js';
 
 /** How long the owner may take to confirm a notification. */
@@ -28,6 +30,9 @@ export interface SideChannelAgentOptions {
   readonly identity: Welcome;
   readonly server: SideChannelServer;
   readonly logger: Logger;
+  /** The shared key; null = none was given. */
+  readonly key: string | null;
+  readonly peers: PeerPolicy;
 }
 
 export class SideChannelAgent implements TransferAgent {
@@ -38,6 +43,8 @@ export class SideChannelAgent implements TransferAgent {
   readonly #identity: Welcome;
   readonly #server: SideChannelServer;
   readonly #logger: Logger;
+  readonly #key: string | null;
+  readonly #policy: PeerPolicy;
   /** By engine id: connections that stand or are being made. */
   readonly #peers = new Map<string, Promise<Peer>>();
   readonly #transports = new Map<string, 'shm' | 'tcp'>();
@@ -55,6 +62,8 @@ export class SideChannelAgent implements TransferAgent {
     this.#identity = options.identity;
     this.#server = options.server;
     this.#logger = options.logger;
+    this.#key = options.key;
+    this.#policy = options.peers;
   }
 
   get bytesSent(): number {
@@ -71,6 +80,10 @@ export class SideChannelAgent implements TransferAgent {
 
   onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.#server.onNotif(listener);
+  }
+
+  guardReads(heldBlocks: HeldBlocks): void {
+    this.#server.guardReads(heldBlocks);
   }
 
   read(pull: PullSpec, into: KvPool, signal?: AbortSignal): Promise<ReadResult> {
@@ -142,6 +155,9 @@ export class SideChannelAgent implements TransferAgent {
   }
 
   async #connect({ host, port, engineId }: RemoteBlocks, onClose: () => void): Promise<Peer> {
+    if (!this.#policy.allows(host, port)) {
+      throw new VllmPdError('PEER_FAILED', `${host}:${port} is not among this node's KV peers.`);
+    }
     const connection = await PeerConnection.open({
       address: { host, port },
       hello: {
@@ -150,7 +166,9 @@ export class SideChannelAgent implements TransferAgent {
         compatibility_hash: this.#identity.compatibility_hash,
         engine_id: this.#identity.engine_id,
         expected_engine_id: engineId,
+        nonce: newNonce(),
       },
+      key: this.#key,
       maxBodyBytes: maxBlocksBodyBytes(this.#pool.blockBytes),
       signal: this.#closing.signal,
     });

@@ -5,11 +5,11 @@ import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { KvPool } from '../native.js';
 import type { FinishedSend } from '../outputs.js';
+import type { HeldBlocks } from './agent.js';
 import { encodeFrame, type Frame, FrameDecoder, frameHeader } from './frames.js';
-import { refusalOf } from './handshake.js';
+import { Greeting } from './greeting.js';
 import {
   countValid,
-  decodeHello,
   decodeNotif,
   decodeRead,
   encodeAck,
@@ -29,21 +29,26 @@ export interface SideChannelServerOptions {
   readonly pool: KvPool;
   readonly identity: Welcome;
   readonly logger: Logger;
+  /** What readers must know; null = none was given. */
+  readonly key: string | null;
 }
 
 export class SideChannelServer {
   readonly #pool: KvPool;
   readonly #identity: Welcome;
   readonly #logger: Logger;
+  readonly #key: string | null;
   readonly #server: Server;
   readonly #connections = new Map<Socket, Promise<void>>();
   #listener: (notif: FinishedSend) => boolean = () => false;
+  #heldBlocks: HeldBlocks = () => null;
   #bytesSent = 0;
 
-  constructor({ pool, identity, logger }: SideChannelServerOptions) {
+  constructor({ pool, identity, logger, key }: SideChannelServerOptions) {
     this.#pool = pool;
     this.#identity = identity;
     this.#logger = logger;
+    this.#key = key;
     this.#server = createServer({ noDelay: true }, (socket) => this.#accept(socket));
     this.#server.maxConnections = maxConnections;
   }
@@ -78,6 +83,10 @@ export class SideChannelServer {
     this.#listener = listener;
   }
 
+  guardReads(heldBlocks: HeldBlocks): void {
+    this.#heldBlocks = heldBlocks;
+  }
+
   get bytesSent(): number {
     return this.#bytesSent;
   }
@@ -103,33 +112,32 @@ export class SideChannelServer {
   /** One connection, from hello to end. Throwing closes this connection and no other. */
   async #serve(socket: Socket): Promise<void> {
     const decoder = new FrameDecoder(maxJsonBytes);
+    const greeting = new Greeting(this.#identity, this.#key);
     let isKnown = false;
-    socket.setTimeout(helloTimeoutMs, () => socket.destroy());
+    // From the first byte to the last: one that sends a byte now and then does not stay either.
+    const tooLate = setTimeout(() => socket.destroy(), helloTimeoutMs);
+    socket.once('close', () => clearTimeout(tooLate));
     for await (const chunk of socket) {
       for (const frame of decoder.push(chunk as Buffer)) {
         if (isKnown) {
           this.#answer(socket, frame);
         } else {
-          const reason = this.#greet(socket, frame);
-          if (reason !== null) {
+          const step = greeting.next(frame);
+          if (step.kind === 'refuses') {
+            const { reason } = step;
             await ended(socket, encodeFrame('refuse', encodeJson({ reason })));
             throw new VllmPdError('PEER_FAILED', reason);
           }
-          isKnown = true;
-          socket.setTimeout(0);
-          decoder.maxBodyBytes = maxReadBodyBytes;
+          socket.write(step.answer);
+          if (step.kind === 'welcomes') {
+            isKnown = true;
+            decoder.maxBodyBytes = maxReadBodyBytes;
+            clearTimeout(tooLate);
+          }
         }
         if (socket.writableNeedDrain) await drained(socket);
       }
     }
-  }
-
-  /** Null when the reader is welcome, else why it was refused. */
-  #greet(socket: Socket, { type, body }: Frame): string | null {
-    if (type !== 'hello') return `Expected a hello but received ${type}.`;
-    const reason = refusalOf(decodeHello(body), this.#identity);
-    if (reason === null) socket.write(encodeFrame('welcome', encodeJson(this.#identity)));
-    return reason;
   }
 
   #answer(socket: Socket, { type, body }: Frame): void {
@@ -147,8 +155,13 @@ export class SideChannelServer {
 
   #serveRead(socket: Socket, body: Buffer): void {
     const { layout, blockBytes } = this.#pool;
-    const { seq, blockIds, hashes } = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
-    const { data, valid } = this.#pool.copyOut(blockIds, hashes);
+    const request = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
+    const { seq, blockIds, hashes } = request;
+    const held = this.#heldBlocks(request.requestId);
+    const isHeld = blockIds.every((id) => held?.has(id));
+    const { data, valid } = isHeld
+      ? this.#pool.copyOut(blockIds, hashes)
+      : { data: Buffer.alloc(0), valid: new Uint8Array(blockIds.length) };
     const head = encodeBlocksHead(seq, valid);
     const numDataBytes = countValid(valid) * blockBytes;
     socket.cork();

@@ -25,6 +25,8 @@ export async function serveTransfers(layout: KvPoolLayout): Promise<void> {
     pool,
     compatibility: peerCompatibility,
   });
+  const held = new Set(Array.from({ length: layout.numBlocks }, (_, id) => id));
+  agent.guardReads(() => held);
   const rawServer = createServer({ noDelay: true }, serveRaw);
   rawServer.listen(0, '127.0.0.1', () => {
     const address = rawServer.address();

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { EngineOptions, NodeRole } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { engineArgs } from './cluster-args.js';
-import type { NodeMessage } from './node-process.js';
+import type { NodeMessage, PeersMessage } from './node-process.js';
 
 const entry = fileURLToPath(new URL('../bin.js', import.meta.url));
 
@@ -34,7 +34,12 @@ export class ClusterNode {
   constructor(options: ClusterNodeOptions) {
     const { role, engine, port } = options;
     const args = ['serve', `--role=${role}`, '--host=127.0.0.1', `--port=${port}`, ...engineArgs(engine)];
-    this.#child = fork(entry, args, { stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] });
+    this.#child = fork(entry, args, {
+      stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+      execArgv: [],
+      // Not as flags: everybody on this machine can read those.
+      env: { ...process.env, VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '' },
+    });
     this.role = role;
     this.#stopGraceMs = options.stopGraceMs;
     this.pid = this.#child.pid ?? 0;
@@ -75,6 +80,11 @@ export class ClusterNode {
     } finally {
       clearTimeout(timer);
     }
+  }
+
+  /** Tells the node where its peers are; it connects to nobody else from then on. */
+  introduce(peers: readonly string[]): void {
+    if (this.#child.connected) this.#child.send({ type: 'peers', peers } satisfies PeersMessage);
   }
 
   /** Calls `listener` when the process ends without having been told to. */

@@ -1,4 +1,5 @@
 // Prefill nodes, decode nodes and the proxy on this machine: started together, watched, stopped together.
+import { randomBytes } from 'node:crypto';
 import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../config.js';
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
@@ -95,7 +96,13 @@ async function withResolvedModel(options: ClusterOptions): Promise<EngineOptions
       ...(onProgress && { onProgress }),
     }),
     servedModelName: engine.servedModelName ?? model,
+    kvTransfer: { ...engine.kvTransfer, key: engine.kvTransfer?.key ?? newKey() },
   };
+}
+
+/** Of this start only: what it protects is gone with the nodes. */
+function newKey(): string {
+  return randomBytes(32).toString('base64url');
 }
 
 async function startNodes(options: ClusterOptions, engine: EngineOptions): Promise<ClusterNode[]> {
@@ -122,6 +129,7 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
   options.signal?.addEventListener('abort', abort);
   try {
     await Promise.all(nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000)));
+    for (const node of nodes) node.introduce(nodes.map(({ sideChannel }) => sideChannel));
     return nodes;
   } catch (error) {
     await stopAll(nodes);

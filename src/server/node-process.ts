@@ -23,6 +23,8 @@ export interface RunningNode {
   readonly engineId: string;
   /** Where peers reach this node's blocks, as `host:port`. */
   readonly sideChannel: string;
+  /** From now on the only addresses that this node fetches KV from. */
+  setKvPeers(peers: readonly string[]): void;
   /** Lets what runs end, for a while, then ends everything. Idempotent. */
   close(): Promise<void>;
 }
@@ -42,6 +44,12 @@ export type NodeMessage =
       readonly suggestions: readonly string[];
     };
 
+/** What a parent tells its node: where the other nodes' side channels are, once all of them are known. */
+export interface PeersMessage {
+  readonly type: 'peers';
+  readonly peers: readonly string[];
+}
+
 /** Throws what the engine or the server throws on start; nothing is left behind then. */
 export async function startNode({ role, engine: options, host, port }: NodeOptions): Promise<RunningNode> {
   const modelPath = await resolveModel(options.model ?? defaults.model, { backend: options.backend });
@@ -55,6 +63,7 @@ export async function startNode({ role, engine: options, host, port }: NodeOptio
       url: server.url,
       engineId,
       sideChannel: `${engine.sideChannel.host}:${engine.sideChannel.port}`,
+      setKvPeers: (peers) => engine.setKvPeers(peers),
       close: () => {
         closed ??= drainAndClose(engine, () => server.close());
         return closed;
@@ -91,6 +100,7 @@ export async function runUnderParent(options: NodeOptions): Promise<void> {
   process.on('SIGINT', () => {});
   try {
     const node = await startNode(options);
+    process.on('message', ({ peers }: PeersMessage) => node.setKvPeers(peers));
     process.once('SIGTERM', () => void node.close().finally(() => process.exit(0)));
     await tellParent({
       type: 'ready',

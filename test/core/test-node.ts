@@ -284,6 +284,9 @@ function createConnector(options: Partial<KvTransferConfig>, blockSize: number, 
     sideChannelHost: '127.0.0.1',
     sideChannelPort: 1,
     kvLoadFailurePolicy: 'recompute',
+    key: null,
+    insecure: false,
+    peers: [],
     ...options,
   };
   return new PullConnectorScheduler({ config, blockSize, host: '127.0.0.1', port: 1, clock });

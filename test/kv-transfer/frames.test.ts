@@ -53,14 +53,19 @@ test('lengths and types that cannot be are refused', () => {
   }
 });
 
-test('a read carries ids and hashes', () => {
-  const request = { seq: 77, blockIds: [1, 5, 63], hashes: [hash('a'), hash('0'), hash('f')] };
+test('a read carries ids, hashes and the hold that they belong to', () => {
+  const request = {
+    seq: 77,
+    requestId: 'gehalten-ü',
+    blockIds: [1, 5, 63],
+    hashes: [hash('a'), hash('0'), hash('f')],
+  };
   assert.equal(decodeRead(encodeRead(request), 64, 3), request);
 });
 
 test('a read outside the pool, of nothing, of too much or of another length is refused', () => {
   const read = (blockIds: number[]) =>
-    encodeRead({ seq: 1, blockIds, hashes: blockIds.map(() => hash('a')) });
+    encodeRead({ seq: 1, requestId: 'held', blockIds, hashes: blockIds.map(() => hash('a')) });
   isPeerFailure(() => decodeRead(read([1, 64]), 64, 10));
   isPeerFailure(() => decodeRead(read([0xffff_ffff]), 64, 10));
   isPeerFailure(() => decodeRead(read([]), 64, 10));
@@ -68,6 +73,9 @@ test('a read outside the pool, of nothing, of too much or of another length is r
   isPeerFailure(() => decodeRead(read([1, 2]).subarray(0, -1), 64, 10));
   isPeerFailure(() => decodeRead(Buffer.concat([read([1, 2]), Buffer.alloc(1)]), 64, 10));
   isPeerFailure(() => decodeRead(Buffer.alloc(7), 64, 10));
+  const named = (requestId: string) => encodeRead({ seq: 1, requestId, blockIds: [1], hashes: [hash('a')] });
+  isPeerFailure(() => decodeRead(named(''), 64, 10));
+  isPeerFailure(() => decodeRead(named('x'.repeat(2049)), 64, 10));
   const lie = read([1, 2]);
   lie.writeUInt32BE(0x7fff_ffff, 4);
   isPeerFailure(() => decodeRead(lie, 64, maxBlocksPerRead));

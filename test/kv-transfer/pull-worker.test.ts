@@ -48,6 +48,7 @@ class ScriptedAgent implements TransferAgent {
   onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.notify = listener;
   }
+  guardReads(): void {}
   async close(): Promise<void> {}
 }
 
@@ -219,6 +220,7 @@ test('with real agents a load arrives and ends the hold, and the bytes agree', a
         agent: owner.agent,
         pool: owner.pool,
         isHeld: (id) => id === 'held',
+        heldBlocks: (id) => (id === 'held' ? new Set([5, 6, 7, 8]) : null),
       });
       const receiving = new PullConnectorWorker({
         agent: reader.agent,

@@ -4,9 +4,11 @@ import { connect, createServer, type Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
+import { newNonce, proofOf } from '../../src/kv-transfer/authentication.js';
 import { encodeFrame, FrameDecoder, type FrameType, frameHeader } from '../../src/kv-transfer/frames.js';
 import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake.js';
 import {
+  decodeChallenge,
   decodeRefusal,
   decodeWelcome,
   encodeBlocksHead,
@@ -41,6 +43,7 @@ const hello: Hello = {
   protocol: 'vllm-pd-kv',
   version: protocolVersion,
   compatibility_hash: compatibilityHash(layout, 'tiny model, seed 0'),
+  nonce: newNonce(),
   engine_id: 'stranger',
   expected_engine_id: 'owner',
 };
@@ -50,15 +53,66 @@ interface Reply {
   readonly body: Buffer;
 }
 
-/** Sends bytes to the node and collects the frames that come back until it closes the connection. */
-async function sendUntilClosed(node: TransferNode, ...parts: Buffer[]): Promise<readonly Reply[]> {
+/** Goes through the handshake, with this key. */
+const enter: unique symbol = Symbol('enter');
+type Part = Buffer | typeof enter;
+
+/** Says hello as `own` does and answers the challenge, as long as the owner asks. */
+function enterAs(socket: Socket, own: Hello, key: string | null): (reply: Reply) => void {
+  const body = encodeJson(own);
+  socket.write(encodeFrame('hello', body));
+  return ({ type, body: challenge }) => {
+    if (type !== 'challenge') return;
+    const exchange = { hello: body, ownerNonce: decodeChallenge(challenge).nonce };
+    socket.write(encodeFrame('proof', encodeJson({ proof: proofOf('reader', key, exchange) })));
+  };
+}
+
+/** A reader's handshake by hand; resolves to what the owner said last: a welcome or a refusal. */
+async function greet(node: TransferNode, own: Hello, key: string | null = null): Promise<Reply> {
+  const socket = connect({ host: node.agent.host, port: node.agent.port });
+  const decoder = new FrameDecoder(2 ** 24);
+  try {
+    return await new Promise((resolve, reject) => {
+      socket.once('error', reject);
+      socket.once('close', () => reject(new Error('closed without an answer')));
+      const answer = enterAs(socket, own, key);
+      socket.on('data', (chunk) => {
+        for (const frame of decoder.push(chunk)) {
+          answer(frame);
+          if (frame.type !== 'challenge') resolve(frame);
+        }
+      });
+    });
+  } finally {
+    socket.destroy();
+  }
+}
+
+/**
+ * Sends bytes to the node and collects the frames that come back until it closes the connection; what stands behind
+ * `enter` is sent when the node has said welcome.
+ */
+async function sendUntilClosed(node: TransferNode, ...parts: Part[]): Promise<readonly Reply[]> {
   const socket = connect({ host: node.agent.host, port: node.agent.port });
   const decoder = new FrameDecoder(2 ** 24);
   const replies: Reply[] = [];
-  socket.on('data', (chunk) => replies.push(...decoder.push(chunk)));
+  const at = parts.indexOf(enter);
+  const isBytes = (part: Part): part is Buffer => part !== enter;
+  let answer: ((reply: Reply) => void) | null = null;
+  socket.on('data', (chunk) => {
+    for (const reply of decoder.push(chunk)) {
+      answer?.(reply);
+      if (reply.type === 'challenge') continue;
+      replies.push(reply);
+      if (reply.type === 'welcome')
+        for (const part of parts.slice(at + 1).filter(isBytes)) socket.write(part);
+    }
+  });
   socket.on('error', () => {});
   const givenUp = setTimeout(() => socket.destroy(new Error('it was not closed')), 4000);
-  for (const part of parts) socket.write(part);
+  if (at >= 0) answer = enterAs(socket, hello, null);
+  else for (const part of parts.filter(isBytes)) socket.write(part);
   const startedAtMs = performance.now();
   await once(socket, 'close').catch(() => {});
   clearTimeout(givenUp);
@@ -68,10 +122,18 @@ async function sendUntilClosed(node: TransferNode, ...parts: Buffer[]): Promise<
 
 const greeting = encodeFrame('hello', encodeJson(hello));
 const read = (blockIds: number[]) =>
-  encodeFrame('read', encodeRead({ seq: 1, blockIds, hashes: blockIds.map((id) => hashOf(`block ${id}`)) }));
+  encodeFrame(
+    'read',
+    encodeRead({
+      seq: 1,
+      requestId: 'held',
+      blockIds,
+      hashes: blockIds.map((id) => hashOf(`block ${id}`)),
+    }),
+  );
 const noise = Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919 + 13) % 251));
 
-const intrusions: [name: string, parts: Buffer[], numReplies: number][] = [
+const intrusions: [name: string, parts: Part[], numReplies: number][] = [
   ['noise', [noise], 0],
   ['an HTTP request', [Buffer.from('GET / HTTP/1.1\r\nHost: x\r\n\r\n')], 0],
   ['a frame of 4 GiB', [Buffer.from('ffffffff01', 'hex'), noise], 0],
@@ -80,13 +142,15 @@ const intrusions: [name: string, parts: Buffer[], numReplies: number][] = [
   ['a notification before the hello', [encodeFrame('notif', Buffer.from('xxxx{}'))], 1],
   ['a hello that is not JSON', [encodeFrame('hello', Buffer.from('not json'))], 0],
   ['a hello of another protocol', [encodeFrame('hello', Buffer.from('{"protocol":"redis"}'))], 0],
-  ['noise behind the hello', [greeting, noise], 1],
-  ['a second hello', [greeting, greeting], 1],
-  ['a frame above the limit behind the hello', [greeting, frameHeader('read', 8 * 2 ** 20), noise], 1],
-  ['a read outside the pool', [greeting, read([1, 64])], 1],
-  ['a read of nothing', [greeting, read([])], 1],
-  ['a notification that is not JSON', [greeting, encodeFrame('notif', Buffer.from('xxxx{'))], 1],
-  ['a reply nobody asked for', [greeting, encodeFrame('blocks', Buffer.alloc(12))], 1],
+  ['noise behind the hello', [enter, noise], 1],
+  ['a second hello', [enter, greeting], 1],
+  ['a frame above the limit behind the hello', [enter, frameHeader('read', 8 * 2 ** 20), noise], 1],
+  ['a read outside the pool', [enter, read([1, 64])], 1],
+  ['a read of nothing', [enter, read([])], 1],
+  ['a notification that is not JSON', [enter, encodeFrame('notif', Buffer.from('xxxx{'))], 1],
+  ['a reply nobody asked for', [enter, encodeFrame('blocks', Buffer.alloc(12))], 1],
+  ['a read behind the hello, without a proof', [greeting, read([1])], 1],
+  ['a proof that is none', [greeting, encodeFrame('proof', encodeJson({ proof: 'f'.repeat(64) }))], 1],
 ];
 
 for (const [name, parts, numReplies] of intrusions) {
@@ -106,8 +170,8 @@ for (const [name, parts, numReplies] of intrusions) {
 
 nativeTest('a hello is answered with what the reader needs, or with the reason why not', async () => {
   await withNodes({}, {}, async (owner) => {
-    const [welcome] = await sendUntilClosed(owner, greeting, Buffer.from('0000000099', 'hex'));
-    assert.equal(decodeWelcome(welcome!.body), {
+    const welcome = await greet(owner, hello);
+    assert.equal(decodeWelcome(welcome.body), {
       compatibility_hash: hello.compatibility_hash,
       engine_id: 'owner',
       host_identity: hostIdentity(),
@@ -116,16 +180,13 @@ nativeTest('a hello is answered with what the reader needs, or with the reason w
       num_blocks: 64,
     });
     for (const [change, sentence] of [
-      [{ version: 99 }, /protocol version 1 but received 99/],
+      [{ version: 99 }, /protocol version 2 but received 99/],
       [{ expected_engine_id: 'earlier' }, /Expected engine earlier but this is owner/],
       [{ compatibility_hash: 'other' }, /of the two nodes differ/],
     ] as const) {
-      const [refusal] = await sendUntilClosed(
-        owner,
-        encodeFrame('hello', encodeJson({ ...hello, ...change })),
-      );
-      assert.is(refusal?.type, 'refuse');
-      assert.match(decodeRefusal(refusal!.body), sentence);
+      const refusal = await greet(owner, { ...hello, ...change });
+      assert.is(refusal.type, 'refuse');
+      assert.match(decodeRefusal(refusal.body), sentence);
     }
   });
 });
@@ -137,13 +198,148 @@ nativeTest(
       const notif = { seq: 1, requestId: 'held', numBlocks: 1, numUnseenBytes: 0 };
       const whole = encodeFrame('notif', encodeNotif(notif));
       const socket = connect({ host: owner.agent.host, port: owner.agent.port });
-      socket.end(Buffer.concat([greeting, whole, whole.subarray(0, whole.length - 1)]));
-      socket.resume();
+      const answer = enterAs(socket, hello, null);
+      const decoder = new FrameDecoder(2 ** 24);
+      socket.on('data', (chunk) => {
+        for (const frame of decoder.push(chunk)) {
+          answer(frame);
+          if (frame.type !== 'welcome') continue;
+          socket.end(Buffer.concat([whole, whole.subarray(0, whole.length - 1)]));
+        }
+      });
       await once(socket, 'close');
       assert.equal(owner.notifs, [{ requestId: 'held', numBlocks: 1 }]);
     });
   },
 );
+
+const secret = 'a key of more than sixteen characters';
+
+// Fails without the comparison of proofs in greeting.ts.
+nativeTest('a reader that does not know the key learns nothing and reads nothing', async () => {
+  await withNodes({ key: secret, kind: 'tcp' }, { key: secret, kind: 'tcp' }, async (owner, reader) => {
+    fillBlock(owner.pool, 1);
+    for (const key of [null, '', 'another key of sixteen characters']) {
+      const refusal = await greet(owner, hello, key);
+      assert.is(refusal.type, 'refuse');
+      assert.is(decodeRefusal(refusal.body), 'The KV transfer keys of the two nodes differ.');
+      // Not even whether that engine is here.
+      assert.equal(await greet(owner, { ...hello, expected_engine_id: 'another' }, key), refusal);
+    }
+    assert.is((await greet(owner, hello, secret)).type, 'welcome');
+    const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
+    assert.equal([...(await reader.agent.read(pull, reader.pool)).valid], [1]);
+  });
+});
+
+// Fails when the nonce of authentication.ts is a constant.
+nativeTest('what a reader once proved is worth nothing on another connection', async () => {
+  await withNodes({ key: secret }, {}, async (owner) => {
+    const nonces = new Set<string>();
+    let seen: Buffer | null = null;
+    for (const isReplay of [false, true]) {
+      const socket = connect({ host: owner.agent.host, port: owner.agent.port });
+      const decoder = new FrameDecoder(2 ** 24);
+      const body = encodeJson(hello);
+      socket.write(encodeFrame('hello', body));
+      const last = await new Promise<Reply>((resolve) => {
+        socket.on('data', (chunk) => {
+          for (const frame of decoder.push(chunk)) {
+            if (frame.type !== 'challenge') return resolve(frame);
+            const { nonce } = decodeChallenge(frame.body);
+            nonces.add(nonce);
+            seen ??= encodeFrame(
+              'proof',
+              encodeJson({ proof: proofOf('reader', secret, { hello: body, ownerNonce: nonce }) }),
+            );
+            socket.write(seen);
+          }
+        });
+      });
+      socket.destroy();
+      assert.is(last.type, isReplay ? 'refuse' : 'welcome');
+    }
+    assert.is(nonces.size, 2);
+  });
+});
+
+// Fails without the comparison of proofs in peer-connection.ts.
+nativeTest('an owner that does not know the key is not believed, nor told a proof', async () => {
+  const told: string[] = [];
+  const answer = answerRead(goodReply);
+  const listen = (socket: Socket, frame: Reply) => {
+    told.push(frame.type);
+    answer(socket, frame);
+  };
+  await withImpostor(listen, async (address) => {
+    await withNodes({}, { kind: 'tcp', key: secret }, async (_, reader) => {
+      const error = await reader.agent
+        .read(pullOf(remoteOf(address, 'owner'), [1]), reader.pool)
+        .catch((e: Error) => e);
+      assert.match(String(error), /The KV transfer keys of the two nodes differ/);
+      assert.equal(told, ['hello']);
+    });
+  });
+});
+
+// Fails when a proof says the same whoever makes it: the owner would be answered with its own.
+nativeTest('an owner is not believed for repeating what a reader could say', async () => {
+  const answer = (socket: Socket, { type, body }: Reply) => {
+    const nonce = newNonce();
+    const proof = proofOf('reader', secret, { hello: body, ownerNonce: nonce });
+    if (type === 'hello') socket.write(encodeFrame('challenge', encodeJson({ nonce, proof })));
+  };
+  await withImpostor(answer, async (address) => {
+    await withNodes({}, { kind: 'tcp', key: secret }, async (_, reader) => {
+      const pull = pullOf(remoteOf(address, 'owner'), [1]);
+      const error = await reader.agent.read(pull, reader.pool).catch((e: Error) => e);
+      assert.match(String(error), /The KV transfer keys of the two nodes differ/);
+    });
+  });
+});
+
+// Fails without `isHeld` in the server's #serveRead.
+nativeTest(
+  'over tcp only blocks under the hold that is named are read, and only while it stands',
+  async () => {
+    const holds = new Map([
+      ['mine', new Set([1, 2])],
+      ['of-another', new Set([3])],
+    ]);
+    const heldBlocks = (id: string) => holds.get(id) ?? null;
+    await withNodes({ kind: 'tcp', heldBlocks }, { kind: 'tcp' }, async (owner, reader) => {
+      for (const id of [1, 2, 3, 4]) fillBlock(owner.pool, id);
+      const readAs = async (requestId: string, blockIds: number[]) => {
+        const remote = { ...remoteOf(owner.agent, 'owner'), requestId };
+        return [...(await reader.agent.read(pullOf(remote, blockIds), reader.pool)).valid];
+      };
+      assert.equal(await readAs('mine', [1, 2]), [1, 1]);
+      assert.equal(await readAs('mine', [3]), [0], 'of another hold');
+      assert.equal(await readAs('mine', [4]), [0], 'cached, and held for nobody');
+      assert.equal(await readAs('nobody', [1]), [0], 'a hold that never was');
+      holds.delete('mine');
+      assert.equal(await readAs('mine', [1, 2]), [0, 0], 'a hold that has ended');
+      assert.is(owner.agent.bytesSent, 2 * owner.pool.blockBytes);
+    });
+  },
+);
+
+nativeTest('a stranger that does not finish the handshake is closed, however it dawdles', async () => {
+  await withNodes({}, {}, async (owner) => {
+    const socket = connect({ host: owner.agent.host, port: owner.agent.port });
+    socket.on('error', () => {});
+    socket.resume();
+    const whole = encodeFrame('hello', encodeJson(hello));
+    let at = 0;
+    const drip = setInterval(() => socket.write(whole.subarray(at, ++at)), 100);
+    try {
+      await once(socket, 'close');
+      assert.ok(at < whole.length, 'it was closed before its hello was complete');
+    } finally {
+      clearInterval(drip);
+    }
+  });
+});
 
 /** A listener that greets like the engine it is asked for and then answers as `answer` says. */
 async function withImpostor(
@@ -177,6 +373,13 @@ const goodReply = encodeFrame(
   Buffer.concat([encodeBlocksHead(1, new Uint8Array([1])), Buffer.alloc(4096)]),
 );
 
+/** Answers a hello as a node without a key does. */
+const challengeFor = (helloBody: Buffer) => {
+  const nonce = newNonce();
+  const proof = proofOf('owner', null, { hello: helloBody, ownerNonce: nonce });
+  return encodeFrame('challenge', encodeJson({ nonce, proof }));
+};
+
 const welcomeOf = (engineId: string, compatibility = hello.compatibility_hash) =>
   encodeFrame(
     'welcome',
@@ -205,7 +408,8 @@ const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
   [
     'dies in the middle of a reply',
     (socket, frame) => {
-      if (frame.type === 'hello') socket.write(welcomeOf('owner'));
+      if (frame.type === 'hello') socket.write(challengeFor(frame.body));
+      else if (frame.type === 'proof') socket.write(welcomeOf('owner'));
       else socket.end(Buffer.concat([frameHeader('blocks', 4096 + 9), Buffer.alloc(1000)]));
     },
   ],
@@ -213,7 +417,8 @@ const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
 
 function answerRead(reply: Buffer, engineId = 'owner', compatibility = hello.compatibility_hash) {
   return (socket: Socket, frame: Reply) => {
-    if (frame.type === 'hello') socket.write(welcomeOf(engineId, compatibility));
+    if (frame.type === 'hello') socket.write(challengeFor(frame.body));
+    else if (frame.type === 'proof') socket.write(welcomeOf(engineId, compatibility));
     else socket.write(reply);
   };
 }

@@ -1,7 +1,7 @@
 // What the agent tests are arranged with: a small pool, an agent on it, and blocks that are known by sight.
 import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
-import type { TransferAgent } from '../../src/kv-transfer/agent.js';
+import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
 import { type KvPool, type KvPoolLayout, loadNative } from '../../src/native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
@@ -23,12 +23,20 @@ export interface TransferNodeOptions {
   readonly layout?: KvPoolLayout;
   readonly compatibility?: string;
   readonly port?: number;
+  readonly key?: string;
+  /** What readers may read; default: all of the pool, under the id that `remoteOf` names. */
+  readonly heldBlocks?: HeldBlocks;
 }
 
 export async function startNode(options: TransferNodeOptions): Promise<TransferNode> {
   const pool = loadNative().createPool(options.layout ?? layout);
   const agent = await createTransferAgent({
-    config: { agent: options.kind, sideChannelHost: '127.0.0.1', sideChannelPort: options.port ?? 0 },
+    config: {
+      agent: options.kind,
+      sideChannelHost: '127.0.0.1',
+      sideChannelPort: options.port ?? 0,
+      key: options.key ?? null,
+    },
     engineId: options.engineId,
     pool,
     compatibility: options.compatibility ?? 'tiny model, seed 0',
@@ -36,6 +44,8 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
     pool.close();
     throw error;
   });
+  const all = new Set(Array.from({ length: pool.layout.numBlocks }, (_, id) => id));
+  agent.guardReads(options.heldBlocks ?? ((id) => (id === 'held' ? all : null)));
   const notifs: FinishedSend[] = [];
   agent.onNotif((notif) => {
     notifs.push(notif);
