@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "block_hash.h"
-#include "cpu/cpu_ops.h"
+#include "cpu/isa.h"
 #include "error.h"
 #include "kv_cache.h"
 #include "model.h"
@@ -181,7 +181,15 @@ int32_t to_block_id(const KvCache& cache, const Napi::Value& value) {
   return static_cast<int32_t>(id);
 }
 
-Napi::Value isa(const Napi::CallbackInfo& info) { return Napi::String::New(info.Env(), cpu::chosen_isa()); }
+Napi::Value isa(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(), cpu::chosen_kernels().isa);
+}
+
+// defaultDtype() → 'float32' or 'bfloat16'
+Napi::Value default_dtype(const Napi::CallbackInfo& info) {
+  return Napi::String::New(info.Env(),
+                           cpu::default_weight_type() == WeightType::kBFloat16 ? "bfloat16" : "float32");
+}
 
 // hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex: numBlocks * 64
 // bytes to write to)
@@ -345,7 +353,16 @@ TensorLocation to_location(const Napi::Object& object) {
   return location;
 }
 
-// loadModel(config, tensors, numThreads) → Promise<handle>
+WeightOptions to_weight_options(const Napi::Value& value) {
+  const auto object = value.As<Napi::Object>();
+  WeightOptions options;
+  const std::string dtype = object.Get("dtype").As<Napi::String>();
+  options.type = dtype == "bfloat16" ? WeightType::kBFloat16 : WeightType::kFloat32;
+  options.int8 = object.Get("quantization").IsString();
+  return options;
+}
+
+// loadModel(config, tensors, weights, numThreads) → Promise<handle>
 Napi::Value load_model(const Napi::CallbackInfo& info) {
   const auto array = info[1].As<Napi::Array>();
   std::vector<TensorLocation> locations;
@@ -356,9 +373,9 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
   return run_on(
       info.Env(), *thread,
       [model, locations, own_thread = thread.get(), config = to_config(info[0]),
-       num_threads = static_cast<int>(to_int(info[2]))] {
+       options = to_weight_options(info[2]), num_threads = static_cast<int>(to_int(info[3]))] {
         try {
-          *model = std::make_shared<Model>(config, locations, num_threads);
+          *model = std::make_shared<Model>(config, locations, options, num_threads);
         } catch (...) {
           own_thread->stop();
           throw;
@@ -417,6 +434,7 @@ Napi::Value close_probe(const Napi::CallbackInfo& info) {
 Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance);
   exports.Set("isa", Napi::Function::New<guarded<isa>>(env));
+  exports.Set("defaultDtype", Napi::Function::New<guarded<default_dtype>>(env));
   exports.Set("hashBlocks", Napi::Function::New<guarded<hash_blocks_of>>(env));
   exports.Set("createPool", Napi::Function::New<guarded<create_pool>>(env));
   exports.Set("poolFd", Napi::Function::New<guarded<pool_fd>>(env));

@@ -100,20 +100,25 @@ void check_batch(const ModelConfig& config, const KvLayout& layout, const Batch&
   }
 }
 
-Model::Model(ModelConfig config, const std::vector<TensorLocation>& locations, int num_threads)
+Model::Model(ModelConfig config, const std::vector<TensorLocation>& locations, const WeightOptions& options,
+             int num_threads)
     : config_(std::move(config)), ops_(cpu::make_ops(num_threads)) {
   const Weights weights(locations);
+  PackedWeights packed(*ops_, options);
   const int64_t vocab = config_.vocab_size;
   const int64_t hidden = config_.hidden_size;
-  embed_ = weights.pack(*ops_, {weights.tensor("model.embed_tokens.weight", vocab, hidden)});
-  for (int64_t i = 0; i < config_.num_layers; ++i) layers_.push_back(load_layer(weights, i));
+  const Tensor embed_tokens = weights.tensor("model.embed_tokens.weight", vocab, hidden);
+  // Looked up, not multiplied with, unless it is the head as well.
+  embed_ = config_.tie_word_embeddings ? packed.matrix({embed_tokens}) : packed.table({embed_tokens});
+  for (int64_t i = 0; i < config_.num_layers; ++i) layers_.push_back(load_layer(weights, packed, i));
   norm_ = weights.vector("model.norm.weight", hidden);
   if (!config_.tie_word_embeddings) {
-    lm_head_ = weights.pack(*ops_, {weights.tensor("lm_head.weight", vocab, hidden)});
+    lm_head_ = packed.matrix({weights.tensor("lm_head.weight", vocab, hidden)});
   }
+  packed.finish();
 }
 
-Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
+Model::Layer Model::load_layer(const Weights& weights, PackedWeights& packed, int64_t index) const {
   const std::string prefix = "model.layers." + std::to_string(index) + ".";
   const AttentionShape& shape = config_.attention;
   const int64_t hidden = config_.hidden_size;
@@ -121,10 +126,9 @@ Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
   Layer layer;
   layer.input_norm = weights.vector(prefix + "input_layernorm.weight", hidden);
   layer.post_attention_norm = weights.vector(prefix + "post_attention_layernorm.weight", hidden);
-  layer.qkv =
-      weights.pack(*ops_, {weights.tensor(prefix + "self_attn.q_proj.weight", shape.q_dim(), hidden),
-                           weights.tensor(prefix + "self_attn.k_proj.weight", shape.kv_dim(), hidden),
-                           weights.tensor(prefix + "self_attn.v_proj.weight", shape.kv_dim(), hidden)});
+  layer.qkv = packed.matrix({weights.tensor(prefix + "self_attn.q_proj.weight", shape.q_dim(), hidden),
+                             weights.tensor(prefix + "self_attn.k_proj.weight", shape.kv_dim(), hidden),
+                             weights.tensor(prefix + "self_attn.v_proj.weight", shape.kv_dim(), hidden)});
   if (config_.attention_bias) {
     for (const char* name : {"q", "k", "v"}) {
       const int64_t size = *name == 'q' ? shape.q_dim() : shape.kv_dim();
@@ -135,10 +139,10 @@ Model::Layer Model::load_layer(const Weights& weights, int64_t index) const {
     layer.q_norm = weights.vector(prefix + "self_attn.q_norm.weight", shape.head_dim);
     layer.k_norm = weights.vector(prefix + "self_attn.k_norm.weight", shape.head_dim);
   }
-  layer.o = weights.pack(*ops_, {weights.tensor(prefix + "self_attn.o_proj.weight", hidden, shape.q_dim())});
-  layer.gate_up = weights.pack(*ops_, {weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
-                                       weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden)});
-  layer.down = weights.pack(*ops_, {weights.tensor(prefix + "mlp.down_proj.weight", hidden, intermediate)});
+  layer.o = packed.matrix({weights.tensor(prefix + "self_attn.o_proj.weight", hidden, shape.q_dim())});
+  layer.gate_up = packed.matrix({weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
+                                 weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden)});
+  layer.down = packed.matrix({weights.tensor(prefix + "mlp.down_proj.weight", hidden, intermediate)});
   load_biases_behind_attention(weights, prefix, layer);
   const auto& no_rope = config_.no_rope_layers;
   layer.has_rope = std::find(no_rope.begin(), no_rope.end(), index) == no_rope.end();

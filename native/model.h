@@ -7,6 +7,7 @@
 
 #include "kv_cache.h"
 #include "ops.h"
+#include "packed_weights.h"
 #include "weights.h"
 
 namespace vllm_pd {
@@ -31,7 +32,8 @@ struct ModelConfig {
 class Model {
  public:
   /** Maps the files, packs the weights and lets go of the files. Throws BAD_FILE. */
-  Model(ModelConfig config, const std::vector<TensorLocation>& locations, int num_threads);
+  Model(ModelConfig config, const std::vector<TensorLocation>& locations, const WeightOptions& options,
+        int num_threads);
 
   const ModelConfig& config() const { return config_; }
 
@@ -58,7 +60,7 @@ class Model {
     bool has_rope;
   };
 
-  Layer load_layer(const Weights& weights, int64_t index) const;
+  Layer load_layer(const Weights& weights, PackedWeights& packed, int64_t index) const;
   void load_biases_behind_attention(const Weights& weights, const std::string& prefix, Layer& layer) const;
   void compute_rotary(const Batch& batch);
   void attend(const Layer& layer, int64_t index, const KvRegion& pool, const Batch& batch);

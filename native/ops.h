@@ -1,8 +1,9 @@
-// The kernels that a backend fills in. Tensors are float32, row-major; shapes stand at each argument.
+// The kernels that a backend fills in. Activations are float32, row-major; shapes stand at each argument.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kv_cache.h"
@@ -12,19 +13,31 @@ namespace vllm_pd {
 /** Writes row `n` of a weight matrix, `k` floats, to `out`. Called from several threads. */
 using RowSource = void (*)(const void* context, int64_t n, float* out);
 
+/**
+ * What a weight is kept as. kInt8 has one scale for each row n of the matrix (symmetric, largest magnitude =
+ * 127); the activations that it is multiplied with are quantised likewise, each row by itself.
+ */
+enum class WeightType { kFloat32, kBFloat16, kInt8 };
+
+struct MatrixShape {
+  int64_t n;
+  int64_t k;
+  WeightType type;
+};
+
 /** A weight matrix (n, k) in the order in which its backend reads it. */
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;
-  int64_t n() const { return n_; }
-  int64_t k() const { return k_; }
+  int64_t n() const { return shape_.n; }
+  int64_t k() const { return shape_.k; }
+  WeightType type() const { return shape_.type; }
 
  protected:
-  PackedMatrix(int64_t n, int64_t k) : n_(n), k_(k) {}
+  explicit PackedMatrix(const MatrixShape& shape) : shape_(shape) {}
 
  private:
-  int64_t n_;
-  int64_t k_;
+  MatrixShape shape_;
 };
 
 /** One step's tokens, all requests flattened. */
@@ -69,7 +82,21 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  virtual std::unique_ptr<PackedMatrix> pack(int64_t n, int64_t k, RowSource source, const void* context) = 0;
+  /** Names the packed form: two Ops that say the same read each other's bytes. */
+  virtual std::string packed_layout() const = 0;
+
+  /** Bytes of the packed form in host memory. */
+  virtual int64_t packed_bytes(const MatrixShape& shape) const = 0;
+
+  /** Writes the packed form to `out`, which is aligned to 64 bytes. */
+  virtual void pack(const MatrixShape& shape, RowSource source, const void* context, uint8_t* out) = 0;
+
+  /**
+   * A matrix of what `pack` wrote. `owner` keeps `packed` where it is; a backend that copies it to a device lets
+   * go of it.
+   */
+  virtual std::unique_ptr<PackedMatrix> open(const MatrixShape& shape, const uint8_t* packed,
+                                             std::shared_ptr<const void> owner) = 0;
 
   /** out (num_rows, k) = rows `ids` of `table` (n, k). */
   virtual void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) = 0;

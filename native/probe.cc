@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/cpu_ops.h"
+#include "cpu/isa.h"
 #include "error.h"
 #include "huge_floats.h"
 #include "kv_cache.h"
@@ -30,18 +31,23 @@ struct alignas(64) Sink {
 
 class FmaProbe : public Probe {
  public:
-  FmaProbe(int num_threads, int64_t num_fmas)
-      : threads_(num_threads), fmas_a_thread_(num_fmas / num_threads), sinks_(num_threads) {}
+  FmaProbe(int num_threads, int64_t num_fmas, WeightType type)
+      : threads_(num_threads),
+        fmas_a_thread_(num_fmas / num_threads),
+        loop_(type == WeightType::kFloat32    ? cpu::chosen_kernels().fma_loop
+              : type == WeightType::kBFloat16 ? cpu::chosen_kernels().bf16_loop
+                                              : cpu::chosen_kernels().int8_loop),
+        sinks_(num_threads) {}
 
   void run() override {
-    threads_.parallel_for(threads_.num_threads(), [&](int64_t, int thread) {
-      sinks_[thread].value = cpu::chosen_kernels().fma_loop(fmas_a_thread_);
-    });
+    threads_.parallel_for(threads_.num_threads(),
+                          [&](int64_t, int thread) { sinks_[thread].value = loop_(fmas_a_thread_); });
   }
 
  private:
   ThreadPool threads_;
   int64_t fmas_a_thread_;
+  float (*loop_)(int64_t count);
   std::vector<Sink> sinks_;
 };
 
@@ -98,13 +104,19 @@ class CopyProbe : public Probe {
 
 class MatmulProbe : public Probe {
  public:
-  MatmulProbe(int num_threads, int64_t num_rows, int64_t k, int64_t n)
-      : ops_(cpu::make_ops(num_threads)), num_rows_(num_rows), a_(num_rows * k), out_(num_rows * n) {
+  MatmulProbe(int num_threads, int64_t num_rows, const MatrixShape& shape)
+      : ops_(cpu::make_ops(num_threads)),
+        num_rows_(num_rows),
+        a_(num_rows * shape.k),
+        out_(num_rows * shape.n) {
     const auto row = [](const void* context, int64_t index, float* out) {
       fill(out, *static_cast<const int64_t*>(context), static_cast<uint32_t>(index));
     };
-    weights_ = ops_->pack(n, k, row, &k);
-    fill(a_.data(), num_rows * k, 3);
+    const auto packed = std::make_shared<HugeFloats>((ops_->packed_bytes(shape) + 3) / 4);
+    auto* const bytes = reinterpret_cast<uint8_t*>(packed->data());
+    ops_->pack(shape, row, &shape.k, bytes);
+    weights_ = ops_->open(shape, bytes, packed);
+    fill(a_.data(), num_rows * shape.k, 3);
   }
 
   void run() override { ops_->matmul(a_.data(), num_rows_, *weights_, nullptr, out_.data()); }
@@ -177,10 +189,16 @@ class AttentionProbe : public Probe {
 std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int64_t>& s) {
   const auto is = [&](const char* name, size_t num_sizes) { return kind == name && s.size() == num_sizes; };
   const int num_threads = s.empty() ? 0 : static_cast<int>(s[0]);
-  if (is("fma", 2)) return std::make_unique<FmaProbe>(num_threads, s[1]);
+  const auto type = [&](size_t index) {
+    if (s[index] < 0 || s[index] > 2) throw Error("INVALID_ARGUMENT", "There is no weight type " + std::to_string(s[index]) + ".");
+    return static_cast<WeightType>(s[index]);
+  };
+  if (is("fma", 3)) return std::make_unique<FmaProbe>(num_threads, s[1], type(2));
   if (is("read", 2)) return std::make_unique<ReadProbe>(num_threads, s[1]);
   if (is("copy", 2)) return std::make_unique<CopyProbe>(num_threads, s[1]);
-  if (is("matmul", 4)) return std::make_unique<MatmulProbe>(num_threads, s[1], s[2], s[3]);
+  if (is("matmul", 5)) {
+    return std::make_unique<MatmulProbe>(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});
+  }
   if (is("attention", 9)) {
     return std::make_unique<AttentionProbe>(num_threads,
                                             AttentionSizes{s[1], s[2], s[3], s[4], {s[5], s[6], s[7]}, s[8]});

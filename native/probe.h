@@ -17,11 +17,11 @@ class Probe {
 };
 
 /**
- * `kind` and its `sizes`:
- *   fma        num_threads, num_fmas                      multiply-adds in registers, all threads together
+ * `kind` and its `sizes`; a weight type is 0 = float32, 1 = bfloat16, 2 = int8:
+ *   fma        num_threads, num_fmas, weight_type         multiply-adds in registers, all threads together
  *   read       num_threads, num_bytes                     reads one buffer
  *   copy       num_threads, num_bytes                     memcpy from one buffer to another
- *   matmul     num_threads, num_rows, k, n                Ops::matmul
+ *   matmul     num_threads, num_rows, k, n, weight_type   Ops::matmul
  *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads,
  * num_kv_heads, head_dim, block_size                       Ops::paged_attention of `num_tokens` behind a
  * context, each request, layer after layer Throws INVALID_ARGUMENT for another kind or number of sizes, and

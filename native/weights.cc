@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "bfloat16.h"
 #include "error.h"
 
 namespace vllm_pd {
@@ -61,17 +62,6 @@ void check_location(const TensorLocation& location, int64_t file_bytes) {
   }
 }
 
-struct Concatenation {
-  const std::vector<Tensor>* parts;
-};
-
-void read_concatenated(const void* context, int64_t row, float* out) {
-  for (const Tensor& part : *static_cast<const Concatenation*>(context)->parts) {
-    if (row < part.num_rows) return part.read_row(row, out);
-    row -= part.num_rows;
-  }
-}
-
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) {
@@ -104,7 +94,7 @@ void Tensor::read_row(int64_t row, float* out) const {
   for (int64_t i = 0; i < row_floats; ++i) {
     uint16_t bits;
     std::memcpy(&bits, from + i * sizeof(bits), sizeof(bits));
-    out[i] = dtype == Dtype::kBF16 ? float_of_bits(static_cast<uint32_t>(bits) << 16) : half_to_float(bits);
+    out[i] = dtype == Dtype::kBF16 ? from_bfloat16(bits) : half_to_float(bits);
   }
 }
 
@@ -137,13 +127,6 @@ std::vector<float> Weights::vector(const std::string& name, int64_t size) const 
   std::vector<float> values(size);
   tensor(name, 0, size).read_row(0, values.data());
   return values;
-}
-
-std::unique_ptr<PackedMatrix> Weights::pack(Ops& ops, const std::vector<Tensor>& parts) const {
-  int64_t num_rows = 0;
-  for (const Tensor& part : parts) num_rows += part.num_rows;
-  const Concatenation context{&parts};
-  return ops.pack(num_rows, parts.front().row_floats, read_concatenated, &context);
 }
 
 }  // namespace vllm_pd

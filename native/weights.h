@@ -8,8 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "ops.h"
-
 namespace vllm_pd {
 
 enum class Dtype { kF32, kBF16, kF16 };
@@ -56,8 +54,6 @@ class Weights {
   /** A matrix (rows, columns), or a vector when `rows` is 0. */
   Tensor tensor(const std::string& name, int64_t rows, int64_t columns) const;
   std::vector<float> vector(const std::string& name, int64_t size) const;
-  /** Matrices of equal row length, one below the other. */
-  std::unique_ptr<PackedMatrix> pack(Ops& ops, const std::vector<Tensor>& parts) const;
 
  private:
   std::map<std::string, TensorLocation> locations_;

@@ -5,7 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { messageOf, VllmPdError } from './errors.js';
 import { type Addon, cross, crossAsync } from './native/addon.js';
-import { checkModelConfig, checkTensors, wholeNumber } from './native/arguments.js';
+import { checkModelConfig, checkTensors, checkWeights, wholeNumber } from './native/arguments.js';
 import { NativeBlockHash } from './native/block-hash.js';
 import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
 import { LoadedNativeModel } from './native/model.js';
@@ -96,6 +96,13 @@ export interface NativeModelConfig {
 
 export type TensorDtype = 'F32' | 'BF16' | 'F16';
 
+/** What weights are kept as, whatever the checkpoint has. */
+export interface NativeWeights {
+  readonly dtype: 'float32' | 'bfloat16';
+  /** `int8`: matrices are quantised, one scale for each output channel, and so are the rows multiplied with them. */
+  readonly quantization: 'int8' | null;
+}
+
 /** Where one tensor lies in a safetensors file; the native module maps the file and converts. */
 export interface TensorLocation {
   /** Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */
@@ -142,10 +149,18 @@ export interface NativeModel {
   close(): void;
 }
 
+/** What a matrix of a probe is kept as. */
+export type ProbeWeightType = 'float32' | 'bfloat16' | 'int8';
+
 /** What `bench kernels` measures by itself. `numThreads` counts the calling thread. */
 export type ProbeSpec =
-  /** Multiply-adds in registers, all threads together. */
-  | { readonly kind: 'fma'; readonly numThreads: number; readonly numFmas: number }
+  /** Multiply-adds in registers, in the instructions that multiply such weights, all threads together. */
+  | {
+      readonly kind: 'fma';
+      readonly numThreads: number;
+      readonly numFmas: number;
+      readonly weightType: ProbeWeightType;
+    }
   /** Reads one buffer, or copies it to another. */
   | { readonly kind: 'read' | 'copy'; readonly numThreads: number; readonly numBytes: number }
   /** (num_rows, k) times packed weights (n, k). */
@@ -155,6 +170,7 @@ export type ProbeSpec =
       readonly numRows: number;
       readonly k: number;
       readonly n: number;
+      readonly weightType: ProbeWeightType;
     }
   /** `numTokens` of each request attend to themselves and `numContextTokens` before them, layer after layer. */
   | {
@@ -182,11 +198,12 @@ export interface Native {
   createPool(layout: KvPoolLayout): KvPool;
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool;
-  /** Maps and packs the weights on a native thread. */
+  /** Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. */
   loadModel(
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
     numThreads: number,
+    weights?: NativeWeights,
   ): Promise<NativeModel>;
   /**
    * Hashes of `numBlocks` full blocks behind `parent`, the first token at `begin`, as src/core/block-hash.ts defines them
@@ -204,10 +221,13 @@ export interface Native {
   createProbe(spec: ProbeSpec): Probe;
   /** Which kernels were chosen on this machine, e.g. `avx512`. */
   readonly isa: string;
+  /** What weights are best kept as on this machine: bfloat16 where AVX-512 or AMX multiply it. */
+  readonly defaultDtype: NativeWeights['dtype'];
 }
 
 class LoadedNative implements Native {
   readonly isa: string;
+  readonly defaultDtype: NativeWeights['dtype'];
   readonly #addon: Addon;
   readonly hashBlocks: Native['hashBlocks'];
 
@@ -216,6 +236,7 @@ class LoadedNative implements Native {
     const blockHash = new NativeBlockHash(addon);
     this.hashBlocks = (...blocks) => blockHash.hashBlocks(...blocks);
     this.isa = cross(() => addon.isa());
+    this.defaultDtype = cross(() => addon.defaultDtype());
   }
 
   createPool(layout: KvPoolLayout): KvPool {
@@ -230,11 +251,13 @@ class LoadedNative implements Native {
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
     numThreads: number,
+    weights: NativeWeights = { dtype: 'float32', quantization: null },
   ): Promise<NativeModel> {
     checkModelConfig(config);
     checkTensors(tensors);
+    checkWeights(weights);
     wholeNumber('numThreads', numThreads, 1, 1024);
-    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, numThreads));
+    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, numThreads));
     return new LoadedNativeModel(this.#addon, handle, { ...config });
   }
 

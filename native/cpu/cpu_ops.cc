@@ -2,91 +2,43 @@
 #include "cpu/cpu_ops.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
-#include "error.h"
-#include "huge_floats.h"
+#include "cpu/packed_matrix.h"
 #include "threads.h"
 
 namespace vllm_pd::cpu {
 namespace {
-
-/** Best first. */
-std::vector<const Kernels*> available_kernels() {
-  std::vector<const Kernels*> available;
-#if defined(VLLM_PD_X86)
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    available.push_back(&kernels_avx512);
-  }
-  if (avx2) available.push_back(&kernels_avx2);
-#endif
-  available.push_back(&kernels_portable);
-  return available;
-}
-
-const Kernels& choose_kernels() {
-  const std::vector<const Kernels*> available = available_kernels();
-  const char* wanted = std::getenv("VLLM_PD_ISA");
-  if (wanted == nullptr || *wanted == '\0') return *available.front();
-  std::string names;
-  for (const Kernels* kernels : available) {
-    if (std::strcmp(kernels->isa, wanted) == 0) return *kernels;
-    names += (names.empty() ? "" : ", ") + std::string(kernels->isa);
-  }
-  throw Error("INVALID_ARGUMENT", "Expected VLLM_PD_ISA to be one of those this CPU has (" + names +
-                                      ") but received '" + wanted + "'.");
-}
-
-int64_t num_panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
-
-/** (num_panels, k, kPanel): column n of the product is column n % kPanel of panel n / kPanel. */
-class PanelMatrix : public PackedMatrix {
- public:
-  PanelMatrix(int64_t n, int64_t k) : PackedMatrix(n, k), floats_(num_panels(n) * k * kPanel) {}
-  float* panels() const { return floats_.data(); }
-
- private:
-  HugeFloats floats_;
-};
 
 const PanelMatrix& panels_of(const PackedMatrix& matrix) { return static_cast<const PanelMatrix&>(matrix); }
 
 class CpuOps : public Ops {
  public:
   explicit CpuOps(int num_threads)
-      : kernels_(choose_kernels()), threads_(num_threads), scratch_(num_threads) {}
+      : kernels_(chosen_kernels()), threads_(num_threads), scratch_(num_threads) {}
 
-  std::unique_ptr<PackedMatrix> pack(int64_t n, int64_t k, RowSource source, const void* context) override {
-    auto matrix = std::make_unique<PanelMatrix>(n, k);
-    float* const panels = matrix->panels();
-    threads_.parallel_for(num_panels(n), [&](int64_t p, int thread) {
-      float* const row = scratch(thread, k);
-      float* const panel = panels + p * k * kPanel;
-      for (int64_t c = 0; c < kPanel; ++c) {
-        if (p * kPanel + c < n) {
-          source(context, p * kPanel + c, row);
-        } else {
-          std::fill_n(row, k, 0.0f);
-        }
-        for (int64_t i = 0; i < k; ++i) panel[i * kPanel + c] = row[i];
-      }
+  std::string packed_layout() const override { return kPackedLayout; }
+
+  int64_t packed_bytes(const MatrixShape& shape) const override { return cpu::packed_bytes(shape); }
+
+  void pack(const MatrixShape& shape, RowSource source, const void* context, uint8_t* out) override {
+    threads_.parallel_for(num_panels(shape.n), [&](int64_t panel, int thread) {
+      pack_panel(shape, panel, source, context, scratch(thread, shape.k), out);
     });
-    return matrix;
+  }
+
+  std::unique_ptr<PackedMatrix> open(const MatrixShape& shape, const uint8_t* packed,
+                                     std::shared_ptr<const void> owner) override {
+    return std::make_unique<PanelMatrix>(shape, packed, std::move(owner));
   }
 
   void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) override {
-    const int64_t k = table.k();
-    const float* const panels = panels_of(table).panels();
-    threads_.parallel_for(num_rows, [&](int64_t row, int) {
-      const float* const column = panels + ids[row] / kPanel * k * kPanel + ids[row] % kPanel;
-      for (int64_t i = 0; i < k; ++i) out[row * k + i] = column[i * kPanel];
-    });
+    const PanelMatrix& panels = panels_of(table);
+    for_rows(num_rows, table.k(),
+             [&](int64_t row) { panels.read_row(ids[row], out + row * table.k()); });
   }
 
   void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
@@ -191,8 +143,8 @@ class CpuOps : public Ops {
  private:
   /** Queries of one attention tile: each packs its K and V anew, so many share it. */
   static constexpr int64_t kTileQueries = 256;
-  /** Floats of `a` that one matmul task goes through for each panel: they stay in the second-level cache. */
-  static constexpr int64_t kTaskFloats = 64 * 1024;
+  /** Of rows that one matmul task goes through for each panel: they stay in the second-level cache. */
+  static constexpr int64_t kTaskBytes = 256 * 1024;
   /** Below this many floats a loop over rows costs less than telling another thread of it. */
   static constexpr int64_t kSplitFloats = 16 * 1024;
 
@@ -212,12 +164,46 @@ class CpuOps : public Ops {
     threads_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
   }
 
-  void multiply(const float* a, int64_t num_rows, const PackedMatrix& w, const float* init,
-                int64_t init_stride, float* out) {
-    const int64_t n = w.n();
+  /** Rows of activations as a matrix's kernel takes them. */
+  struct Rows {
+    const uint8_t* data;
+    int64_t stride;  // bytes
+    const float* scales;
+  };
+
+  Rows convert_rows(const float* a, int64_t num_rows, const PanelMatrix& w) {
     const int64_t k = w.k();
+    if (w.type() == WeightType::kFloat32) {
+      return {reinterpret_cast<const uint8_t*>(a), k * static_cast<int64_t>(sizeof(float)), nullptr};
+    }
+    const bool int8 = w.type() == WeightType::kInt8;
+    const int64_t row_bytes = w.padded_k() * (int8 ? kernels_.int8_row_element : kernels_.bf16_row_element);
+    // A line more than needed: rows a power of two apart would take turns in few sets of the nearest cache.
+    const int64_t stride = (row_bytes + 63) / 64 * 64 + 64;
+    if (static_cast<int64_t>(rows_.size()) < num_rows * stride + 64) rows_.resize(num_rows * stride + 64);
+    if (static_cast<int64_t>(row_scales_.size()) < num_rows) row_scales_.resize(num_rows);
+    auto* const data = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(rows_.data()) + 63) & ~uintptr_t{63});
+    for_rows(num_rows, k, [&](int64_t row) {
+      if (int8) {
+        row_scales_[row] = kernels_.quantize_row(a + row * k, k, w.padded_k(), data + row * stride);
+      } else {
+        kernels_.round_row(a + row * k, k, w.padded_k(), data + row * stride);
+      }
+    });
+    return {data, stride, row_scales_.data()};
+  }
+
+  void multiply(const float* a, int64_t num_rows, const PackedMatrix& matrix, const float* init,
+                int64_t init_stride, float* out) {
+    const PanelMatrix& w = panels_of(matrix);
+    const Rows rows = convert_rows(a, num_rows, w);
+    const auto kernel = w.type() == WeightType::kFloat32    ? kernels_.matmul_f32
+                        : w.type() == WeightType::kBFloat16 ? kernels_.matmul_bf16
+                                                            : kernels_.matmul_int8;
+    const int64_t tile_rows = w.type() == WeightType::kFloat32 ? kernels_.f32_tile_rows : kernels_.narrow_tile_rows;
+    const int64_t n = w.n();
     const int64_t panels = num_panels(n);
-    const int64_t rows_a_task = std::max<int64_t>(12, kTaskFloats / k / 12 * 12);
+    const int64_t rows_a_task = std::max<int64_t>(tile_rows, kTaskBytes / rows.stride / tile_rows * tile_rows);
     const int64_t row_blocks = (num_rows + rows_a_task - 1) / rows_a_task;
     const int64_t wanted_tasks = 4 * threads_.num_threads();
     const int64_t splits =
@@ -228,30 +214,32 @@ class CpuOps : public Ops {
       const int64_t row = index / column_blocks * rows_a_task;
       const int64_t panel = index % column_blocks * panels_a_task;
       MatmulArgs args;
-      args.a = a + row * k;
+      args.a = rows.data + row * rows.stride;
+      args.a_stride = rows.stride;
       args.num_rows = std::min(rows_a_task, num_rows - row);
-      args.k = k;
-      args.panels = panels_of(w).panels();
+      args.k = w.padded_k();
+      args.panels = w.panels();
       args.panel_begin = panel;
       args.panel_end = std::min(panel + panels_a_task, panels);
       args.n = n;
       args.init = init ? init + row * init_stride : nullptr;
       args.init_stride = init_stride;
       args.out = out + row * n;
-      kernels_.matmul(args);
+      args.row_scales = rows.scales ? rows.scales + row : nullptr;
+      args.column_scales = w.scales();
+      args.column_sums = w.sums();
+      kernel(args);
     });
   }
 
   const Kernels& kernels_;
   ThreadPool threads_;
   std::vector<std::vector<float>> scratch_;
+  std::vector<uint8_t> rows_;
+  std::vector<float> row_scales_;
 };
 
 }  // namespace
-
-const Kernels& chosen_kernels() { return choose_kernels(); }
-
-const char* chosen_isa() { return chosen_kernels().isa; }
 
 std::unique_ptr<Ops> make_ops(int num_threads) { return std::make_unique<CpuOps>(num_threads); }
 

@@ -5,7 +5,13 @@
 #include "cpu/attention.h"
 #include "cpu/matmul.h"
 #include "cpu/probe_loops.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
+#if defined(VLLM_PD_AMX)
+#include "cpu/matmul_amx.h"
+#else
+#include "cpu/matmul_narrow.h"
+#endif
 
 namespace vllm_pd::cpu {
 namespace {
@@ -61,10 +67,42 @@ void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
   if (i < dim) store_some(out + i, silu(load_some(gate + i, dim - i)) * load_some(up + i, dim - i), dim - i);
 }
 
+#if defined(VLLM_PD_AMX)
+constexpr auto matmul_bf16 = matmul_amx<AmxBf16>;
+constexpr auto matmul_int8 = matmul_amx<AmxInt8>;
+constexpr int64_t kNarrowTileRows = 2 * kAmxRows;
+using Bf16Element = uint16_t;
+using Int8Element = int8_t;
+constexpr int32_t kInt8Offset = 0;
+#else
+constexpr auto matmul_bf16 = matmul_narrow<Bf16Format>;
+constexpr auto matmul_int8 = matmul_narrow<Int8Format>;
+constexpr int64_t kNarrowTileRows = kNarrowRows;
+using Bf16Element = Bf16Format::Element;
+using Int8Element = Int8Format::Element;
+constexpr int32_t kInt8Offset = Int8Format::kRowOffset;
+#endif
+
 }  // namespace
 
 extern const Kernels VLLM_PD_KERNELS;
-const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME, matmul, attention, rms_norm,
-                                 rotate,           swiglu, fma_loop,  read_loop};
+const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
+                                 matmul_f32,
+                                 matmul_bf16,
+                                 matmul_int8,
+                                 kTileRows,
+                                 kNarrowTileRows,
+                                 sizeof(Bf16Element),
+                                 sizeof(Int8Element),
+                                 round_row<Bf16Element>,
+                                 quantize_row<Int8Element, kInt8Offset>,
+                                 attention,
+                                 rms_norm,
+                                 rotate,
+                                 swiglu,
+                                 fma_loop,
+                                 bf16_loop,
+                                 int8_loop,
+                                 read_loop};
 
 }  // namespace vllm_pd::cpu

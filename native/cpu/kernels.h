@@ -14,18 +14,26 @@ constexpr int64_t kPanel = 32;
 constexpr int64_t kSegment = 64;
 
 struct MatmulArgs {
-  const float* a;  // (num_rows, k)
+  /** (num_rows, k) as the kernel takes them: float32, or what `round_row` or `quantize_row` made of them. */
+  const void* a;
+  /** Bytes from one row to the next. */
+  int64_t a_stride;
   int64_t num_rows;
+  /** Padded as in packed_matrix.h. */
   int64_t k;
-  const float* panels;  // (panel_end, k, kPanel)
+  const void* panels;  // (panel_end, k, kPanel)
   int64_t panel_begin;
   int64_t panel_end;
   int64_t n;
-  /** What the sums begin with: null = zeros, else rows of n floats, `init_stride` apart (0 = one row for
+  /** What is added to the products: null = zeros, else rows of n floats, `init_stride` apart (0 = one row for
    * all). */
   const float* init;
   int64_t init_stride;
   float* out;  // (num_rows, n)
+  // For int8 weights alone:
+  const float* row_scales;     // (num_rows)
+  const float* column_scales;  // (num_panels * kPanel)
+  const int32_t* column_sums;  // (num_panels * kPanel): of the int8 weights
 };
 
 /** Consecutive tokens of one request, and the query heads that share one KV head. */
@@ -55,7 +63,19 @@ static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_di
 
 struct Kernels {
   const char* isa;
-  void (*matmul)(const MatmulArgs& args);
+  void (*matmul_f32)(const MatmulArgs& args);
+  void (*matmul_bf16)(const MatmulArgs& args);
+  void (*matmul_int8)(const MatmulArgs& args);
+  /** Rows that a kernel takes at a time: float32, and the other two. */
+  int64_t f32_tile_rows;
+  int64_t narrow_tile_rows;
+  /** Bytes of one element of a row in front of bf16 weights, and of int8 weights. */
+  int64_t bf16_row_element;
+  int64_t int8_row_element;
+  /** (k) floats as matmul_bf16 takes them, zeros up to `padded_k`. */
+  void (*round_row)(const float* x, int64_t k, int64_t padded_k, void* out);
+  /** (k) floats as matmul_int8 takes them; returns the scale, the row's largest magnitude / 127. */
+  float (*quantize_row)(const float* x, int64_t k, int64_t padded_k, void* out);
   void (*attention)(const AttentionArgs& args);
   /** out (dim) = x / sqrt(mean(x²) + eps) * weight; out may be x. */
   void (*rms_norm)(const float* x, int64_t dim, const float* weight, float eps, float* out);
@@ -65,12 +85,11 @@ struct Kernels {
   void (*swiglu)(const float* gate, const float* up, int64_t dim, float* out);
   /** For probe.cc: about `count` multiply-adds that never leave the registers; returns something of them. */
   float (*fma_loop)(int64_t count);
+  /** The same in the instructions that multiply bf16 and int8 weights. */
+  float (*bf16_loop)(int64_t count);
+  float (*int8_loop)(int64_t count);
   /** For probe.cc: the sum of (count) floats, as fast as they can be read. */
   float (*read_loop)(const float* x, int64_t count);
 };
-
-extern const Kernels kernels_portable;
-extern const Kernels kernels_avx2;
-extern const Kernels kernels_avx512;
 
 }  // namespace vllm_pd::cpu

@@ -108,11 +108,13 @@ VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows, int64_t 
   }
 }
 
-void matmul(const MatmulArgs& args) {
+void matmul_f32(const MatmulArgs& args) {
+  const auto* const a = static_cast<const float*>(args.a);
+  const auto* const panels = static_cast<const float*>(args.panels);
   for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
     const int64_t column = p * kPanel;
     const int64_t num_columns = args.n - column < kPanel ? args.n - column : kPanel;
-    matmul_panel({args.a, args.k, args.k, args.panels + column * args.k,
+    matmul_panel({a, args.a_stride / static_cast<int64_t>(sizeof(float)), args.k, panels + column * args.k,
                   args.init ? args.init + column : nullptr, args.init_stride, args.out + column, args.n},
                  args.num_rows, num_columns);
   }

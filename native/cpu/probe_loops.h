@@ -1,8 +1,12 @@
 // What the machine could do at most, in the registers and instructions that the kernels use.
 #pragma once
 
+#include "cpu/formats.h"
 #include "cpu/matmul.h"
 #include "cpu/simd.h"
+#if defined(VLLM_PD_AMX)
+#include "cpu/matmul_amx.h"
+#endif
 
 namespace vllm_pd::cpu {
 namespace {
@@ -25,6 +29,66 @@ float fma_loop(int64_t count) {
   for (int i = 0; i < kLoopSums; ++i) total = total + sums[i];
   return total[0];
 }
+
+#if defined(VLLM_PD_AMX)
+
+/** Four tiles of sums, as the matmul has them. */
+template <typename Format>
+float tile_loop(int64_t count) {
+  alignas(64) uint8_t ones[kAmxRows * kAmxRowBytes] = {};
+  configure_tiles(tiles_for(kAmxRows, kAmxRows));
+  load_tile<4>(ones, kAmxRowBytes);
+  load_tile<5>(ones, kAmxRowBytes);
+  load_tile<6>(ones, kAmxRowBytes);
+  load_tile<7>(ones, kAmxRowBytes);
+  zero_tile<0>();
+  zero_tile<1>();
+  zero_tile<2>();
+  zero_tile<3>();
+  constexpr int64_t kFmas = 4 * kAmxRows * 16 * Format::kTileK;
+  for (int64_t done = 0; done < count; done += kFmas) {
+    Format::template multiply<0, 4, 6>();
+    Format::template multiply<1, 4, 7>();
+    Format::template multiply<2, 5, 6>();
+    Format::template multiply<3, 5, 7>();
+  }
+  typename Format::Sum sums[kAmxRows * 16];
+  store_tile_to<0>(sums, kAmxRowBytes);
+  release_tiles();
+  return static_cast<float>(sums[0]);
+}
+
+float bf16_loop(int64_t count) { return tile_loop<AmxBf16>(count); }
+float int8_loop(int64_t count) { return tile_loop<AmxInt8>(count); }
+
+#else
+
+template <typename Format>
+float step_loop(int64_t count) {
+  constexpr int kSums = kTileRows * kTileVecs;
+  typename Format::Sums sums[kSums] = {};
+  // Small and normal in every format; out of the compiler's sight, or it would foresee the sums.
+  alignas(64) uint8_t weights[kLanes * 4];
+  for (size_t i = 0; i < sizeof(weights); ++i) weights[i] = i % 2 == 0 ? 0 : 0x3c;
+  asm volatile("" : : "r"(weights) : "memory");
+  const typename Format::Columns columns = Format::load_columns(weights);
+  for (int64_t done = 0; done < count; done += kSums * kLanes * Format::kStepK) {
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) sums[i] = Format::step(sums[i], weights, columns);
+  }
+  float total = 0.0f;
+  for (int i = 0; i < kSums; ++i) {
+    int32_t first;
+    std::memcpy(&first, &sums[i], sizeof(first));
+    total += static_cast<float>(first);
+  }
+  return total;
+}
+
+float bf16_loop(int64_t count) { return step_loop<Bf16Format>(count); }
+float int8_loop(int64_t count) { return step_loop<Int8Format>(count); }
+
+#endif
 
 float read_loop(const float* x, int64_t count) {
   constexpr int kSums = 8;

@@ -1,6 +1,6 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
 import type { NativeModelConfig } from '../native.js';
-import { fmaPeak, memoryRead, probeContest } from './probe-work.js';
+import { memoryRead, multiplyPeak, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 const numPrefillTokens = 512;
@@ -42,7 +42,7 @@ function prefillRow(model: NativeModelConfig, numThreads: number, contextTokens:
     threads: numThreads,
     unit: 'GFLOP/s',
     limit: 'FMA peak',
-    prepare: () => probeContest({ spec, amount: flops / 1e9 }, fmaPeak(numThreads)),
+    prepare: () => probeContest({ spec, amount: flops / 1e9 }, multiplyPeak(numThreads, 'float32')),
   };
 }
 

@@ -1,7 +1,7 @@
 // The whole model's forward pass: prefill against the multiply-add peak, decode against reading all weights.
 import { loadModel } from '../model/native-model.js';
 import { type ForwardInput, loadNative, type NativeModelConfig } from '../native.js';
-import { fmaPeak, memoryRead, type ProbeWork, withProbeLimit } from './probe-work.js';
+import { memoryRead, multiplyPeak, type ProbeWork, withProbeLimit } from './probe-work.js';
 import type { Contest, RowGroup, Work } from './row-plan.js';
 
 const numPrefillTokens = 512;
@@ -20,7 +20,7 @@ export function forwardGroups(
     const common = { threads: numThreads, unit: 'tokens/s' };
     const prepare = (subject: Step, limit: Step | ProbeWork) =>
       prepareForward(modelPath, numThreads, subject, limit);
-    const peak = fmaPeak(numThreads);
+    const peak = multiplyPeak(numThreads, 'float32');
     const one: Step = { numRequests: 1, numTokens: 1, begin: numDecodeContextTokens };
     return {
       family: 'forward',

@@ -1,6 +1,6 @@
 // Rows times packed weights: against the multiply-add peak, and, with one row, against reading the weights.
-import type { NativeModelConfig } from '../native.js';
-import { fmaPeak, memoryRead, probeContest } from './probe-work.js';
+import type { NativeModelConfig, ProbeWeightType } from '../native.js';
+import { memoryRead, multiplyPeak, peakNames, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 interface MatrixShape {
@@ -13,15 +13,23 @@ const squareShape: MatrixShape = { k: 2048, n: 2048 };
 /** 256 MiB of weights: more than caches hold. */
 const gemvShape: MatrixShape = { k: 4096, n: 16_384 };
 
-/** The model's matrices and one larger: one group for each and number of threads. */
+const bytesPerWeight = { float32: 4, bfloat16: 2, int8: 1 } as const satisfies Record<
+  ProbeWeightType,
+  number
+>;
+const weightTypes: readonly ProbeWeightType[] = ['float32', 'bfloat16', 'int8'];
+
+/** The model's matrices and one larger: one group for each type and number of threads. */
 export function matmulGroups(model: NativeModelConfig, threads: readonly number[]): RowGroup[] {
-  return threads.flatMap((numThreads) => [
-    ...[...shapesOf(model), squareShape].map((shape) => ({
-      family: 'gemm',
-      rows: rowCounts.map((numRows) => matmulRow(numThreads, numRows, shape)),
-    })),
-    { family: 'gemv', rows: [matmulRow(numThreads, 1, gemvShape)] },
-  ]);
+  return threads.flatMap((numThreads) =>
+    weightTypes.flatMap((weightType) => [
+      ...[...shapesOf(model), squareShape].map((shape) => ({
+        family: 'gemm',
+        rows: rowCounts.map((numRows) => matmulRow(weightType, numThreads, numRows, shape)),
+      })),
+      { family: 'gemv', rows: [matmulRow(weightType, numThreads, 1, gemvShape)] },
+    ]),
+  );
 }
 
 /** Q, K and V in one, attention output, gate and up in one, down, logits; equal ones once. */
@@ -37,12 +45,17 @@ function shapesOf(model: NativeModelConfig): MatrixShape[] {
   return [...new Map(shapes.map((shape) => [`${shape.k} ${shape.n}`, shape])).values()];
 }
 
-function matmulRow(numThreads: number, numRows: number, { k, n }: MatrixShape): RowPlan {
-  const spec = { kind: 'matmul', numThreads, numRows, k, n } as const;
-  const common = { name: `${numRows} × ${k} × ${n}`, threads: numThreads };
+function matmulRow(
+  weightType: ProbeWeightType,
+  numThreads: number,
+  numRows: number,
+  { k, n }: MatrixShape,
+): RowPlan {
+  const spec = { kind: 'matmul', numThreads, numRows, k, n, weightType } as const;
+  const common = { name: `${weightType} ${numRows} × ${k} × ${n}`, threads: numThreads };
   if (numRows === 1) {
     // Every weight is used once: reading them is the work.
-    const numBytes = 4 * k * n;
+    const numBytes = bytesPerWeight[weightType] * k * n;
     const subject = { spec, amount: numBytes / 1e9 };
     return {
       ...common,
@@ -54,8 +67,8 @@ function matmulRow(numThreads: number, numRows: number, { k, n }: MatrixShape): 
   const subject = { spec, amount: (2 * numRows * k * n) / 1e9 };
   return {
     ...common,
-    unit: 'GFLOP/s',
-    limit: 'FMA peak',
-    prepare: () => probeContest(subject, fmaPeak(numThreads)),
+    unit: weightType === 'int8' ? 'GOP/s' : 'GFLOP/s',
+    limit: peakNames[weightType],
+    prepare: () => probeContest(subject, multiplyPeak(numThreads, weightType)),
   };
 }

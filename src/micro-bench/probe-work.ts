@@ -1,5 +1,5 @@
 // Native probes as work: single ops, and the machine's own limits.
-import { loadNative, type ProbeSpec } from '../native.js';
+import { loadNative, type ProbeSpec, type ProbeWeightType } from '../native.js';
 import type { Contest, Work } from './row-plan.js';
 
 /** A native probe; `amount` in the row's unit. */
@@ -11,10 +11,17 @@ export interface ProbeWork {
 /** Multiply-adds of one round of the FMA limit, about a millisecond of one core. */
 const numFmas = 1e8;
 
-/** The register-resident multiply-add peak of the chosen kernels' instruction set, in GFLOP/s. */
-export function fmaPeak(numThreads: number): ProbeWork {
+/** What multiplies each weight type is called in tables. */
+export const peakNames = {
+  float32: 'FMA peak',
+  bfloat16: 'bf16 peak',
+  int8: 'int8 peak',
+} as const satisfies Record<ProbeWeightType, string>;
+
+/** The register-resident multiply-add peak of the chosen kernels for such weights, in GFLOP/s (int8: GOP/s). */
+export function multiplyPeak(numThreads: number, weightType: ProbeWeightType): ProbeWork {
   return {
-    spec: { kind: 'fma', numThreads, numFmas: numFmas * numThreads },
+    spec: { kind: 'fma', numThreads, numFmas: numFmas * numThreads, weightType },
     amount: (2 * numFmas * numThreads) / 1e9,
   };
 }

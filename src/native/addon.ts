@@ -1,6 +1,6 @@
 // What crosses into the native module, and how its errors come back.
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
-import type { NativeModelConfig, TensorLocation } from '../native.js';
+import type { NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
 
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is its five numbers in the order of KvPoolLayout. */
 export interface Addon {
@@ -13,6 +13,7 @@ export interface Addon {
     portable: boolean,
     hex: Uint8Array,
   ): void;
+  defaultDtype(): NativeWeights['dtype'];
   createPool(layout: readonly number[]): PoolHandle;
   poolFd(pool: PoolHandle): number;
   publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;
@@ -41,6 +42,7 @@ export interface Addon {
   loadModel(
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
+    weights: NativeWeights,
     numThreads: number,
   ): Promise<ModelHandle>;
   forward(

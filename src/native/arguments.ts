@@ -1,6 +1,6 @@
 // Checks what is about to cross into the native module, and brings it into the form in which it crosses.
 import { VllmPdError } from '../errors.js';
-import type { KvPoolLayout, NativeModelConfig, TensorLocation } from '../native.js';
+import type { KvPoolLayout, NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
 
 const maxInt32 = 2 ** 31 - 1;
 /** Bytes of one block: JavaScript sees blocks as views, and Node ends the process on an external one beyond 4 GiB. */
@@ -131,5 +131,14 @@ export function checkTensors(tensors: readonly TensorLocation[]): void {
     for (const size of shape) wholeNumber(`a dimension of ${name}`, size, 0);
     wholeNumber(`the offset of ${name}`, offset, 0, Number.MAX_SAFE_INTEGER);
     wholeNumber(`the length of ${name}`, length, 0, Number.MAX_SAFE_INTEGER);
+  }
+}
+
+export function checkWeights({ dtype, quantization }: NativeWeights): void {
+  if (dtype !== 'float32' && dtype !== 'bfloat16') {
+    throw invalid(`Expected float32 or bfloat16 for dtype but received ${show(dtype)}.`);
+  }
+  if (quantization !== 'int8' && quantization !== null) {
+    throw invalid(`Expected int8 or null for quantization but received ${show(quantization)}.`);
   }
 }

@@ -1,14 +1,14 @@
 // Single native ops and machine limits, for benchmarks: checks sizes and hands them to the native module.
-import type { Probe, ProbeSpec } from '../native.js';
+import type { Probe, ProbeSpec, ProbeWeightType } from '../native.js';
 import { type Addon, cross, type ProbeHandle } from './addon.js';
 import { wholeNumber } from './arguments.js';
 
 /** Names of the sizes, in the order of native/probe.h. */
 const sizeNames = {
-  fma: ['numThreads', 'numFmas'],
+  fma: ['numThreads', 'numFmas', 'weightType'],
   read: ['numThreads', 'numBytes'],
   copy: ['numThreads', 'numBytes'],
-  matmul: ['numThreads', 'numRows', 'k', 'n'],
+  matmul: ['numThreads', 'numRows', 'k', 'n', 'weightType'],
   attention: [
     'numThreads',
     'numRequests',
@@ -22,6 +22,9 @@ const sizeNames = {
   ],
 } as const satisfies Record<ProbeSpec['kind'], readonly string[]>;
 
+/** In the order of native/probe.h. */
+const weightTypes: readonly unknown[] = ['float32', 'bfloat16', 'int8'] satisfies ProbeWeightType[];
+
 /** Bytes or multiply-adds of one round at most. */
 const maxSize = 2 ** 40;
 
@@ -32,12 +35,14 @@ export class NativeProbe implements Probe {
   constructor(addon: Addon, spec: ProbeSpec) {
     const given = new Map<string, unknown>(Object.entries(spec));
     const sizes = sizeNames[spec.kind].map((name) =>
-      wholeNumber(
-        name,
-        given.get(name),
-        name === 'numContextTokens' ? 0 : 1,
-        name === 'numThreads' ? 1024 : maxSize,
-      ),
+      name === 'weightType'
+        ? wholeNumber(name, weightTypes.indexOf(given.get(name)), 0)
+        : wholeNumber(
+            name,
+            given.get(name),
+            name === 'numContextTokens' ? 0 : 1,
+            name === 'numThreads' ? 1024 : maxSize,
+          ),
     );
     this.#addon = addon;
     this.#handle = cross(() => addon.createProbe(spec.kind, sizes));

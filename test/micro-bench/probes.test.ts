@@ -5,10 +5,10 @@ import { VllmPdError } from '../../src/errors.js';
 import { loadNative, type ProbeSpec } from '../../src/native.js';
 
 const specs: readonly ProbeSpec[] = [
-  { kind: 'fma', numThreads: 2, numFmas: 1e6 },
+  { kind: 'fma', numThreads: 2, numFmas: 1e6, weightType: 'float32' },
   { kind: 'read', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'copy', numThreads: 2, numBytes: 1 << 20 },
-  { kind: 'matmul', numThreads: 2, numRows: 13, k: 37, n: 70 },
+  { kind: 'matmul', numThreads: 2, numRows: 13, k: 37, n: 70, weightType: 'int8' },
   {
     kind: 'attention',
     numThreads: 2,
@@ -43,9 +43,9 @@ for (const spec of specs) {
 
 test('a probe of no threads, of parts of a byte or of too much is refused', () => {
   const wrong: readonly ProbeSpec[] = [
-    { kind: 'fma', numThreads: 0, numFmas: 1 },
+    { kind: 'fma', numThreads: 0, numFmas: 1, weightType: 'float32' },
     { kind: 'read', numThreads: 1, numBytes: 1.5 },
-    { kind: 'matmul', numThreads: 1, numRows: 1, k: 0, n: 1 },
+    { kind: 'matmul', numThreads: 1, numRows: 1, k: 0, n: 1, weightType: 'float32' },
     { kind: 'copy', numThreads: 1, numBytes: 2 ** 50 },
   ];
   for (const spec of wrong) {

@@ -1,7 +1,7 @@
 // A token's K, V and logits have the same bits whatever else is in the batch, however its prompt was chunked, whatever the threads.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { KvPool, NativeModel, NativeModelConfig } from '../../src/native.js';
+import type { KvPool, NativeModel, NativeModelConfig, NativeWeights } from '../../src/native.js';
 import { availableIsas, loadModelFor } from './instruction-sets.js';
 import { type Chunk, createPool, createRandom, createRandomModel, forwardChunks } from './random-model.js';
 
@@ -103,25 +103,31 @@ const shapes: Record<string, Partial<NativeModelConfig>> = {
   },
 };
 
+const weightTypes: readonly NativeWeights[] = [
+  { dtype: 'float32', quantization: null },
+  { dtype: 'bfloat16', quantization: null },
+  { dtype: 'bfloat16', quantization: 'int8' },
+];
+
 for (const [name, shape] of Object.entries(shapes)) {
   test(`${name}: every chunking, every company and every number of threads gives the same bits`, async () => {
     const random = createRandomModel({ numLayers: 2, attentionBias: true, ...shape });
     for (const isa of await availableIsas(random)) {
-      const one = await loadModelFor(isa, random, 1);
-      const expected = await inChunks(one, [numTokens]);
-      assertSame(await inChunks(one, [1]), expected, `${isa}, token by token`);
-      assertSame(await inChunks(one, [7, 1, 13, 64, 65]), expected, `${isa}, odd chunks`);
-      assertSame(await amongOthers(one, [5, 1, 100, 17]), expected, `${isa}, among others`);
-      one.close();
-      for (const numThreads of [2, 3]) {
-        const model = await loadModelFor(isa, random, numThreads);
-        assertSame(await inChunks(model, [numTokens]), expected, `${isa}, ${numThreads} threads`);
-        assertSame(
-          await amongOthers(model, [31, 2]),
-          expected,
-          `${isa}, ${numThreads} threads, among others`,
-        );
-        model.close();
+      for (const weights of weightTypes) {
+        const what = `${isa}, ${weights.quantization ?? weights.dtype}`;
+        const one = await loadModelFor(isa, random, 1, weights);
+        const expected = await inChunks(one, [numTokens]);
+        assertSame(await inChunks(one, [1]), expected, `${what}, token by token`);
+        assertSame(await inChunks(one, [7, 1, 13, 64, 65]), expected, `${what}, odd chunks`);
+        assertSame(await amongOthers(one, [5, 1, 100, 17]), expected, `${what}, among others`);
+        one.close();
+        for (const numThreads of [2, 3]) {
+          const model = await loadModelFor(isa, random, numThreads, weights);
+          const threads = `${what}, ${numThreads} threads`;
+          assertSame(await inChunks(model, [numTokens]), expected, threads);
+          assertSame(await amongOthers(model, [31, 2]), expected, `${threads}, among others`);
+          model.close();
+        }
       }
     }
     random.remove();

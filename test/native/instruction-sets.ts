@@ -1,8 +1,8 @@
 // The instruction sets that this machine has kernels for, so that a test can run them all.
-import { loadNative, type NativeModel } from '../../src/native.js';
+import { loadNative, type NativeModel, type NativeWeights } from '../../src/native.js';
 import type { RandomModel } from './random-model.js';
 
-const known = ['portable', 'avx2', 'avx512'];
+const known = ['portable', 'avx2', 'avx512', 'avx512_vnni', 'avx512_bf16', 'amx'];
 const reported = new Set<string>();
 
 /** VLLM_PD_ISA is read whenever a model is loaded. */
@@ -10,10 +10,11 @@ export async function loadModelFor(
   isa: string,
   model: RandomModel,
   numThreads: number,
+  weights: NativeWeights = { dtype: 'float32', quantization: null },
 ): Promise<NativeModel> {
   process.env.VLLM_PD_ISA = isa;
   try {
-    return await loadNative().loadModel(model.config, model.tensors, numThreads);
+    return await loadNative().loadModel(model.config, model.tensors, numThreads, weights);
   } finally {
     delete process.env.VLLM_PD_ISA;
   }

@@ -3,9 +3,22 @@ import { statSync, truncateSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import { type ForwardInput, loadNative, type NativeModelConfig, type TensorDtype } from '../../src/native.js';
+import {
+  type ForwardInput,
+  loadNative,
+  type NativeModelConfig,
+  type NativeWeights,
+  type TensorDtype,
+} from '../../src/native.js';
 import { availableIsas, loadModelFor } from './instruction-sets.js';
-import { createPool, createRandom, createRandomModel, forwardChunks, modelConfig } from './random-model.js';
+import {
+  createPool,
+  createRandom,
+  createRandomModel,
+  forwardChunks,
+  modelConfig,
+  type RandomModel,
+} from './random-model.js';
 import { referenceLogits } from './reference.js';
 
 function randomTokens(count: number, vocabSize: number, seed = 3): number[] {
@@ -18,8 +31,12 @@ function shuffledTable(numTokens: number, blockSize: number): number[] {
   return Array.from({ length: Math.ceil(numTokens / blockSize) }, (_, i) => i + 1).reverse();
 }
 
+function rootMeanSquare(values: Float64Array): number {
+  return Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length);
+}
+
 function assertClose(received: Float32Array, expected: Float64Array, what: string): void {
-  const scale = Math.sqrt(expected.reduce((sum, x) => sum + x * x, 0) / expected.length);
+  const scale = rootMeanSquare(expected);
   for (let i = 0; i < expected.length; i++) {
     const error = Math.abs(received[i]! - expected[i]!) / scale;
     assert.ok(error < 1e-4, `${what}, element ${i}: expected ${expected[i]} but received ${received[i]}`);
@@ -100,6 +117,47 @@ test('logits agree with wide heads and every block size', async () => {
 test('bfloat16 and half-precision checkpoints are read as what they say', async () => {
   await compareWithReference('BF16', {}, { dtype: 'BF16', numTokens: 20 });
   await compareWithReference('F16', {}, { dtype: 'F16', numTokens: 20 });
+});
+
+/** Error of all logits together, as a share of their size. */
+async function relativeError(isa: string, random: RandomModel, weights: NativeWeights): Promise<number> {
+  const numTokens = 60;
+  const tokens = randomTokens(numTokens, random.config.vocabSize);
+  const expected = referenceLogits(random, tokens);
+  const model = await loadModelFor(isa, random, 2, weights);
+  const blockTable = shuffledTable(numTokens, 16);
+  const pool = createPool(random.config, blockTable.length + 1, 16);
+  const logits = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
+  model.close();
+  pool.close();
+  const all = Float64Array.from(expected.flatMap((row) => [...row]));
+  const errors = Float64Array.from(expected.flatMap((row, i) => [...row].map((x, j) => logits[i]![j]! - x)));
+  return rootMeanSquare(errors) / rootMeanSquare(all);
+}
+
+test('bfloat16 and int8 weights come as close as their precision lets them, and no closer', async () => {
+  const shapes: Partial<NativeModelConfig>[] = [
+    { numHeads: 8, numKvHeads: 2, headDim: 32, hiddenSize: 160, intermediateSize: 200 },
+    {
+      numHeads: 3,
+      numKvHeads: 1,
+      headDim: 20,
+      hiddenSize: 37,
+      intermediateSize: 51,
+      tieWordEmbeddings: false,
+    },
+  ];
+  for (const shape of shapes) {
+    const random = createRandomModel({ attentionBias: true, ...shape });
+    for (const isa of await availableIsas(random)) {
+      // A bfloat16 is off by 2^-9 of itself at most, an int8 by 1/254 of the row's largest.
+      const bfloat16 = await relativeError(isa, random, { dtype: 'bfloat16', quantization: null });
+      assert.ok(bfloat16 > 1e-4 && bfloat16 < 0.015, `${isa}, bfloat16: ${bfloat16}`);
+      const int8 = await relativeError(isa, random, { dtype: 'bfloat16', quantization: 'int8' });
+      assert.ok(int8 > 1e-3 && int8 < 0.05, `${isa}, int8: ${int8}`);
+    }
+    random.remove();
+  }
 });
 
 test('a missing, misshapen or cut tensor is named with what was expected and received', async () => {
