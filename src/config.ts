@@ -18,6 +18,34 @@ export type Backend = 'cpu' | 'onnx';
 /** `auto` is `cpu`. */
 export type BackendChoice = 'auto' | Backend;
 
+/** Who leaves a full store first. `session`: of the conversation idle for longest, the tail. */
+export type EvictionPolicyName = 'lru' | 'lfu' | 'fifo' | 'session';
+
+export const evictionPolicyNames = ['lru', 'lfu', 'fifo', 'session'] as const satisfies EvictionPolicyName[];
+
+export interface StoreTierConfig {
+  /** Null = no limit. */
+  readonly capacityBytes: number | null;
+  /** Since a block was written; null = for ever. */
+  readonly ttlMs: number | null;
+  readonly policy: EvictionPolicyName;
+}
+
+/** Where blocks go beyond the pool. */
+export interface KvStoreConfig {
+  /** Host memory of this node; null = none. */
+  readonly memoryBytes: number | null;
+  /** A directory of this node's own; null = none. */
+  readonly directory: string | null;
+  /** Shared by all nodes: a directory, or a redis:// address; null = none. */
+  readonly shared: string | null;
+  /** Of the directory; TTL and policy also of the memory. */
+  readonly dedicatedTier: StoreTierConfig;
+  readonly sharedTier: StoreTierConfig;
+  /** False: blocks are read from a peer even where the shared store has them. */
+  readonly hopPlanner: boolean;
+}
+
 export interface CacheConfig {
   /** Tokens per block. */
   readonly blockSize: number;
@@ -70,12 +98,18 @@ export interface EngineConfig {
   readonly cache: CacheConfig;
   readonly scheduler: SchedulerConfig;
   readonly kvTransfer: KvTransferConfig;
+  readonly kvStore: KvStoreConfig;
   readonly backend: Backend;
   /** Compute threads of the backend. */
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
   readonly seed: number;
 }
+
+export type KvStoreOptions = Partial<Omit<KvStoreConfig, 'dedicatedTier' | 'sharedTier'>> & {
+  readonly dedicatedTier?: Partial<StoreTierConfig>;
+  readonly sharedTier?: Partial<StoreTierConfig>;
+};
 
 /** What a user chose, by flags or by a workload; whatever is absent takes its default. */
 export interface EngineOptions {
@@ -85,6 +119,7 @@ export interface EngineOptions {
   readonly cache?: Partial<CacheConfig>;
   readonly scheduler?: Partial<SchedulerConfig>;
   readonly kvTransfer?: Partial<Omit<KvTransferConfig, 'engineId' | 'role'>>;
+  readonly kvStore?: KvStoreOptions;
   readonly backend?: BackendChoice;
   readonly numThreads?: number;
   readonly seed?: number;
@@ -108,6 +143,7 @@ export const defaults = {
   sideChannelHost: '127.0.0.1',
   // vLLM fails the request; here a load that did not arrive costs recomputation only.
   kvLoadFailurePolicy: 'recompute',
+  kvStorePolicy: 'lru',
   backend: 'auto',
   seed: 0,
 } as const;
@@ -120,6 +156,12 @@ export function mergeEngineOptions(base: EngineOptions, over: EngineOptions): En
     cache: { ...base.cache, ...over.cache },
     scheduler: { ...base.scheduler, ...over.scheduler },
     kvTransfer: { ...base.kvTransfer, ...over.kvTransfer },
+    kvStore: {
+      ...base.kvStore,
+      ...over.kvStore,
+      dedicatedTier: { ...base.kvStore?.dedicatedTier, ...over.kvStore?.dedicatedTier },
+      sharedTier: { ...base.kvStore?.sharedTier, ...over.kvStore?.sharedTier },
+    },
   };
 }
 
@@ -166,8 +208,22 @@ export function completeEngineConfig(
       engineId: node.engineId,
       role: node.role,
     },
+    kvStore: completeKvStore(options.kvStore),
     backend: options.backend === 'onnx' ? 'onnx' : 'cpu',
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
+  };
+}
+
+function completeKvStore(options: KvStoreOptions = {}): KvStoreConfig {
+  const tier = { capacityBytes: null, ttlMs: null };
+  return {
+    memoryBytes: null,
+    directory: null,
+    shared: null,
+    hopPlanner: true,
+    ...options,
+    dedicatedTier: { ...tier, policy: defaults.kvStorePolicy, ...options.dedicatedTier },
+    sharedTier: { ...tier, policy: defaults.kvStorePolicy, ...options.sharedTier },
   };
 }
