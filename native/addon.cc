@@ -143,11 +143,11 @@ std::vector<uint8_t> to_bytes(const Napi::Value& value) {
   return std::vector<uint8_t>(array.Data(), array.Data() + array.ElementLength());
 }
 
-/** Five whole numbers in the order of KvLayout. */
+/** Six whole numbers in the order of KvLayout. */
 KvLayout to_layout(const Napi::Value& value) {
   const auto numbers = value.As<Napi::Array>();
   return {to_int(numbers[0u]), to_int(numbers[1u]), to_int(numbers[2u]), to_int(numbers[3u]),
-          to_int(numbers[4u])};
+          to_int(numbers[4u]), to_int(numbers[5u]) == 1 ? KvDtype::kBF16 : KvDtype::kF32};
 }
 
 template <typename Handle>
@@ -239,7 +239,7 @@ Napi::Value block(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[0]);
   const KvRegion& region = cache->region();
   const size_t num_bytes = region.layout.block_bytes();
-  float* const data = region.block(to_block_id(*cache, info[1]));
+  uint8_t* const data = region.block(to_block_id(*cache, info[1]));
   auto* owner = new std::shared_ptr<Mapping>(region.mapping);
   const auto buffer = Napi::ArrayBuffer::New(
       info.Env(), data, num_bytes, [](Napi::Env, void*, std::shared_ptr<Mapping>* dead) { delete dead; },
@@ -323,7 +323,12 @@ ModelConfig to_config(const Napi::Value& value) {
   config.hidden_size = number("hiddenSize");
   config.intermediate_size = number("intermediateSize");
   config.num_layers = number("numLayers");
-  config.attention = {number("numHeads"), number("numKvHeads"), number("headDim")};
+  config.attention = {number("numHeads"), number("numKvHeads"), number("headDim"), 0};
+  const auto windows = object.Get("slidingWindows");
+  if (windows.IsArray()) {
+    const auto array = windows.As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); ++i) config.sliding_windows.push_back(to_int(array.Get(i)));
+  }
   config.rms_norm_eps = real("rmsNormEps");
   config.qk_norm = flag("qkNorm");
   config.attention_bias = flag("attentionBias");

@@ -19,7 +19,7 @@ namespace {
 
 constexpr int64_t kPageBytes = 4096;
 constexpr char kMagic[8] = {'V', 'L', 'L', 'M', 'P', 'D', 'K', 'V'};
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kVersion = 2;
 constexpr char kMemfdName[] = "vllm-pd-kv";
 /** A peer that could shrink its pool could kill its readers. */
 constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
@@ -72,7 +72,7 @@ bool KvLayout::operator==(const KvLayout& other) const {
 std::string KvLayout::to_string() const {
   return std::to_string(num_blocks) + " blocks of " + std::to_string(num_layers) + " layers, " +
          std::to_string(num_kv_heads) + " KV heads, " + std::to_string(block_size) + " slots, head size " +
-         std::to_string(head_dim);
+         std::to_string(head_dim) + (dtype == KvDtype::kBF16 ? ", bfloat16" : ", float32");
 }
 
 uint64_t KvRow::begin_read(const uint8_t* expected) const {
@@ -104,8 +104,8 @@ KvRow& KvRegion::row(int64_t block_id) const {
   return reinterpret_cast<KvRow*>(mapping->data() + kPageBytes)[block_id];
 }
 
-float* KvRegion::block(int64_t block_id) const {
-  return reinterpret_cast<float*>(mapping->data() + blocks_offset(layout) + block_id * layout.block_bytes());
+uint8_t* KvRegion::block(int64_t block_id) const {
+  return mapping->data() + blocks_offset(layout) + block_id * layout.block_bytes();
 }
 
 KvCache::KvCache(const KvLayout& layout) : fd_(-1) {

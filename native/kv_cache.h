@@ -13,18 +13,22 @@ namespace vllm_pd {
 
 constexpr int kHashBytes = 32;
 
-/** `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` float32; index 1 of the third is V. */
+/** What the pool's elements are; the numbers are part of the memfd's header. */
+enum class KvDtype : int64_t { kF32 = 0, kBF16 = 1 };
+
+/** `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` of `dtype`; index 1 of the third is V. */
 struct KvLayout {
   int64_t num_blocks;
   int64_t num_layers;
   int64_t num_kv_heads;
   int64_t block_size;
   int64_t head_dim;
+  KvDtype dtype;
 
-  /** Floats of one layer's K (or V) in one block. */
-  int64_t kv_floats() const { return num_kv_heads * block_size * head_dim; }
-  int64_t block_floats() const { return num_layers * 2 * kv_floats(); }
-  int64_t block_bytes() const { return block_floats() * static_cast<int64_t>(sizeof(float)); }
+  int64_t element_bytes() const { return dtype == KvDtype::kBF16 ? 2 : 4; }
+  /** Bytes of one layer's K (or V) in one block. */
+  int64_t kv_bytes() const { return num_kv_heads * block_size * head_dim * element_bytes(); }
+  int64_t block_bytes() const { return num_layers * 2 * kv_bytes(); }
   bool operator==(const KvLayout& other) const;
   bool operator!=(const KvLayout& other) const { return !(*this == other); }
   std::string to_string() const;
@@ -70,7 +74,7 @@ struct KvRegion {
   std::shared_ptr<Mapping> mapping;
 
   KvRow& row(int64_t block_id) const;
-  float* block(int64_t block_id) const;
+  uint8_t* block(int64_t block_id) const;
 };
 
 class KvCache {

@@ -200,7 +200,8 @@ void Model::compute_rotary(const Batch& batch) {
 
 /** x_ → K and V in the pool, attention output in attended_. */
 void Model::attend(const Layer& layer, int64_t index, const KvRegion& pool, const Batch& batch) {
-  const AttentionShape& shape = config_.attention;
+  AttentionShape shape = config_.attention;
+  if (!config_.sliding_windows.empty()) shape.sliding_window = config_.sliding_windows[index];
   const int64_t num_tokens = batch.num_tokens();
   float* const normed = sized(normed_, num_tokens * config_.hidden_size);
   float* const qkv = sized(qkv_, num_tokens * shape.qkv_dim());

@@ -18,6 +18,7 @@ struct ModelConfig {
   int64_t intermediate_size;
   int64_t num_layers;
   AttentionShape attention;
+  std::vector<int64_t> sliding_windows;  // (num_layers) keys that a query sees at most, 0 = all; or empty
   float rms_norm_eps;
   bool qk_norm;
   bool attention_bias;

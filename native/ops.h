@@ -57,6 +57,8 @@ struct AttentionShape {
   int64_t num_heads;
   int64_t num_kv_heads;
   int64_t head_dim;
+  /** Keys that a query sees at most, its own included; 0 = all before it. */
+  int64_t sliding_window;
 
   int64_t q_dim() const { return num_heads * head_dim; }
   int64_t kv_dim() const { return num_kv_heads * head_dim; }
@@ -114,12 +116,16 @@ class Ops {
 
   /**
    * qkv (num_tokens, q_dim + 2 kv_dim): q and k are normed where asked and rotated in place, k and v are
-   * written to `layer` of the pool, each at block_table[position / block_size], slot position % block_size.
+   * written to `layer` of the pool, rounded to its dtype (ties to even), each at
+   * block_table[position / block_size], slot position % block_size.
    */
   virtual void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary,
                                 const Batch& batch, const KvRegion& pool, int64_t layer) = 0;
 
-  /** out (num_tokens, q_dim): causal attention of the queries in qkv over `layer` of the pool. */
+  /**
+   * out (num_tokens, q_dim): causal attention of the queries in qkv over `layer` of the pool. With a sliding
+   * window, the query at position p sees the keys at positions above p - sliding_window only.
+   */
   virtual void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch,
                                const KvRegion& pool, int64_t layer, float* out) = 0;
 

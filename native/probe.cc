@@ -24,6 +24,20 @@ void fill(float* out, int64_t count, uint32_t seed) {
   }
 }
 
+/** The same as bfloat16, cut off. */
+void fill_halves(uint16_t* out, int64_t count) {
+  constexpr int64_t kRow = 4096;
+  std::vector<float> row(kRow);
+  for (int64_t i = 0; i < count; i += kRow) {
+    fill(row.data(), kRow, static_cast<uint32_t>(i / kRow));
+    for (int64_t j = 0; j < std::min(kRow, count - i); ++j) {
+      uint32_t bits;
+      std::memcpy(&bits, &row[j], sizeof(bits));
+      out[i + j] = static_cast<uint16_t>(bits >> 16);
+    }
+  }
+}
+
 /** Where loops leave what they came to, so that no compiler leaves the loop out. */
 struct alignas(64) Sink {
   volatile float value = 0;
@@ -137,6 +151,7 @@ struct AttentionSizes {
   int64_t num_layers;
   AttentionShape shape;
   int64_t block_size;
+  KvDtype dtype;
 
   int64_t blocks_a_request() const { return (num_context_tokens + num_tokens + block_size - 1) / block_size; }
 };
@@ -147,7 +162,7 @@ class AttentionProbe : public Probe {
       : ops_(cpu::make_ops(num_threads)),
         shape_(sizes.shape),
         cache_({sizes.num_requests * sizes.blocks_a_request(), sizes.num_layers, sizes.shape.num_kv_heads,
-                sizes.block_size, sizes.shape.head_dim}) {
+                sizes.block_size, sizes.shape.head_dim, sizes.dtype}) {
     batch_.cu_seqlens_q.push_back(0);
     batch_.cu_blocks.push_back(0);
     for (int64_t request = 0; request < sizes.num_requests; ++request) {
@@ -166,7 +181,12 @@ class AttentionProbe : public Probe {
     out_.resize(num_tokens * shape_.q_dim());
     fill(qkv_.data(), static_cast<int64_t>(qkv_.size()), 1);
     const KvLayout& layout = cache_.layout();
-    fill(cache_.region().block(0), layout.num_blocks * layout.block_floats(), 2);
+    const int64_t count = layout.num_blocks * layout.block_bytes() / layout.element_bytes();
+    if (layout.dtype == KvDtype::kF32) {
+      fill(reinterpret_cast<float*>(cache_.region().block(0)), count, 2);
+    } else {
+      fill_halves(reinterpret_cast<uint16_t*>(cache_.region().block(0)), count);
+    }
   }
 
   void run() override {
@@ -199,9 +219,15 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
   if (is("matmul", 5)) {
     return std::make_unique<MatmulProbe>(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});
   }
-  if (is("attention", 9)) {
+  if (is("attention", 10)) {
     return std::make_unique<AttentionProbe>(num_threads,
-                                            AttentionSizes{s[1], s[2], s[3], s[4], {s[5], s[6], s[7]}, s[8]});
+                                            AttentionSizes{s[1],
+                                                           s[2],
+                                                           s[3],
+                                                           s[4],
+                                                           {s[5], s[6], s[7], 0},
+                                                           s[8],
+                                                           s[9] == 1 ? KvDtype::kBF16 : KvDtype::kF32});
   }
   throw Error("INVALID_ARGUMENT",
               "There is no probe '" + kind + "' of " + std::to_string(s.size()) + " sizes.");

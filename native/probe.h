@@ -23,7 +23,7 @@ class Probe {
  *   copy       num_threads, num_bytes                     memcpy from one buffer to another
  *   matmul     num_threads, num_rows, k, n, weight_type   Ops::matmul
  *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads,
- * num_kv_heads, head_dim, block_size                       Ops::paged_attention of `num_tokens` behind a
+ * num_kv_heads, head_dim, block_size, dtype (KvDtype)      Ops::paged_attention of `num_tokens` behind a
  * context, each request, layer after layer Throws INVALID_ARGUMENT for another kind or number of sizes, and
  * when memory does not suffice.
  */

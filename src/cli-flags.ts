@@ -59,6 +59,12 @@ export const engineFlags = {
     2 ** 24,
     'CACHE',
   ),
+  'kv-cache-dtype': option({
+    options: ['auto', 'float32', 'bfloat16'] as const,
+    description: 'What K and V are kept as; auto: bfloat16 where the chip computes with it, else float32.',
+    defaultHelp: async () => defaults.kvCacheDtype,
+    helpGroup: 'CACHE',
+  })(),
   'enable-prefix-caching': boolean({
     description: 'Keep KV of finished requests for prompts that begin alike (on unless switched off).',
     allowNo: true,
@@ -132,6 +138,7 @@ export interface EngineFlagValues {
   readonly 'num-threads'?: number;
   readonly 'block-size'?: number;
   readonly 'num-blocks'?: number;
+  readonly 'kv-cache-dtype'?: 'auto' | 'float32' | 'bfloat16';
   readonly 'enable-prefix-caching'?: boolean;
   readonly 'prefix-caching-hash-seed'?: string;
   readonly 'max-num-seqs'?: number;
@@ -173,6 +180,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
       kvLoadFailurePolicy: flags['kv-load-failure-policy'],
     }),
     backend: flags.backend,
+    kvCacheDtype: flags['kv-cache-dtype'],
     numThreads: flags['num-threads'],
     seed: flags.seed,
   });

@@ -15,6 +15,12 @@ export type AgentKind = 'auto' | 'shm' | 'tcp';
 /** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
 export type Backend = 'cpu' | 'onnx';
 
+/** What the elements of a KV pool are. */
+export type KvCacheDtype = 'float32' | 'bfloat16';
+
+/** `auto`: bfloat16 where the chip computes with it, float32 elsewhere and on ONNX Runtime. */
+export type KvCacheDtypeChoice = 'auto' | KvCacheDtype;
+
 /** `auto` is `cpu`. */
 export type BackendChoice = 'auto' | Backend;
 
@@ -100,6 +106,8 @@ export interface EngineConfig {
   readonly kvTransfer: KvTransferConfig;
   readonly kvStore: KvStoreConfig;
   readonly backend: Backend;
+  /** What K and V are kept as. */
+  readonly kvCacheDtype: KvCacheDtypeChoice;
   /** Compute threads of the backend. */
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
@@ -121,6 +129,7 @@ export interface EngineOptions {
   readonly kvTransfer?: Partial<Omit<KvTransferConfig, 'engineId' | 'role'>>;
   readonly kvStore?: KvStoreOptions;
   readonly backend?: BackendChoice;
+  readonly kvCacheDtype?: KvCacheDtypeChoice;
   readonly numThreads?: number;
   readonly seed?: number;
 }
@@ -130,6 +139,7 @@ export const defaults = {
   blockSize: 16,
   numBlocks: 1024,
   hashSeed: '0',
+  kvCacheDtype: 'auto',
   maxNumSeqs: 64,
   // vLLM's CPU-sized default is 2048; at CPU prefill rates that is seconds in which nothing else is admitted.
   maxNumBatchedTokens: 512,
@@ -210,6 +220,7 @@ export function completeEngineConfig(
     },
     kvStore: completeKvStore(options.kvStore),
     backend: options.backend === 'onnx' ? 'onnx' : 'cpu',
+    kvCacheDtype: options.kvCacheDtype ?? defaults.kvCacheDtype,
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
   };

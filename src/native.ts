@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { KvCacheDtype } from './config.js';
 import { messageOf, VllmPdError } from './errors.js';
 import { type Addon, cross, crossAsync } from './native/addon.js';
 import { checkModelConfig, checkTensors, checkWeights, wholeNumber } from './native/arguments.js';
@@ -11,13 +12,14 @@ import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
 import { LoadedNativeModel } from './native/model.js';
 import { NativeProbe } from './native/probe.js';
 
-/** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)`, float32, one region. */
+/** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` of `dtype`, one region. */
 export interface KvPoolLayout {
   readonly numBlocks: number;
   readonly numLayers: number;
   readonly numKvHeads: number;
   readonly blockSize: number;
   readonly headDim: number;
+  readonly dtype: KvCacheDtype;
 }
 
 /**
@@ -26,7 +28,7 @@ export interface KvPoolLayout {
  */
 export interface KvPool {
   readonly layout: KvPoolLayout;
-  /** num_layers * 2 * num_kv_heads * block_size * head_dim * 4 */
+  /** num_layers * 2 * num_kv_heads * block_size * head_dim * 4 (float32) or 2 (bfloat16) */
   readonly blockBytes: number;
   readonly fd: number;
   /** Says that the block now holds exactly the tokens named by `hash` (64 hex digits). */
@@ -90,6 +92,11 @@ export interface NativeModelConfig {
   readonly invFreq: Float32Array;
   /** Layers, ascending, whose queries and keys are not rotated at all (SmolLM3); default none. */
   readonly noRopeLayers?: readonly number[];
+  /**
+   * (num_layers) Keys that a query sees at most, its own included: at position p those above p - window. 0 = all.
+   * Absent: all, in every layer.
+   */
+  readonly slidingWindows?: readonly number[];
   /** Factor on cos and sin (1 unless a rope scaling asks for another). */
   readonly ropeAttentionScaling: number;
 }
@@ -184,6 +191,7 @@ export type ProbeSpec =
       readonly numKvHeads: number;
       readonly headDim: number;
       readonly blockSize: number;
+      readonly dtype: KvCacheDtype;
     };
 
 /** A piece of native work with everything that it needs. */

@@ -80,12 +80,13 @@ class CpuOps : public Ops {
       const int64_t block_size = pool.layout.block_size;
       const int64_t position = batch.positions[token];
       const int64_t block_id = batch.block_tables[batch.cu_blocks[request] + position / block_size];
-      float* const keys = pool.block(block_id) + layer * 2 * pool.layout.kv_floats();
-      float* const values = keys + pool.layout.kv_floats();
+      uint8_t* const keys = pool.block(block_id) + layer * 2 * pool.layout.kv_bytes();
+      uint8_t* const values = keys + pool.layout.kv_bytes();
+      const int64_t row_bytes = head_dim * pool.layout.element_bytes();
       for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-        const int64_t slot = (head * block_size + position % block_size) * head_dim;
-        std::memcpy(keys + slot, k + head * head_dim, head_dim * sizeof(float));
-        std::memcpy(values + slot, v + head * head_dim, head_dim * sizeof(float));
+        const int64_t slot = (head * block_size + position % block_size) * row_bytes;
+        cache_row(k + head * head_dim, head_dim, pool.layout.dtype, keys + slot);
+        cache_row(v + head * head_dim, head_dim, pool.layout.dtype, values + slot);
       }
     });
   }
@@ -112,8 +113,8 @@ class CpuOps : public Ops {
       // The latest tokens, which see the most keys, are begun first, so that threads end together.
       const Tile& tile = tiles[num_tiles - 1 - index / shape.num_kv_heads];
       const int64_t kv_head = index % shape.num_kv_heads;
-      const float* const keys =
-          pool.block(0) + layer * 2 * layout.kv_floats() + kv_head * layout.block_size * layout.head_dim;
+      const uint8_t* const keys = pool.block(0) + layer * 2 * layout.kv_bytes() +
+                                  kv_head * layout.block_size * layout.head_dim * layout.element_bytes();
       AttentionArgs args;
       args.q = qkv + tile.token * shape.qkv_dim() + kv_head * group * shape.head_dim;
       args.q_stride = shape.qkv_dim();
@@ -122,9 +123,11 @@ class CpuOps : public Ops {
       args.group_size = group;
       args.head_dim = shape.head_dim;
       args.block_table = batch.block_tables.data() + batch.cu_blocks[tile.request];
+      args.is_bfloat16 = layout.dtype == KvDtype::kBF16;
+      args.sliding_window = shape.sliding_window;
       args.keys = keys;
-      args.values = keys + layout.kv_floats();
-      args.block_stride = layout.block_floats();
+      args.values = keys + layout.kv_bytes();
+      args.block_stride = layout.block_bytes();
       args.block_size = layout.block_size;
       args.out = out + tile.token * shape.q_dim() + kv_head * group * shape.head_dim;
       args.out_stride = shape.q_dim();
@@ -153,6 +156,14 @@ class CpuOps : public Ops {
     std::vector<float>& floats = scratch_[thread];
     if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
     return floats.data();
+  }
+
+  void cache_row(const float* x, int64_t count, KvDtype dtype, uint8_t* out) const {
+    if (dtype == KvDtype::kBF16) {
+      kernels_.round_to_bfloat16(x, count, reinterpret_cast<uint16_t*>(out));
+    } else {
+      std::memcpy(out, x, count * sizeof(float));
+    }
   }
 
   template <typename Body>

@@ -59,6 +59,10 @@ void rotate(float* x, int64_t head_dim, const float* cos, const float* sin) {
   }
 }
 
+void round_to_bfloat16(const float* x, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = vllm_pd::to_bfloat16(x[i]);
+}
+
 VLLM_PD_INLINE V16 silu(const V16& x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
 
 void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
@@ -98,6 +102,7 @@ const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
                                  quantize_row<Int8Element, kInt8Offset>,
                                  attention,
                                  rms_norm,
+                                 round_to_bfloat16,
                                  rotate,
                                  swiglu,
                                  fma_loop,

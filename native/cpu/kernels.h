@@ -45,10 +45,12 @@ struct AttentionArgs {
   int64_t group_size;
   int64_t head_dim;
   const int32_t* block_table;
-  const float* keys;    // (block_size, head_dim) in block 0, blocks `block_stride` apart
-  const float* values;  // likewise
+  bool is_bfloat16;       // of keys and values; else float
+  const uint8_t* keys;    // (block_size, head_dim) in block 0, blocks `block_stride` bytes apart
+  const uint8_t* values;  // likewise
   int64_t block_stride;
   int64_t block_size;
+  int64_t sliding_window;  // keys that a query sees at most, its own included; 0 = all
   float* out;  // (num_tokens, group_size, head_dim), tokens `out_stride` apart
   int64_t out_stride;
   float* scratch;  // attention_scratch_floats()
@@ -57,7 +59,7 @@ struct AttentionArgs {
 /** Floats that `attention` needs for a tile of `num_rows` = num_tokens * group_size queries. */
 static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
   const int64_t value_dim = (head_dim + kPanel - 1) / kPanel * kPanel;
-  const int64_t packed = kSegment * (head_dim + value_dim);
+  const int64_t packed = kSegment * (3 * head_dim + value_dim);
   return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 4);
 }
 
@@ -79,6 +81,8 @@ struct Kernels {
   void (*attention)(const AttentionArgs& args);
   /** out (dim) = x / sqrt(mean(x²) + eps) * weight; out may be x. */
   void (*rms_norm)(const float* x, int64_t dim, const float* weight, float eps, float* out);
+  /** Rounds (count) floats to bfloat16, ties to even. */
+  void (*round_to_bfloat16)(const float* x, int64_t count, uint16_t* out);
   /** Rotates (head_dim) by (head_dim / 2) cosines and sines, element i with element i + head_dim / 2. */
   void (*rotate)(float* x, int64_t head_dim, const float* cos, const float* sin);
   /** out (dim) = silu(gate) * up */

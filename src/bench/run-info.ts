@@ -1,5 +1,5 @@
 // What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
-import type { KvLookup, KvTransferMode } from '../config.js';
+import type { KvCacheDtypeChoice, KvLookup, KvTransferMode } from '../config.js';
 import type { Check } from './checks.js';
 import type { HostInfo } from './host.js';
 
@@ -61,5 +61,7 @@ export interface RunConfig {
   readonly kv_recompute_threshold: number;
   /** Absent in runs from before there was a choice: `cpu`. */
   readonly backend?: 'cpu' | 'onnx';
+  /** What was asked for. Absent in runs from before there was a choice: `float32`. */
+  readonly kv_cache_dtype?: KvCacheDtypeChoice;
   readonly num_threads: number;
 }

@@ -74,6 +74,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_lookup: prefill.kvTransfer.lookup,
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
     backend: prefill.backend,
+    kv_cache_dtype: prefill.kvCacheDtype,
     num_threads: prefill.numThreads,
   };
 }

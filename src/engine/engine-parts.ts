@@ -7,6 +7,7 @@ import { PeerPolicy } from '../kv-transfer/peer-policy.js';
 import { PullConnectorScheduler } from '../kv-transfer/pull-scheduler.js';
 import { PullConnectorWorker } from '../kv-transfer/pull-worker.js';
 import { createLogger } from '../log.js';
+import { resolveKvCacheDtype } from '../model/kv-cache-dtype.js';
 import { loadModelFolder, type ModelFolder } from '../model/model-folder.js';
 import { type KvPool, loadNative } from '../native.js';
 import { ModelRunner } from '../worker/model-runner.js';
@@ -41,7 +42,12 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
   let pool: KvPool | null = null;
   try {
     const { numBlocks, blockSize } = config.cache;
-    pool = loadNative().createPool({ numBlocks, blockSize, ...folder.model.kvShape });
+    pool = loadNative().createPool({
+      numBlocks,
+      blockSize,
+      ...folder.model.kvShape,
+      dtype: resolveKvCacheDtype(config.kvCacheDtype, config.backend, loadNative().defaultDtype),
+    });
     const peers = new PeerPolicy(config.kvTransfer.peers);
     const agent = await createTransferAgent({
       config: config.kvTransfer,

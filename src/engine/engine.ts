@@ -1,6 +1,6 @@
 // The engine as everything above it knows it: generate, cacheQuery, state, shutdown.
 import { randomUUID } from 'node:crypto';
-import type { EngineConfig } from '../config.js';
+import type { EngineConfig, KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import type { ChatTemplate } from '../model/chat-template.js';
 import type { GenerationConfig } from '../model/generation-config.js';
@@ -78,6 +78,11 @@ export class Engine {
   /** Longest prompt plus answer, in tokens: what was configured, capped by what the model and the pool can hold. */
   get maxModelLen(): number {
     return this.#parts.limits.maxModelLen;
+  }
+
+  /** What K and V are kept as on this machine. */
+  get kvCacheDtype(): KvCacheDtype {
+    return this.#parts.pool.layout.dtype;
   }
 
   /** Where peers reach this node's blocks. */

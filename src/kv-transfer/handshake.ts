@@ -6,8 +6,8 @@ import { decodeVersion, type Hello, protocolVersion, type Welcome } from './mess
 
 /** Equal on two nodes whose blocks mean the same bytes. The number of blocks may differ. */
 export function compatibilityHash(layout: KvPoolLayout, compatibility: string): string {
-  const { blockSize, numLayers, numKvHeads, headDim } = layout;
-  const factors = [protocolVersion, blockSize, numLayers, numKvHeads, headDim, 'float32', compatibility];
+  const { blockSize, numLayers, numKvHeads, headDim, dtype } = layout;
+  const factors = [protocolVersion, blockSize, numLayers, numKvHeads, headDim, dtype, compatibility];
   return createHash('sha256').update(JSON.stringify(factors)).digest('hex');
 }
 
@@ -34,7 +34,7 @@ export function refusalOf(hello: Hello, own: Welcome): string | null {
     return `Expected engine ${hello.expected_engine_id} but this is ${own.engine_id}: the node was restarted or replaced.`;
   }
   if (hello.compatibility_hash !== own.compatibility_hash) {
-    return 'Model, KV shape, block size or hash seed of the two nodes differ.';
+    return 'Model, KV shape, KV dtype, block size or hash seed of the two nodes differ.';
   }
   return null;
 }
@@ -45,7 +45,7 @@ export function mismatchOf(welcome: Welcome, hello: Hello): string | null {
     return `Expected engine ${hello.expected_engine_id} but ${welcome.engine_id} answered: the node was restarted or replaced.`;
   }
   if (welcome.compatibility_hash !== hello.compatibility_hash) {
-    return 'Model, KV shape, block size or hash seed of the two nodes differ.';
+    return 'Model, KV shape, KV dtype, block size or hash seed of the two nodes differ.';
   }
   return null;
 }

@@ -21,7 +21,7 @@ export function attentionGroups(model: NativeModelConfig, threads: readonly numb
 }
 
 function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig) {
-  return { numLayers, numHeads, numKvHeads, headDim, blockSize };
+  return { numLayers, numHeads, numKvHeads, headDim, blockSize, dtype: 'float32' } as const;
 }
 
 function prefillRow(model: NativeModelConfig, numThreads: number, contextTokens: number): RowPlan {

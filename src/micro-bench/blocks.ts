@@ -4,7 +4,7 @@ import { type KvPool, type KvPoolLayout, loadNative, type NativeModelConfig } fr
 
 export function blockLayout(model: NativeModelConfig, numBlocks: number): KvPoolLayout {
   const { numLayers, numKvHeads, headDim } = model;
-  return { numBlocks, numLayers, numKvHeads, blockSize: 16, headDim };
+  return { numBlocks, numLayers, numKvHeads, blockSize: 16, headDim, dtype: 'float32' };
 }
 
 export function hashOfBlock(blockId: number): string {

@@ -1,4 +1,5 @@
 // The whole model's forward pass: prefill against the multiply-add peak, decode against reading all weights.
+import { resolveKvCacheDtype } from '../model/kv-cache-dtype.js';
 import { loadModel } from '../model/native-model.js';
 import { type ForwardInput, loadNative, type NativeModelConfig } from '../native.js';
 import { memoryRead, multiplyPeak, type ProbeWork, withProbeLimit } from './probe-work.js';
@@ -85,6 +86,7 @@ async function prepareForward(
   const blocksPerRequest = numPrefillTokens / blockSize;
   const pool = loadNative().createPool({
     ...model.kvShape,
+    dtype: resolveKvCacheDtype('auto', 'cpu', loadNative().defaultDtype),
     blockSize,
     numBlocks: numRequests * blocksPerRequest,
   });

@@ -105,9 +105,12 @@ class OnnxModel implements Model {
     if (this.#running) throw refuse('Expected one forward pass at a time but another is under way.');
     const { numLayers, numKvHeads, headDim } = this.kvShape;
     const fits =
-      layout.numLayers === numLayers && layout.numKvHeads === numKvHeads && layout.headDim === headDim;
+      layout.numLayers === numLayers &&
+      layout.numKvHeads === numKvHeads &&
+      layout.headDim === headDim &&
+      layout.dtype === 'float32';
     if (fits) return;
-    const shape = `${numLayers} layers, ${numKvHeads} KV heads, head size ${headDim}`;
+    const shape = `${numLayers} layers, ${numKvHeads} KV heads, head size ${headDim}, float32`;
     throw refuse(`Expected a KV pool for ${shape} but received ${JSON.stringify(layout)}.`);
   }
 }

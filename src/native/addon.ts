@@ -2,7 +2,7 @@
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import type { NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
 
-/** What build/vllm_pd.node exports. Handles are opaque; a layout is its five numbers in the order of KvPoolLayout. */
+/** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {
   isa(): string;
   /** `hex` takes 64 characters a block. */

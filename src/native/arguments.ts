@@ -1,4 +1,6 @@
 // Checks what is about to cross into the native module, and brings it into the form in which it crosses.
+
+import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import type { KvPoolLayout, NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
 
@@ -25,22 +27,33 @@ function positiveNumber(name: string, value: unknown): void {
   throw invalid(`Expected a positive number for ${name} but received ${show(value)}.`);
 }
 
-export function blockBytesOf({ numLayers, numKvHeads, blockSize, headDim }: KvPoolLayout): number {
-  return numLayers * 2 * numKvHeads * blockSize * headDim * 4;
+/** In the order of KvDtype in native/kv_cache.h. */
+const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16'];
+
+/** The number under which the native module knows it. */
+export function kvDtypeNumber(dtype: unknown): number {
+  const number = kvDtypes.findIndex((known) => known === dtype);
+  if (number >= 0) return number;
+  throw invalid(`Expected float32 or bfloat16 for dtype but received ${show(dtype)}.`);
 }
 
-/** The layout's five numbers, in the order in which they are declared. */
+export function blockBytesOf({ numLayers, numKvHeads, blockSize, headDim, dtype }: KvPoolLayout): number {
+  return numLayers * 2 * numKvHeads * blockSize * headDim * (dtype === 'bfloat16' ? 2 : 4);
+}
+
+/** The layout's six numbers, in the order in which they are declared. */
 export function checkLayout(layout: KvPoolLayout): readonly number[] {
   const numbers = (['numBlocks', 'numLayers', 'numKvHeads', 'blockSize', 'headDim'] as const).map((name) =>
     wholeNumber(name, layout?.[name], 1),
   );
+  const dtype = kvDtypeNumber(layout.dtype);
   const blockBytes = blockBytesOf(layout);
   if (blockBytes > maxBlockBytes || blockBytes * numbers[0]! > Number.MAX_SAFE_INTEGER) {
     throw invalid(
       `Expected blocks of at most ${maxBlockBytes} bytes but ${show(layout)} asks for blocks of ${blockBytes}.`,
     );
   }
-  return numbers;
+  return [...numbers, dtype];
 }
 
 function checkLength(name: string, length: number, expected: number | undefined): void {
@@ -98,6 +111,7 @@ export function checkModelConfig(config: NativeModelConfig): void {
   }
   positiveNumber('rmsNormEps', config.rmsNormEps);
   positiveNumber('ropeAttentionScaling', config.ropeAttentionScaling);
+  checkSlidingWindows(config);
   if (config.numHeads % config.numKvHeads !== 0) {
     throw invalid(
       `Expected numHeads to be a multiple of numKvHeads but received ${config.numHeads} and ${config.numKvHeads}.`,
@@ -115,6 +129,15 @@ export function checkModelConfig(config: NativeModelConfig): void {
   for (const layer of config.noRopeLayers ?? []) {
     wholeNumber('a layer of noRopeLayers', layer, 0, config.numLayers - 1);
   }
+}
+
+function checkSlidingWindows({ slidingWindows, numLayers }: NativeModelConfig): void {
+  if (slidingWindows === undefined) return;
+  if (!Array.isArray(slidingWindows)) {
+    throw invalid(`Expected an array for slidingWindows but received ${show(slidingWindows)}.`);
+  }
+  checkLength('slidingWindows', slidingWindows.length, numLayers);
+  for (const window of slidingWindows) wholeNumber('an element of slidingWindows', window, 0);
 }
 
 export function checkTensors(tensors: readonly TensorLocation[]): void {

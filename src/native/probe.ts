@@ -1,7 +1,7 @@
 // Single native ops and machine limits, for benchmarks: checks sizes and hands them to the native module.
 import type { Probe, ProbeSpec, ProbeWeightType } from '../native.js';
 import { type Addon, cross, type ProbeHandle } from './addon.js';
-import { wholeNumber } from './arguments.js';
+import { kvDtypeNumber, wholeNumber } from './arguments.js';
 
 /** Names of the sizes, in the order of native/probe.h. */
 const sizeNames = {
@@ -19,6 +19,7 @@ const sizeNames = {
     'numKvHeads',
     'headDim',
     'blockSize',
+    'dtype',
   ],
 } as const satisfies Record<ProbeSpec['kind'], readonly string[]>;
 
@@ -37,12 +38,14 @@ export class NativeProbe implements Probe {
     const sizes = sizeNames[spec.kind].map((name) =>
       name === 'weightType'
         ? wholeNumber(name, weightTypes.indexOf(given.get(name)), 0)
-        : wholeNumber(
-            name,
-            given.get(name),
-            name === 'numContextTokens' ? 0 : 1,
-            name === 'numThreads' ? 1024 : maxSize,
-          ),
+        : name === 'dtype'
+          ? kvDtypeNumber(given.get(name))
+          : wholeNumber(
+              name,
+              given.get(name),
+              name === 'numContextTokens' ? 0 : 1,
+              name === 'numThreads' ? 1024 : maxSize,
+            ),
     );
     this.#addon = addon;
     this.#handle = cross(() => addon.createProbe(spec.kind, sizes));

@@ -12,6 +12,7 @@ export function engineArgs(options: EngineOptions): string[] {
     seed: options.seed,
     'block-size': cache.blockSize,
     'num-blocks': cache.numBlocks,
+    'kv-cache-dtype': options.kvCacheDtype,
     'prefix-caching-hash-seed': cache.hashSeed,
     'max-num-seqs': scheduler.maxNumSeqs,
     'max-num-batched-tokens': scheduler.maxNumBatchedTokens,

@@ -171,6 +171,8 @@ const differences = [
   ['another number of layers', { layout: { ...layout, numLayers: 1 } }],
   ['other heads', { layout: { ...layout, numKvHeads: 4 } }],
   ['another head dimension', { layout: { ...layout, headDim: 16 } }],
+  ['another KV dtype', { layout: { ...layout, dtype: 'bfloat16' } }],
+  ['bytes as many but of another type', { layout: { ...layout, dtype: 'bfloat16', headDim: 16 } }],
 ] as const;
 
 for (const [name, ownerOptions] of differences) {

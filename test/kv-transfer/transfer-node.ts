@@ -7,7 +7,14 @@ import { type KvPool, type KvPoolLayout, loadNative } from '../../src/native.js'
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
 
 /** 4 KiB a block. */
-export const layout: KvPoolLayout = { numBlocks: 64, numLayers: 2, numKvHeads: 2, blockSize: 16, headDim: 8 };
+export const layout: KvPoolLayout = {
+  numBlocks: 64,
+  numLayers: 2,
+  numKvHeads: 2,
+  blockSize: 16,
+  headDim: 8,
+  dtype: 'float32',
+};
 
 export interface TransferNode {
   readonly engineId: string;

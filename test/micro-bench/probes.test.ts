@@ -20,6 +20,7 @@ const specs: readonly ProbeSpec[] = [
     numKvHeads: 2,
     headDim: 16,
     blockSize: 16,
+    dtype: 'bfloat16',
   },
 ];
 

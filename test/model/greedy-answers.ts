@@ -31,7 +31,7 @@ export async function withPool<T>(
   use: (pool: KvPool) => Promise<T>,
 ): Promise<T> {
   const numBlocks = Math.ceil(numTokens / blockSize) + 1;
-  const pool = loadNative().createPool({ ...model.kvShape, blockSize, numBlocks });
+  const pool = loadNative().createPool({ ...model.kvShape, blockSize, numBlocks, dtype: 'float32' });
   try {
     return await use(pool);
   } finally {

@@ -5,7 +5,14 @@ import { gatherKv, scatterKv } from '../../src/model/kv-blocks.js';
 import { loadNative } from '../../src/native.js';
 import { nativeIsMissing } from './greedy-answers.js';
 
-const layout = { numBlocks: 8, numLayers: 2, numKvHeads: 3, blockSize: 4, headDim: 2 };
+const layout = {
+  numBlocks: 8,
+  numLayers: 2,
+  numKvHeads: 3,
+  blockSize: 4,
+  headDim: 2,
+  dtype: 'float32',
+} as const;
 const blockTable = Int32Array.of(5, 2, 7);
 const numPlanes = 2 * 2 * 3;
 

@@ -188,7 +188,7 @@ test('what does not fit is refused in a sentence', async () => {
       assert.match(gap.message, /consecutive positions .* received 5 at index 1/);
       await withPool({ ...model, kvShape: { ...model.kvShape, headDim: 8 } }, 16, async (other) => {
         const shape = await errorOf(() => model.forward(other, chunkInput(other, [1], 0)));
-        assert.match(shape.message, /pool for 4 layers, 2 KV heads, head size 16 but received/);
+        assert.match(shape.message, /pool for 4 layers, 2 KV heads, head size 16, float32 but received/);
       });
     }),
   );

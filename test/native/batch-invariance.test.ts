@@ -1,9 +1,17 @@
 // A token's K, V and logits have the same bits whatever else is in the batch, however its prompt was chunked, whatever the threads.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { KvCacheDtype } from '../../src/config.js';
 import type { KvPool, NativeModel, NativeModelConfig, NativeWeights } from '../../src/native.js';
 import { availableIsas, loadModelFor } from './instruction-sets.js';
-import { type Chunk, createPool, createRandom, createRandomModel, forwardChunks } from './random-model.js';
+import {
+  type Chunk,
+  createPool,
+  createRandom,
+  createRandomModel,
+  forwardChunks,
+  type RandomModel,
+} from './random-model.js';
 
 const blockSize = 16;
 const numTokens = 333;
@@ -43,8 +51,12 @@ function assertSame(received: Trace, expected: Trace, what: string): void {
   }
 }
 
-async function inChunks(model: NativeModel, sizes: readonly number[]): Promise<Trace> {
-  const pool = createPool(model.config, blocksPerSequence + 1, blockSize);
+async function inChunks(
+  model: NativeModel,
+  sizes: readonly number[],
+  dtype: KvCacheDtype = 'float32',
+): Promise<Trace> {
+  const pool = createPool(model.config, blocksPerSequence + 1, blockSize, dtype);
   const own = sequence(1, 1);
   const logits: Float32Array[] = [];
   for (let begin = 0, i = 0; begin < numTokens; i++) {
@@ -58,8 +70,12 @@ async function inChunks(model: NativeModel, sizes: readonly number[]): Promise<T
 }
 
 /** The sequence between two others that go at other speeds, in stale blocks full of NaN. */
-async function amongOthers(model: NativeModel, sizes: readonly number[]): Promise<Trace> {
-  const pool = createPool(model.config, 3 * blocksPerSequence + 1, blockSize);
+async function amongOthers(
+  model: NativeModel,
+  sizes: readonly number[],
+  dtype: KvCacheDtype,
+): Promise<Trace> {
+  const pool = createPool(model.config, 3 * blocksPerSequence + 1, blockSize, dtype);
   for (let id = 0; id < pool.layout.numBlocks; id++) pool.block(id).fill(0xff);
   const before = sequence(2, blocksPerSequence + 1);
   const own = sequence(1, 1);
@@ -78,9 +94,10 @@ async function amongOthers(model: NativeModel, sizes: readonly number[]): Promis
     begin = end;
   }
   // Slots behind the last token were never written.
-  const used = (numTokens % blockSize) * model.config.headDim * 4;
+  const slotBytes = model.config.headDim * (dtype === 'bfloat16' ? 2 : 4);
+  const used = (numTokens % blockSize) * slotBytes;
   const last = pool.block(own.blockTable.at(-1)!);
-  const rowBytes = blockSize * model.config.headDim * 4;
+  const rowBytes = blockSize * slotBytes;
   for (let row = 0; row < last.length; row += rowBytes) last.fill(0, row + used, row + rowBytes);
   const trace = traceOf(pool, own.blockTable, logits);
   pool.close();
@@ -101,34 +118,43 @@ const shapes: Record<string, Partial<NativeModelConfig>> = {
     invFreq: Float32Array.of(1, 0.1, 0.01),
     noRopeLayers: [1],
   },
+  'sliding windows': { numHeads: 4, numKvHeads: 2, headDim: 16, slidingWindows: [70, 0] },
 };
 
-const weightTypes: readonly NativeWeights[] = [
-  { dtype: 'float32', quantization: null },
-  { dtype: 'bfloat16', quantization: null },
-  { dtype: 'bfloat16', quantization: 'int8' },
+/** Weights and KV of every type; what matters is each of both, not each with each. */
+const types: readonly (NativeWeights & { readonly kv: KvCacheDtype })[] = [
+  { dtype: 'float32', quantization: null, kv: 'float32' },
+  { dtype: 'float32', quantization: null, kv: 'bfloat16' },
+  { dtype: 'bfloat16', quantization: null, kv: 'bfloat16' },
+  { dtype: 'bfloat16', quantization: 'int8', kv: 'bfloat16' },
 ];
+
+async function assertInvariant(
+  isa: string,
+  random: RandomModel,
+  { kv, ...weights }: NativeWeights & { readonly kv: KvCacheDtype },
+): Promise<void> {
+  const what = `${isa}, ${weights.quantization ?? weights.dtype}, KV in ${kv}`;
+  const one = await loadModelFor(isa, random, 1, weights);
+  const expected = await inChunks(one, [numTokens], kv);
+  assertSame(await inChunks(one, [1], kv), expected, `${what}, token by token`);
+  assertSame(await inChunks(one, [7, 1, 13, 64, 65], kv), expected, `${what}, odd chunks`);
+  assertSame(await amongOthers(one, [5, 1, 100, 17], kv), expected, `${what}, among others`);
+  one.close();
+  for (const numThreads of [2, 3]) {
+    const model = await loadModelFor(isa, random, numThreads, weights);
+    const threads = `${what}, ${numThreads} threads`;
+    assertSame(await inChunks(model, [numTokens], kv), expected, threads);
+    assertSame(await amongOthers(model, [31, 2], kv), expected, `${threads}, among others`);
+    model.close();
+  }
+}
 
 for (const [name, shape] of Object.entries(shapes)) {
   test(`${name}: every chunking, every company and every number of threads gives the same bits`, async () => {
     const random = createRandomModel({ numLayers: 2, attentionBias: true, ...shape });
     for (const isa of await availableIsas(random)) {
-      for (const weights of weightTypes) {
-        const what = `${isa}, ${weights.quantization ?? weights.dtype}`;
-        const one = await loadModelFor(isa, random, 1, weights);
-        const expected = await inChunks(one, [numTokens]);
-        assertSame(await inChunks(one, [1]), expected, `${what}, token by token`);
-        assertSame(await inChunks(one, [7, 1, 13, 64, 65]), expected, `${what}, odd chunks`);
-        assertSame(await amongOthers(one, [5, 1, 100, 17]), expected, `${what}, among others`);
-        one.close();
-        for (const numThreads of [2, 3]) {
-          const model = await loadModelFor(isa, random, numThreads, weights);
-          const threads = `${what}, ${numThreads} threads`;
-          assertSame(await inChunks(model, [numTokens]), expected, threads);
-          assertSame(await amongOthers(model, [31, 2]), expected, `${threads}, among others`);
-          model.close();
-        }
-      }
+      for (const type of types) await assertInvariant(isa, random, type);
     }
     random.remove();
   });

@@ -4,7 +4,14 @@ import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import { type KvPool, type KvPoolLayout, loadNative } from '../../src/native.js';
 
-const layout: KvPoolLayout = { numBlocks: 8, numLayers: 2, numKvHeads: 3, blockSize: 5, headDim: 6 };
+const layout: KvPoolLayout = {
+  numBlocks: 8,
+  numLayers: 2,
+  numKvHeads: 3,
+  blockSize: 5,
+  headDim: 6,
+  dtype: 'float32',
+};
 const [hashA, hashB] = ['ab'.repeat(32), '0f'.repeat(32)] as const;
 
 function withPool(body: (pool: KvPool) => void): void {
@@ -63,6 +70,13 @@ test('copyOut gives blocks whose hash is as asked, and zeros for others; copyIn 
     assert.is(pool.row(7).hash, null, 'copying in does not publish');
   }));
 
+test('a bfloat16 pool has blocks of half the bytes', () => {
+  const half = loadNative().createPool({ ...layout, dtype: 'bfloat16' });
+  assert.is(half.blockBytes, 2 * 2 * 3 * 5 * 6 * 2);
+  assert.is(half.block(7).length, half.blockBytes);
+  half.close();
+});
+
 test('views of one block see each other and outlive the pool', () => {
   const pool = loadNative().createPool(layout);
   const first = pool.block(4);
@@ -77,7 +91,14 @@ test('views of one block see each other and outlive the pool', () => {
 });
 
 test('a pool beyond 4 GiB is addressed to its end', () => {
-  const large: KvPoolLayout = { numBlocks: 4200, numLayers: 16, numKvHeads: 8, blockSize: 16, headDim: 64 };
+  const large: KvPoolLayout = {
+    ...layout,
+    numBlocks: 4200,
+    numLayers: 16,
+    numKvHeads: 8,
+    blockSize: 16,
+    headDim: 64,
+  };
   let pool: KvPool;
   try {
     pool = loadNative().createPool(large);
@@ -103,6 +124,7 @@ test('layouts that cannot be are refused with the number at fault', () => {
   assert.match(create({ headDim: 2.5 }), /headDim but received 2.5/);
   assert.match(create({ numLayers: '2' }), /numLayers but received "2"/);
   assert.match(create({ numKvHeads: undefined }), /numKvHeads but received undefined/);
+  assert.match(create({ dtype: 'float16' }), /float32 or bfloat16 for dtype but received "float16"/);
   assert.match(create({ headDim: 2 ** 30 }), /blocks of at most/);
   assert.match(create({ numBlocks: 2 ** 31 - 1 }), /the memory available here/);
 });

@@ -2,6 +2,7 @@
 import { statSync, truncateSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { KvCacheDtype } from '../../src/config.js';
 import { VllmPdError } from '../../src/errors.js';
 import {
   type ForwardInput,
@@ -35,12 +36,22 @@ function rootMeanSquare(values: Float64Array): number {
   return Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / values.length);
 }
 
-function assertClose(received: Float32Array, expected: Float64Array, what: string): void {
+function assertClose(received: Float32Array, expected: Float64Array, what: string, tolerance = 1e-4): void {
   const scale = rootMeanSquare(expected);
   for (let i = 0; i < expected.length; i++) {
     const error = Math.abs(received[i]! - expected[i]!) / scale;
-    assert.ok(error < 1e-4, `${what}, element ${i}: expected ${expected[i]} but received ${received[i]}`);
+    assert.ok(
+      error < tolerance,
+      `${what}, element ${i}: expected ${expected[i]} but received ${received[i]}`,
+    );
   }
+}
+
+/** The nearest bfloat16, ties to even. */
+function toBfloat16(value: number): number {
+  const bits = new Uint32Array(Float32Array.of(value).buffer)[0]!;
+  const rounded = (bits + 0x7fff + ((bits >>> 16) & 1)) & 0xffff0000;
+  return new Float32Array(Uint32Array.of(rounded).buffer)[0]!;
 }
 
 async function code(run: () => unknown): Promise<[string, string]> {
@@ -56,17 +67,21 @@ async function code(run: () => unknown): Promise<[string, string]> {
 async function compareWithReference(
   what: string,
   changes: Partial<NativeModelConfig>,
-  { blockSize = 16, numTokens = 150, dtype = 'F32' as TensorDtype } = {},
+  { blockSize = 16, numTokens = 150, dtype = 'F32' as TensorDtype, kvDtype = 'float32' as KvCacheDtype } = {},
 ): Promise<void> {
   const random = createRandomModel(changes, dtype);
   const tokens = randomTokens(numTokens, random.config.vocabSize);
-  const expected = referenceLogits(random, tokens);
+  const expected = referenceLogits(random, tokens, kvDtype === 'bfloat16' ? toBfloat16 : undefined);
+  // A K or V that lies between two bfloat16 may be rounded to the other one: a hundredth of that is allowed.
+  const tolerance = kvDtype === 'bfloat16' ? 1e-2 : 1e-4;
   for (const isa of await availableIsas(random)) {
     const model = await loadModelFor(isa, random, 2);
     const blockTable = shuffledTable(numTokens, blockSize);
-    const pool = createPool(random.config, blockTable.length + 1, blockSize);
+    const pool = createPool(random.config, blockTable.length + 1, blockSize, kvDtype);
     const logits = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
-    for (let i = 0; i < numTokens; i++) assertClose(logits[i]!, expected[i]!, `${what}, ${isa}, token ${i}`);
+    for (let i = 0; i < numTokens; i++) {
+      assertClose(logits[i]!, expected[i]!, `${what}, ${isa}, token ${i}`, tolerance);
+    }
     model.close();
     pool.close();
   }
@@ -111,6 +126,27 @@ test('logits agree with wide heads and every block size', async () => {
       { headDim: 72, numLayers: 1 },
       { blockSize, numTokens: 90 },
     );
+  }
+});
+
+test('logits agree with sliding windows, in some layers or all', async () => {
+  await compareWithReference('windows', { slidingWindows: [37, 0] });
+  await compareWithReference('a window of one', { slidingWindows: [1, 1] }, { numTokens: 40 });
+  await compareWithReference('windows of a segment', { slidingWindows: [64, 65] });
+});
+
+test('logits agree with K and V in bfloat16, for every head size and ratio of heads', async () => {
+  for (const [headDim, numHeads, numKvHeads] of [
+    [64, 8, 1],
+    [80, 3, 3],
+    [96, 4, 2],
+    [128, 6, 2],
+    [10, 5, 1],
+  ] as const) {
+    const shape = { headDim, numHeads, numKvHeads, numLayers: 1 };
+    const what = `head size ${headDim}`;
+    await compareWithReference(what, shape, { numTokens: 100, blockSize: 7, kvDtype: 'bfloat16' });
+    await compareWithReference(what, shape, { numTokens: 100, blockSize: 7 });
   }
 });
 

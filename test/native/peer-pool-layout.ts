@@ -7,4 +7,5 @@ export const ownerLayout: KvPoolLayout = {
   numKvHeads: 2,
   blockSize: 16,
   headDim: 64,
+  dtype: 'float32',
 };

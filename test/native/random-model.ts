@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import type { KvCacheDtype } from '../../src/config.js';
 import {
   type KvPool,
   loadNative,
@@ -144,9 +145,14 @@ export function createRandomModel(
   return { config, weights, tensors, file, remove: () => rmSync(folder, { recursive: true }) };
 }
 
-export function createPool(config: NativeModelConfig, numBlocks: number, blockSize: number): KvPool {
+export function createPool(
+  config: NativeModelConfig,
+  numBlocks: number,
+  blockSize: number,
+  dtype: KvCacheDtype = 'float32',
+): KvPool {
   const { numLayers, numKvHeads, headDim } = config;
-  return loadNative().createPool({ numBlocks, numLayers, numKvHeads, blockSize, headDim });
+  return loadNative().createPool({ numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype });
 }
 
 /** Tokens [begin, end) of a sequence that lies in the blocks of `blockTable`. */

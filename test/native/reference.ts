@@ -3,7 +3,12 @@ import type { RandomModel } from './random-model.js';
 
 type Vector = Float64Array;
 
-export function referenceLogits(model: RandomModel, tokens: readonly number[]): Vector[] {
+/** `roundKv` does to each number of K and V what the pool's dtype does. */
+export function referenceLogits(
+  model: RandomModel,
+  tokens: readonly number[],
+  roundKv: (value: number) => number = (value) => value,
+): Vector[] {
   const { config, weights } = model;
   const { hiddenSize, headDim, numHeads, numKvHeads, rmsNormEps } = config;
 
@@ -53,12 +58,19 @@ export function referenceLogits(model: RandomModel, tokens: readonly number[]): 
       );
     const normed = residual.map((x) => rmsNorm(`${prefix}.input_layernorm`, x));
     const q = normed.map((x, position) => project(x, 'q', numHeads, position));
-    const k = normed.map((x, position) => project(x, 'k', numKvHeads, position));
-    const v = normed.map((x) => heads(linear(`${prefix}.self_attn.v_proj`, x), numKvHeads));
+    const k = normed.map((x, position) =>
+      project(x, 'k', numKvHeads, position).map((head) => head.map(roundKv)),
+    );
+    const v = normed.map((x) => heads(linear(`${prefix}.self_attn.v_proj`, x).map(roundKv), numKvHeads));
+    const window = config.slidingWindows?.[layer] || Infinity;
     residual = residual.map((x, position) => {
       const attended = q[position]!.flatMap((query, head) => {
         const kvHead = Math.floor(head / (numHeads / numKvHeads));
-        const scores = k.slice(0, position + 1).map((keys) => dot(query, keys[kvHead]!) / Math.sqrt(headDim));
+        const scores = k
+          .slice(0, position + 1)
+          .map((keys, at) =>
+            at > position - window ? dot(query, keys[kvHead]!) / Math.sqrt(headDim) : -Infinity,
+          );
         const highest = Math.max(...scores);
         const exponentials = scores.map((score) => Math.exp(score - highest));
         const total = exponentials.reduce((sum, value) => sum + value, 0);

@@ -38,6 +38,8 @@ const ledgers = (answers: readonly Answer[]) =>
 
 const engine = (backend: 'cpu' | 'onnx', mode: 'uni' | 'bi'): EngineOptions => ({
   backend,
+  // What the graphs keep K and V in, so that the native backend moves as many bytes.
+  kvCacheDtype: 'float32',
   kvTransfer: { mode },
 });
 

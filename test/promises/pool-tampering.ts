@@ -4,7 +4,7 @@ import { closeSync, openSync, readdirSync, readlinkSync, readSync, writeSync } f
 const pageBytes = 4096;
 const rowBytes = 64;
 
-/** See native/kv_cache.h: header page (magic 8, version 8, layout 5 × int64), table of rows, blocks. */
+/** See native/kv_cache.h: header page (magic 8, version 8, layout 6 × int64), table of rows, blocks. */
 export class PoolTampering {
   readonly #fd: number;
   readonly #blocksOffset: number;
@@ -17,10 +17,10 @@ export class PoolTampering {
     this.#fd = openSync(`${folder}/${name}`, 'r+');
     const header = Buffer.alloc(pageBytes);
     readSync(this.#fd, header, 0, pageBytes, 0);
-    const [numBlocks, numLayers, numKvHeads, blockSize, headDim] = [16, 24, 32, 40, 48].map((at) =>
+    const [numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype] = [16, 24, 32, 40, 48, 56].map((at) =>
       Number(header.readBigInt64LE(at)),
-    ) as [number, number, number, number, number];
-    this.#blockBytes = numLayers * 2 * numKvHeads * blockSize * headDim * 4;
+    ) as [number, number, number, number, number, number];
+    this.#blockBytes = numLayers * 2 * numKvHeads * blockSize * headDim * (dtype === 1 ? 2 : 4);
     this.#blocksOffset = pageBytes + Math.ceil((numBlocks * rowBytes) / pageBytes) * pageBytes;
   }
 

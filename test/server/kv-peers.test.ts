@@ -75,7 +75,14 @@ test('a process that knows all about a node but its key reads nothing from it', 
     const { block_ids, block_hashes, lease } = (await asked.json()) as CacheQueryAnswer;
     assert.ok(lease && block_ids.length > 0);
     const [host = '', port] = sideChannel.split(':');
-    const layout = { numBlocks: 16, numLayers: 1, numKvHeads: 1, blockSize: 16, headDim: 8 };
+    const layout = {
+      numBlocks: 16,
+      numLayers: 1,
+      numKvHeads: 1,
+      blockSize: 16,
+      headDim: 8,
+      dtype: 'float32',
+    } as const;
     const pool = loadNative().createPool(layout);
     const agent = await createTransferAgent({
       config: { agent: 'tcp', sideChannelHost: '127.0.0.1', sideChannelPort: 0 },
@@ -128,6 +135,7 @@ test('a side channel that other hosts reach needs a key, and keys are not short'
     numKvHeads: 1,
     blockSize: 16,
     headDim: 8,
+    dtype: 'float32',
   });
   const start = (config: { sideChannelHost: string; key?: string; insecure?: boolean }) =>
     createTransferAgent({

@@ -187,6 +187,7 @@ function addGauges(registry: MetricsRegistry, engine: Engine, numWaitingForRemot
   registry.gauge('vllm_pd:num_pending_loads', 'Loads under way.', () => state().numPendingLoads);
   const info = {
     block_size: String(cache.blockSize),
+    cache_dtype: engine.kvCacheDtype,
     num_gpu_blocks: String(cache.numBlocks),
     enable_prefix_caching: String(cache.enablePrefixCaching),
   };
