@@ -1,0 +1,98 @@
+// One node under test: a real process, with relays before its HTTP address and its side channel that outlive it.
+import type { EngineOptions } from '../config.js';
+import { ClusterNode } from '../server/cluster-node.js';
+import type { Side, Step } from './fault.js';
+import { HopRelay, type HopVerdict } from './hop-relay.js';
+import { SideChannelRelay } from './side-channel-relay.js';
+
+const startTimeoutMs = 60_000;
+const stopGraceMs = 5000;
+
+export class ChaosNode {
+  readonly side: Side;
+  readonly sideChannel: SideChannelRelay;
+  readonly #hops: HopRelay;
+  readonly #engine: EngineOptions;
+  #process: ClusterNode | null = null;
+  #starting: Promise<void> | null = null;
+
+  private constructor(side: Side, engine: EngineOptions, hops: HopRelay, sideChannel: SideChannelRelay) {
+    this.side = side;
+    this.sideChannel = sideChannel;
+    this.#hops = hops;
+    this.#engine = engine;
+  }
+
+  /** Resolves when the node serves; nothing is left behind when it does not. */
+  static async start(
+    side: Side,
+    engine: EngineOptions,
+    onStep: (step: Step) => Promise<HopVerdict>,
+  ): Promise<ChaosNode> {
+    const sideChannel = await SideChannelRelay.open();
+    const hops = await HopRelay.open({ side, onStep, sideChannelPort: () => sideChannel.port });
+    const node = new ChaosNode(side, engine, hops, sideChannel);
+    try {
+      await node.#launch();
+      return node;
+    } catch (error) {
+      await node.close();
+      throw error;
+    }
+  }
+
+  /** What the proxy knows the node by. */
+  get url(): string {
+    return this.#hops.url;
+  }
+
+  /** SIGKILL and a new process with an empty pool; resolves when that serves. Nothing while it is starting already. */
+  async kill(): Promise<void> {
+    const victim = this.#process;
+    if (!victim) return;
+    this.#process = null;
+    const isGone = new Promise<void>((resolve) => victim.onDeath(() => resolve()));
+    process.kill(victim.pid, 'SIGKILL');
+    await isGone;
+    await this.#disconnect();
+    await this.#launch();
+  }
+
+  /** SIGSTOP or SIGCONT; nothing while there is no process. */
+  signal(signal: 'SIGSTOP' | 'SIGCONT'): void {
+    if (this.#process) process.kill(this.#process.pid, signal);
+  }
+
+  async close(): Promise<void> {
+    await this.#starting?.catch(() => {});
+    this.signal('SIGCONT');
+    await this.#process?.stop();
+    this.#process = null;
+    await this.#hops.close();
+    await this.sideChannel.close();
+  }
+
+  #launch(): Promise<void> {
+    this.#starting = this.#start();
+    return this.#starting;
+  }
+
+  async #start(): Promise<void> {
+    const role = this.side;
+    const started = new ClusterNode({ role, engine: this.#engine, port: 0, forwardLogs: false, stopGraceMs });
+    try {
+      await started.untilReady(startTimeoutMs);
+    } catch (error) {
+      await started.stop();
+      throw error;
+    }
+    this.#process = started;
+    this.sideChannel.connectTo(started.sideChannel);
+    await this.#hops.connectTo(started.url);
+  }
+
+  async #disconnect(): Promise<void> {
+    this.sideChannel.connectTo(null);
+    await this.#hops.connectTo(null);
+  }
+}

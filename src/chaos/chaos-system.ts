@@ -1,0 +1,171 @@
+// A prefill node, a decode node and the proxy, with everything between them in reach of faults.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { request } from 'undici';
+import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
+import { startProxy, type ProxyServer } from '../server/proxy/proxy.js';
+import { ChaosNode } from './chaos-node.js';
+import type { Fault, FaultKind, PlannedFault, Side, Step } from './fault.js';
+import type { HopVerdict } from './hop-relay.js';
+
+export interface ChaosSystemOptions {
+  /** A resolved model folder included. */
+  readonly engine: EngineOptions;
+  readonly mode: KvTransferMode;
+  readonly lookup: KvLookup;
+}
+
+/** Short, because what they wait for is often dead here. */
+const proxyTimes = { queryTimeoutMs: 1000, connectTimeoutMs: 500, watchIntervalMs: 500, probeTimeoutMs: 1000 };
+
+export class ChaosSystem {
+  readonly #options: ChaosSystemOptions;
+  readonly #nodes: Record<Side, ChaosNode | null> = { prefill: null, decode: null };
+  #proxy: ProxyServer | null = null;
+  #port = 0;
+  /** Each strikes at the first hop that gets to its step. */
+  #armed: PlannedFault[] = [];
+  /** Faults that last for a while. */
+  readonly #underWay = new Set<Promise<void>>();
+  #failure: unknown = null;
+  readonly #struck = new Map<FaultKind, number>();
+
+  private constructor(options: ChaosSystemOptions) {
+    this.#options = options;
+  }
+
+  /** Throws what the first failing node or the proxy threw; all that had been started is gone by then. */
+  static async start(options: ChaosSystemOptions): Promise<ChaosSystem> {
+    const system = new ChaosSystem(options);
+    try {
+      const { engine } = options;
+      const onStep = (step: Step) => system.#reached(step);
+      system.#nodes.prefill = await ChaosNode.start('prefill', engine, onStep);
+      system.#nodes.decode = await ChaosNode.start('decode', engine, onStep);
+      await system.#startProxy();
+      return system;
+    } catch (error) {
+      await system.close();
+      throw error;
+    }
+  }
+
+  get proxyUrl(): string {
+    return `http://127.0.0.1:${this.#port}`;
+  }
+
+  /** How many faults of each kind have struck. */
+  get struck(): ReadonlyMap<FaultKind, number> {
+    return this.#struck;
+  }
+
+  arm(fault: PlannedFault): void {
+    this.#armed.push(fault);
+  }
+
+  /** Resolves when no fault is at work any more; what is armed stays armed. Throws what kept a node from coming back. */
+  async settle(): Promise<void> {
+    while (this.#underWay.size > 0) await Promise.all(this.#underWay);
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  /** What has not struck by now will not any more. */
+  disarm(): void {
+    this.#armed = [];
+    this.#node('prefill').sideChannel.calm();
+    this.#node('decode').sideChannel.calm();
+  }
+
+  /** Every process is gone behind it. */
+  async close(): Promise<void> {
+    this.#armed = [];
+    await Promise.allSettled(this.#underWay);
+    await this.#proxy?.close();
+    await Promise.all([this.#nodes.prefill?.close(), this.#nodes.decode?.close()]);
+  }
+
+  #node(side: Side): ChaosNode {
+    return this.#nodes[side]!;
+  }
+
+  async #startProxy(): Promise<void> {
+    const { mode, lookup } = this.#options;
+    this.#proxy = await startProxy({
+      ...proxyTimes,
+      host: '127.0.0.1',
+      port: this.#port,
+      prefillUrls: [this.#node('prefill').url],
+      decodeUrls: [this.#node('decode').url],
+      mode,
+      lookup,
+    });
+    this.#port = this.#proxy.port;
+  }
+
+  async #reached(step: Step): Promise<HopVerdict> {
+    const at = this.#armed.findIndex((planned) => planned.step === step);
+    if (at < 0) return 'go on';
+    const [planned] = this.#armed.splice(at, 1);
+    const { fault } = planned!;
+    this.#struck.set(fault.kind, (this.#struck.get(fault.kind) ?? 0) + 1);
+    return this.#strike(fault);
+  }
+
+  async #strike(fault: Fault): Promise<HopVerdict> {
+    switch (fault.kind) {
+      case 'cut_hop':
+        return 'cut';
+      case 'slow_hop':
+        await sleep(fault.ms);
+        break;
+      case 'kill':
+        this.#begin(this.#node(fault.side).kill());
+        break;
+      case 'stop':
+        this.#begin(this.#stop(this.#node(fault.side), fault.ms));
+        break;
+      case 'evict':
+        await this.#evict(this.#node(fault.side));
+        break;
+      case 'partition':
+        this.#begin(this.#node(fault.side).sideChannel.partition(fault.ms));
+        break;
+      case 'delay':
+        this.#begin(this.#node(fault.side).sideChannel.delay(fault.ms));
+        break;
+      case 'truncate':
+      case 'corrupt':
+        this.#node(fault.side).sideChannel.damage(fault.kind, fault.numBytes);
+        break;
+      case 'restart_proxy':
+        this.#begin(this.#restartProxy());
+    }
+    return 'go on';
+  }
+
+  #begin(work: Promise<void>): void {
+    const tracked = work
+      .catch((error: unknown) => {
+        this.#failure ??= error;
+      })
+      .finally(() => this.#underWay.delete(tracked));
+    this.#underWay.add(tracked);
+  }
+
+  async #stop(node: ChaosNode, ms: number): Promise<void> {
+    node.signal('SIGSTOP');
+    await sleep(ms);
+    node.signal('SIGCONT');
+  }
+
+  /** A node that is down has nothing to evict. */
+  async #evict(node: ChaosNode): Promise<void> {
+    const path = '/reset_prefix_cache?only_free=true';
+    const response = await request(`${node.url}${path}`, { method: 'POST' }).catch(() => null);
+    await response?.body.dump();
+  }
+
+  async #restartProxy(): Promise<void> {
+    await this.#proxy?.close();
+    await this.#startProxy();
+  }
+}

@@ -1,0 +1,102 @@
+// What can go wrong, to whom, and at which step of a turn: data, made from a seed.
+import { Random } from '../bench/random.js';
+
+/** Where in a turn a fault strikes: when the first hop gets there. */
+export const steps = [
+  /** The proxy is about to ask D. */
+  'before_query',
+  /** D has answered (and leases), the proxy does not know it yet. */
+  'after_query',
+  /** P has been asked to prefill: it reads from D, or computes. */
+  'during_prefill',
+  /** P has prefilled and holds its blocks, the proxy does not know it yet. */
+  'after_prefill',
+  /** D has been asked to decode: it reads from P. */
+  'during_hand_over',
+  /** Some tokens have reached the client. */
+  'mid_stream',
+] as const;
+
+export type Step = (typeof steps)[number];
+
+export type Side = 'prefill' | 'decode';
+
+export type Fault =
+  /** SIGKILL; the node is started again, with a new engine id and an empty pool. */
+  | { readonly kind: 'kill'; readonly side: Side }
+  /** SIGSTOP, and SIGCONT after `ms`. */
+  | { readonly kind: 'stop'; readonly side: Side; readonly ms: number }
+  /** The HTTP hop that is under way loses its connection. */
+  | { readonly kind: 'cut_hop' }
+  /** The hop that is under way goes on after `ms`. */
+  | { readonly kind: 'slow_hop'; readonly ms: number }
+  /** The node drops every cached block that nobody holds. */
+  | { readonly kind: 'evict'; readonly side: Side }
+  /** For `ms`, peers cannot reach the node's side channel, and lose the connections that they have. */
+  | { readonly kind: 'partition'; readonly side: Side; readonly ms: number }
+  /** For `ms`, what the node's side channel says comes late. */
+  | { readonly kind: 'delay'; readonly side: Side; readonly ms: number }
+  /** The node's side channel breaks off after so many more bytes. */
+  | { readonly kind: 'truncate'; readonly side: Side; readonly numBytes: number }
+  /** One bit of what the node's side channel says is turned over, after so many more bytes. */
+  | { readonly kind: 'corrupt'; readonly side: Side; readonly numBytes: number }
+  /** The proxy ends, with everything that goes through it, and is started again. */
+  | { readonly kind: 'restart_proxy' };
+
+export type FaultKind = Fault['kind'];
+
+export const faultKinds = [
+  'kill',
+  'stop',
+  'cut_hop',
+  'slow_hop',
+  'evict',
+  'partition',
+  'delay',
+  'truncate',
+  'corrupt',
+  'restart_proxy',
+] as const satisfies readonly FaultKind[];
+
+export interface PlannedFault {
+  readonly step: Step;
+  readonly fault: Fault;
+}
+
+/** Steps that a turn has in each mode. */
+function stepsOf(asksEachTurn: boolean): readonly Step[] {
+  return asksEachTurn ? steps : steps.filter((step) => !step.endsWith('query'));
+}
+
+export function planFault(random: Random, kinds: readonly FaultKind[], asksEachTurn: boolean): PlannedFault {
+  const possible = stepsOf(asksEachTurn);
+  const kind = pick(random, kinds);
+  const step = pick(random, possible);
+  const side: Side = random.next() < 0.5 ? 'prefill' : 'decode';
+  return { step, fault: createFault(random, kind, side) };
+}
+
+function createFault(random: Random, kind: FaultKind, side: Side): Fault {
+  switch (kind) {
+    case 'cut_hop':
+    case 'restart_proxy':
+      return { kind };
+    case 'slow_hop':
+      return { kind, ms: random.integer(5, 150) };
+    case 'kill':
+    case 'evict':
+      return { kind, side };
+    case 'stop':
+    case 'partition':
+    case 'delay':
+      return { kind, side, ms: random.integer(5, 300) };
+    case 'truncate':
+    case 'corrupt':
+      // Small numbers hit the handshake, large ones block data.
+      return { kind, side, numBytes: Math.floor(2 ** (random.next() * 16)) };
+  }
+}
+
+function pick<T>(random: Random, choices: readonly T[]): T {
+  return choices[random.integer(0, choices.length - 1)]!;
+}

@@ -1,0 +1,220 @@
+// Thousands of turns with faults in between: each must end with the right tokens, or with an error and a retry that does.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { BenchClient, type ChatMessage } from '../bench/client.js';
+import { checkPools } from '../bench/node-probe.js';
+import { Random } from '../bench/random.js';
+import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
+import { messageOf } from '../errors.js';
+import { startCluster } from '../server/cluster.js';
+import { ChaosSystem } from './chaos-system.js';
+import { type FaultKind, planFault } from './fault.js';
+
+export interface SoakOptions {
+  /** A resolved model folder included. */
+  readonly engine: EngineOptions;
+  readonly mode: KvTransferMode;
+  readonly lookup: KvLookup;
+  readonly seed: number;
+  readonly numTurns: number;
+  /** Conversations whose turns are under way at the same time. */
+  readonly numClients: number;
+  /** A fault is armed for one turn in so many. */
+  readonly faultEvery: number;
+  readonly kinds: readonly FaultKind[];
+  /** Limit of one attempt at a turn, in ms. */
+  readonly timeoutMs: number;
+  /** No further turn is begun after so long; null = all are played. */
+  readonly timeLimitMs: number | null;
+  readonly signal: AbortSignal;
+  readonly onTurn?: (numDone: number) => void;
+}
+
+export interface SoakReport {
+  readonly seed: number;
+  readonly mode: KvTransferMode;
+  readonly lookup: KvLookup;
+  readonly num_turns: number;
+  /** Faults that struck, by kind. */
+  readonly faults: Readonly<Record<string, number>>;
+  readonly num_faults: number;
+  /** Attempts that ended with an error the client saw. */
+  readonly num_failed_attempts: number;
+  /** Turns whose tokens were not those of the undisturbed run, by their names. */
+  readonly wrong: readonly string[];
+  /** Turns that never succeeded, with their last error. */
+  readonly lost: readonly string[];
+  /** What was not whole after a round of turns. */
+  readonly leaks: readonly string[];
+  readonly duration_s: number;
+  /** False when it was interrupted or ran out of time. */
+  readonly complete: boolean;
+}
+
+const maxAttempts = 40;
+const retryDelayMs = 150;
+const maxTurnsOfConversation = 5;
+/** Long enough for a lease to expire whose reader has died. */
+const settleMs = 15_000;
+
+interface ConversationPlan {
+  readonly id: string;
+  readonly turns: readonly { readonly content: string; readonly numOutputTokens: number }[];
+}
+
+export function isClean({ wrong, lost, leaks }: SoakReport): boolean {
+  return wrong.length + lost.length + leaks.length === 0;
+}
+
+/** Wrong, lost and leaked are reported, not thrown; throws what keeps the system from running. */
+export async function soak(options: SoakOptions): Promise<SoakReport> {
+  const reference = await startCluster({ prefill: 0, decode: 1, engine: options.engine, signal: options.signal });
+  try {
+    const system = await ChaosSystem.start(options);
+    try {
+      return await new Soak(options, system, reference.proxyUrl).run();
+    } finally {
+      await system.close();
+    }
+  } finally {
+    await reference.close();
+  }
+}
+
+class Soak {
+  readonly #options: SoakOptions;
+  readonly #system: ChaosSystem;
+  readonly #reference: BenchClient;
+  readonly #client: BenchClient;
+  readonly #random: Random;
+  readonly #faultRandom: Random;
+  readonly #startedAt = performance.now();
+  readonly #wrong: string[] = [];
+  readonly #lost: string[] = [];
+  readonly #leaks: string[] = [];
+  #model = '';
+  #numTurns = 0;
+  #numConversations = 0;
+  #numFailedAttempts = 0;
+
+  constructor(options: SoakOptions, system: ChaosSystem, referenceUrl: string) {
+    this.#options = options;
+    this.#system = system;
+    this.#random = new Random(options.seed, 'conversations');
+    this.#faultRandom = new Random(options.seed, 'faults');
+    const { timeoutMs, signal } = options;
+    this.#reference = new BenchClient(referenceUrl, { timeoutMs, signal });
+    this.#client = new BenchClient(system.proxyUrl, { timeoutMs, signal });
+  }
+
+  async run(): Promise<SoakReport> {
+    try {
+      this.#model = (await this.#reference.modelIds())[0]!;
+      while (this.#goesOn()) await this.#playGroup();
+      await this.#checkWhole('at the end');
+      return this.#report();
+    } finally {
+      await this.#client.close();
+      await this.#reference.close();
+    }
+  }
+
+  #goesOn(): boolean {
+    const { numTurns, timeLimitMs, signal } = this.#options;
+    const isInTime = timeLimitMs === null || performance.now() - this.#startedAt < timeLimitMs;
+    return this.#numTurns < numTurns && isInTime && !signal.aborted;
+  }
+
+  /** As many conversations as there are clients, turn by turn side by side. */
+  async #playGroup(): Promise<void> {
+    const histories = Array.from({ length: this.#options.numClients }, () => ({
+      plan: this.#planConversation(),
+      messages: [] as ChatMessage[],
+    }));
+    for (let turn = 0; turn < maxTurnsOfConversation && this.#goesOn(); turn++) {
+      const due = histories.filter(({ plan }) => turn < plan.turns.length);
+      if (due.length === 0) return;
+      for (const _ of due) this.#maybeArm();
+      await Promise.all(due.map(({ plan, messages }) => this.#playTurn(plan, turn, messages)));
+      await this.#checkWhole(`after ${this.#numTurns} turns`);
+    }
+  }
+
+  #planConversation(): ConversationPlan {
+    const random = this.#random;
+    this.#numConversations += 1;
+    const words = (n: number) =>
+      Array.from({ length: n }, () => commonWords[random.integer(0, commonWords.length - 1)]).join(' ');
+    return {
+      id: `chaos-${this.#options.seed}-${this.#numConversations}`,
+      turns: Array.from({ length: random.integer(2, maxTurnsOfConversation) }, () => ({
+        content: words(random.integer(2, 25)),
+        numOutputTokens: random.integer(2, 60),
+      })),
+    };
+  }
+
+  #maybeArm(): void {
+    const { faultEvery, kinds, mode, lookup } = this.#options;
+    if (this.#faultRandom.integer(1, faultEvery) > 1 || kinds.length === 0) return;
+    this.#system.arm(planFault(this.#faultRandom, kinds, mode === 'bi' && lookup === 'query'));
+  }
+
+  async #playTurn(plan: ConversationPlan, turn: number, messages: ChatMessage[]): Promise<void> {
+    const { content, numOutputTokens } = plan.turns[turn]!;
+    messages.push({ role: 'user', content });
+    const request = { model: this.#model, conversationId: plan.id, messages, numOutputTokens, temperature: 0 };
+    const expected = await this.#reference.chat(request);
+    const name = `${plan.id} turn ${turn + 1}`;
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const answer = await this.#client.chat(request);
+        if (answer.outputTokenIds.join() !== expected.outputTokenIds.join() || answer.text !== expected.text) {
+          this.#wrong.push(name);
+        }
+        break;
+      } catch (error) {
+        if (this.#options.signal.aborted) return;
+        this.#numFailedAttempts += 1;
+        if (attempt === maxAttempts) {
+          this.#lost.push(`${name}: ${messageOf(error)}`);
+          break;
+        }
+        await sleep(retryDelayMs);
+      }
+    }
+    messages.push({ role: 'assistant', content: expected.text });
+    this.#numTurns += 1;
+    this.#options.onTurn?.(this.#numTurns);
+  }
+
+  /** Nothing runs now: whatever is still held or loading is lost. */
+  async #checkWhole(when: string): Promise<void> {
+    if (this.#options.signal.aborted) return;
+    await this.#system.settle();
+    const { mode, lookup } = this.#options;
+    const check = await checkPools(this.#client, mode, mode === 'uni' ? 'query' : lookup, settleMs);
+    if (!check.ok) this.#leaks.push(`${when}: ${check.detail}`);
+  }
+
+  #report(): SoakReport {
+    const { seed, mode, lookup, numTurns } = this.#options;
+    const faults = Object.fromEntries([...this.#system.struck].toSorted());
+    return {
+      seed,
+      mode,
+      lookup,
+      num_turns: this.#numTurns,
+      faults,
+      num_faults: Object.values(faults).reduce((sum, n) => sum + n, 0),
+      num_failed_attempts: this.#numFailedAttempts,
+      wrong: this.#wrong,
+      lost: this.#lost,
+      leaks: this.#leaks,
+      duration_s: Math.round((performance.now() - this.#startedAt) / 100) / 10,
+      complete: this.#numTurns >= numTurns,
+    };
+  }
+}
+
+const commonWords =
+  'the of and to in is was for that on with as by at from it an are were which this be or has had not but also his their'.split(' ');
