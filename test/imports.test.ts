@@ -22,8 +22,9 @@ const allowed: Record<string, readonly string[]> = {
   server: ['vocabulary', 'engine', 'model', 'kv-transfer'],
   bench: ['vocabulary', 'server'],
   'micro-bench': ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'engine', 'server', 'bench'],
+  chaos: ['vocabulary', 'model', 'server', 'bench'],
   cli: ['vocabulary'],
-  commands: ['vocabulary', 'cli', 'native', 'model', 'server', 'bench', 'micro-bench'],
+  commands: ['vocabulary', 'cli', 'native', 'model', 'server', 'bench', 'micro-bench', 'chaos'],
   // The library's face and the packaging step see everything they name.
   index: [
     'vocabulary',
@@ -45,6 +46,7 @@ const allowed: Record<string, readonly string[]> = {
 const doors: Record<string, readonly RegExp[]> = {
   'server→kv-transfer': [/^src\/kv-transfer\/params\.ts$/],
   'bench→server': [/^src\/server\/cluster\.ts$/],
+  'chaos→server': [/^src\/server\/(cluster|cluster-node|proxy\/proxy)\.ts$/],
   'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
   'micro-bench→server': [/^src\/server\/(http|sse|api\/api-body|api\/openai-schema)\.ts$/],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { request } from 'undici';
 import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
-import { startProxy, type ProxyServer } from '../server/proxy/proxy.js';
+import { type ProxyServer, startProxy } from '../server/proxy/proxy.js';
 import { ChaosNode } from './chaos-node.js';
 import type { Fault, FaultKind, PlannedFault, Side, Step } from './fault.js';
 import type { HopVerdict } from './hop-relay.js';
@@ -15,7 +15,12 @@ export interface ChaosSystemOptions {
 }
 
 /** Short, because what they wait for is often dead here. */
-const proxyTimes = { queryTimeoutMs: 1000, connectTimeoutMs: 500, watchIntervalMs: 500, probeTimeoutMs: 1000 };
+const proxyTimes = {
+  queryTimeoutMs: 1000,
+  connectTimeoutMs: 500,
+  watchIntervalMs: 500,
+  probeTimeoutMs: 1000,
+};
 
 export class ChaosSystem {
   readonly #options: ChaosSystemOptions;

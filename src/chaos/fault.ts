@@ -1,5 +1,5 @@
 // What can go wrong, to whom, and at which step of a turn: data, made from a seed.
-import { Random } from '../bench/random.js';
+import type { Random } from '../bench/random.js';
 
 /** Where in a turn a fault strikes: when the first hop gets there. */
 export const steps = [

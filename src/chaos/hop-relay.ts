@@ -103,7 +103,13 @@ function stepsOf(side: Side, path: string): { readonly before: Step | null; read
 }
 
 function forwarded(req: IncomingMessage): Record<string, string> {
-  const { host: _, connection: __, 'content-length': ___, 'transfer-encoding': ____, ...headers } = req.headers;
+  const {
+    host: _,
+    connection: __,
+    'content-length': ___,
+    'transfer-encoding': ____,
+    ...headers
+  } = req.headers;
   return headers as Record<string, string>;
 }
 

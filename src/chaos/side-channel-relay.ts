@@ -34,7 +34,8 @@ export class SideChannelRelay {
   /** `host:port` of the node's side channel; null = there is none. */
   connectTo(address: string | null): void {
     const at = address?.lastIndexOf(':') ?? 0;
-    this.#target = address === null ? null : { host: address.slice(0, at), port: Number(address.slice(at + 1)) };
+    this.#target =
+      address === null ? null : { host: address.slice(0, at), port: Number(address.slice(at + 1)) };
   }
 
   async partition(ms: number): Promise<void> {

@@ -10,8 +10,12 @@ import { ChaosSystem } from './chaos-system.js';
 import { type FaultKind, planFault } from './fault.js';
 
 export interface SoakOptions {
+  /** For the report. */
+  readonly name: string;
   /** A resolved model folder included. */
   readonly engine: EngineOptions;
+  /** What the undisturbed answers come from; default the same. */
+  readonly referenceEngine?: EngineOptions;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
   readonly seed: number;
@@ -30,6 +34,7 @@ export interface SoakOptions {
 }
 
 export interface SoakReport {
+  readonly name: string;
   readonly seed: number;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
@@ -67,7 +72,12 @@ export function isClean({ wrong, lost, leaks }: SoakReport): boolean {
 
 /** Wrong, lost and leaked are reported, not thrown; throws what keeps the system from running. */
 export async function soak(options: SoakOptions): Promise<SoakReport> {
-  const reference = await startCluster({ prefill: 0, decode: 1, engine: options.engine, signal: options.signal });
+  const reference = await startCluster({
+    prefill: 0,
+    decode: 1,
+    engine: options.referenceEngine ?? options.engine,
+    signal: options.signal,
+  });
   try {
     const system = await ChaosSystem.start(options);
     try {
@@ -162,13 +172,22 @@ class Soak {
   async #playTurn(plan: ConversationPlan, turn: number, messages: ChatMessage[]): Promise<void> {
     const { content, numOutputTokens } = plan.turns[turn]!;
     messages.push({ role: 'user', content });
-    const request = { model: this.#model, conversationId: plan.id, messages, numOutputTokens, temperature: 0 };
+    const request = {
+      model: this.#model,
+      conversationId: plan.id,
+      messages,
+      numOutputTokens,
+      temperature: 0,
+    };
     const expected = await this.#reference.chat(request);
     const name = `${plan.id} turn ${turn + 1}`;
     for (let attempt = 1; ; attempt++) {
       try {
         const answer = await this.#client.chat(request);
-        if (answer.outputTokenIds.join() !== expected.outputTokenIds.join() || answer.text !== expected.text) {
+        if (
+          answer.outputTokenIds.join() !== expected.outputTokenIds.join() ||
+          answer.text !== expected.text
+        ) {
           this.#wrong.push(name);
         }
         break;
@@ -197,9 +216,10 @@ class Soak {
   }
 
   #report(): SoakReport {
-    const { seed, mode, lookup, numTurns } = this.#options;
+    const { name, seed, mode, lookup, numTurns } = this.#options;
     const faults = Object.fromEntries([...this.#system.struck].toSorted());
     return {
+      name,
       seed,
       mode,
       lookup,
@@ -217,4 +237,6 @@ class Soak {
 }
 
 const commonWords =
-  'the of and to in is was for that on with as by at from it an are were which this be or has had not but also his their'.split(' ');
+  'the of and to in is was for that on with as by at from it an are were which this be or has had not but also his their'.split(
+    ' ',
+  );

@@ -1,0 +1,105 @@
+// The soak, in short: what is disturbed ends right, and what would be wrong is noticed.
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { faultKinds } from '../../src/chaos/fault.js';
+import { isClean, type SoakOptions, soak } from '../../src/chaos/soak.js';
+import { createModelFolder } from '../../src/model/default-model.js';
+import { resolveModel } from '../../src/model/resolve-model.js';
+import { allGone, descendantsOf } from '../processes.js';
+
+const model = await resolveModel('tiny', { backend: 'cpu' });
+
+const engine = {
+  model,
+  servedModelName: 'tiny',
+  numThreads: 1,
+  cache: { numBlocks: 192 },
+  scheduler: { maxModelLen: 1024 },
+} as const;
+
+function options(over: Partial<SoakOptions>): SoakOptions {
+  return {
+    name: 'test',
+    engine,
+    mode: 'bi',
+    lookup: 'query',
+    seed: 1,
+    numTurns: 16,
+    numClients: 4,
+    faultEvery: 1,
+    kinds: faultKinds,
+    timeoutMs: 30_000,
+    timeLimitMs: null,
+    signal: new AbortController().signal,
+    ...over,
+  };
+}
+
+function withTransfer(kvTransfer: object) {
+  return { ...engine, kvTransfer: { kvRecomputeThreshold: 16, kvLeaseDurationMs: 2000, ...kvTransfer } };
+}
+
+const settings = [
+  ['bi', 'query', 'shm'],
+  ['bi', 'ticket', 'tcp'],
+] as const;
+
+for (const [mode, lookup, agent] of settings) {
+  test(`turns with a fault each end with the right tokens and whole pools (${mode}, ${lookup}, ${agent})`, async () => {
+    const report = await soak(
+      options({
+        engine: withTransfer({ mode, lookup, agent, decoderKvBlocksTtlMs: 20_000 }),
+        mode,
+        lookup,
+        seed: 3,
+        // Data damaged on its way over tcp is the transport's own test.
+        kinds: faultKinds.filter((kind) => kind !== 'corrupt'),
+      }),
+    );
+    assert.equal([report.wrong, report.lost, report.leaks], [[], [], []]);
+    assert.ok(report.complete);
+    assert.ok(report.num_faults >= 8, `only ${report.num_faults} faults struck`);
+    assert.ok(await allGone(descendantsOf(process.pid)), 'a process is left');
+  });
+}
+
+test('answers that differ from the undisturbed ones are found', async () => {
+  const folder = mkdtempSync(path.join(tmpdir(), 'vllm-pd-soak-'));
+  try {
+    const other = path.join(folder, 'model');
+    await createModelFolder(other, { arch: 'tiny', seed: 99 });
+    const report = await soak(
+      options({
+        engine: withTransfer({}),
+        referenceEngine: { ...engine, model: other },
+        kinds: [],
+        numTurns: 4,
+      }),
+    );
+    assert.not.ok(isClean(report));
+    assert.ok(report.wrong.length >= 4);
+    assert.equal(report.faults, {});
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('an interrupted soak ends early, says so, and leaves no process', async () => {
+  const controller = new AbortController();
+  const report = await soak(
+    options({
+      engine: withTransfer({}),
+      numTurns: 1000,
+      signal: controller.signal,
+      onTurn: (numDone) => numDone === 4 && controller.abort(),
+    }),
+  );
+  assert.not.ok(report.complete);
+  assert.ok(report.num_turns < 20);
+  assert.ok(await allGone(descendantsOf(process.pid)), 'a process is left');
+});
+
+test.run();
