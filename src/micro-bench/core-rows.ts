@@ -140,7 +140,7 @@ function answerQuery(scheduler: Scheduler, body: unknown, requestId: string): Ca
   const promptTokenIds = prompt as readonly number[];
   checkPrompt(promptTokenIds, { vocabSize: 1 << 16, maxModelLen: 1 << 20, kvCacheTokens: 1 << 20 });
   scheduler.addRequest(createRequest({ requestId, promptTokenIds, cacheQuery: { lease: false } }));
-  return scheduler.schedule().cacheQueryAnswers[0]!;
+  return step(scheduler).cacheQueryAnswers[0]!;
 }
 
 /** SHA-256 over the bytes that block hashes are made of, in one piece. */
