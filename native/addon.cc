@@ -7,6 +7,7 @@
 #include <exception>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "block_hash.h"
@@ -21,10 +22,21 @@
 namespace vllm_pd {
 namespace {
 
+/**
+ * More copy no faster: two or so fill a memory channel's share, and the engine computes beside them. The thread that
+ * reads are queued on is one of them.
+ */
+int num_transfer_threads() {
+  const int num_cores = static_cast<int>(std::thread::hardware_concurrency());
+  return std::clamp(num_cores / 2, 2, 4);
+}
+
 /** Native threads of this environment; all are joined before its code may be unloaded. */
 struct Instance {
   std::vector<std::shared_ptr<JobThread>> threads;
   std::shared_ptr<JobThread> transfers;
+  /** Used by jobs on `transfers` only, which hold it until the last of them has ended. */
+  std::shared_ptr<ThreadPool> transfer_pool;
 
   ~Instance() {
     for (const auto& thread : threads) thread->stop();
@@ -202,6 +214,10 @@ Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value count_transfer_threads(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), num_transfer_threads());
+}
+
 // createPool(layout) → handle
 Napi::Value create_pool(const Napi::CallbackInfo& info) {
   return new_handle(info.Env(), new PoolHandle{std::make_shared<KvCache>(to_layout(info[0]))});
@@ -293,12 +309,15 @@ Napi::Value read_peer_pool(const Napi::CallbackInfo& info) {
                                         " bytes but received one of " + cache->layout().to_string() + ".");
   }
   auto& instance = *info.Env().GetInstanceData<Instance>();
-  if (!instance.transfers) instance.transfers = instance.new_thread();
+  if (!instance.transfers) {
+    instance.transfers = instance.new_thread();
+    instance.transfer_pool = std::make_shared<ThreadPool>(num_transfer_threads());
+  }
   const auto valid = std::make_shared<std::vector<uint8_t>>();
   return run_on(
       info.Env(), *instance.transfers,
-      [=, hashes = to_bytes(info[4])] {
-        *valid = read_blocks(*remote, cache->region(), remote_ids, local_ids, hashes);
+      [=, threads = instance.transfer_pool, hashes = to_bytes(info[4])] {
+        *valid = read_blocks(*threads, *remote, cache->region(), remote_ids, local_ids, hashes);
       },
       [valid](Napi::Env env) -> Napi::Value {
         auto array = Napi::Uint8Array::New(env, valid->size());
@@ -440,6 +459,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance);
   exports.Set("isa", Napi::Function::New<guarded<isa>>(env));
   exports.Set("defaultDtype", Napi::Function::New<guarded<default_dtype>>(env));
+  exports.Set("numTransferThreads", Napi::Function::New<guarded<count_transfer_threads>>(env));
   exports.Set("hashBlocks", Napi::Function::New<guarded<hash_blocks_of>>(env));
   exports.Set("createPool", Napi::Function::New<guarded<create_pool>>(env));
   exports.Set("poolFd", Napi::Function::New<guarded<pool_fd>>(env));

@@ -1,39 +1,70 @@
 // Verified block copies.
 #include "transfer.h"
 
+#include <algorithm>
 #include <cstring>
+
+#include "stream_copy.h"
 
 namespace vllm_pd {
 
-std::vector<uint8_t> read_blocks(const KvRegion& remote, const KvRegion& local,
+namespace {
+
+/** Blocks [begin, end) of a read: their ids are adjacent on both sides. */
+struct Piece {
+  size_t begin;
+  size_t end;
+};
+
+void plain_copy(uint8_t* to, const uint8_t* from, size_t num_bytes) { std::memcpy(to, from, num_bytes); }
+
+/** Small enough that threads end together, large enough that taking one costs nothing. */
+constexpr size_t kPieceBytes = 512 << 10;
+
+std::vector<Piece> cut(const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
+                       size_t max_blocks) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < remote_ids.size(); ++i) {
+    const bool adjacent = i > 0 && remote_ids[i] == remote_ids[i - 1] + 1 && local_ids[i] == local_ids[i - 1] + 1;
+    if (adjacent && pieces.back().end - pieces.back().begin < max_blocks) {
+      pieces.back().end = i + 1;
+    } else {
+      pieces.push_back({i, i + 1});
+    }
+  }
+  return pieces;
+}
+
+}  // namespace
+
+std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, const KvRegion& local,
                                  const std::vector<int32_t>& remote_ids,
                                  const std::vector<int32_t>& local_ids, const std::vector<uint8_t>& hashes) {
-  const size_t num_blocks = remote_ids.size();
   const size_t block_bytes = remote.layout.block_bytes();
-  std::vector<uint8_t> valid(num_blocks, 0);
-  std::vector<uint64_t> generations;
-  for (size_t begin = 0; begin < num_blocks;) {
-    // A run: valid blocks whose ids are adjacent on both sides, copied in one piece.
-    generations.clear();
-    size_t end = begin;
-    while (end < num_blocks) {
-      const int32_t distance = static_cast<int32_t>(end - begin);
-      if (remote_ids[end] != remote_ids[begin] + distance || local_ids[end] != local_ids[begin] + distance)
-        break;
-      const uint64_t generation = remote.row(remote_ids[end]).begin_read(&hashes[end * kHashBytes]);
-      if (generation == 0) break;
-      generations.push_back(generation);
-      ++end;
+  std::vector<uint8_t> valid(remote_ids.size(), 0);
+  std::vector<uint64_t> generations(remote_ids.size());
+  const auto* const from = reinterpret_cast<const uint8_t*>(remote.block(0));
+  auto* const to = reinterpret_cast<uint8_t*>(local.block(0));
+  const bool streams = remote_ids.size() * block_bytes >= stream_copy_min_bytes();
+  const auto pieces = cut(remote_ids, local_ids, std::max<size_t>(1, kPieceBytes / block_bytes));
+  threads.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t index, int) {
+    const Piece& piece = pieces[index];
+    for (size_t begin = piece.begin; begin < piece.end;) {
+      size_t end = begin;
+      while (end < piece.end &&
+             (generations[end] = remote.row(remote_ids[end]).begin_read(&hashes[end * kHashBytes])) != 0) {
+        ++end;
+      }
+      if (end > begin) {
+        const size_t num_bytes = (end - begin) * block_bytes;
+        (streams ? stream_copy : plain_copy)(to + local_ids[begin] * block_bytes,
+                                             from + remote_ids[begin] * block_bytes, num_bytes);
+        for (size_t i = begin; i < end; ++i) valid[i] = remote.row(remote_ids[i]).end_read(generations[i]);
+      }
+      // The block at `end`, if any, is not what was asked for.
+      begin = end + 1;
     }
-    if (end == begin) {
-      ++begin;
-      continue;
-    }
-    std::memcpy(local.block(local_ids[begin]), remote.block(remote_ids[begin]), (end - begin) * block_bytes);
-    for (size_t i = begin; i < end; ++i)
-      valid[i] = remote.row(remote_ids[i]).end_read(generations[i - begin]);
-    begin = end;
-  }
+  });
   return valid;
 }
 

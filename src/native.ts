@@ -227,6 +227,8 @@ export interface Native {
   ): readonly string[];
   /** Throws INVALID_ARGUMENT for sizes below 1 (a context may be 0). */
   createProbe(spec: ProbeSpec): Probe;
+  /** Threads that read peers' pools, all together; none of them computes. */
+  readonly numTransferThreads: number;
   /** Which kernels were chosen on this machine, e.g. `avx512`. */
   readonly isa: string;
   /** What weights are best kept as on this machine: bfloat16 where AVX-512 or AMX multiply it. */
@@ -236,6 +238,7 @@ export interface Native {
 class LoadedNative implements Native {
   readonly isa: string;
   readonly defaultDtype: NativeWeights['dtype'];
+  readonly numTransferThreads: number;
   readonly #addon: Addon;
   readonly hashBlocks: Native['hashBlocks'];
 
@@ -245,6 +248,7 @@ class LoadedNative implements Native {
     this.hashBlocks = (...blocks) => blockHash.hashBlocks(...blocks);
     this.isa = cross(() => addon.isa());
     this.defaultDtype = cross(() => addon.defaultDtype());
+    this.numTransferThreads = cross(() => addon.numTransferThreads());
   }
 
   createPool(layout: KvPoolLayout): KvPool {

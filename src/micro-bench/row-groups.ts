@@ -1,6 +1,7 @@
 // All rows, in the order of the report.
 import { availableParallelism } from 'node:os';
 import { readModelConfig } from '../model/model-config.js';
+import { loadNative } from '../native.js';
 import { attentionGroups } from './attention-rows.js';
 import { coreGroups } from './core-rows.js';
 import { forwardGroups } from './forward-rows.js';
@@ -18,7 +19,7 @@ export async function createRowGroups(modelPath: string): Promise<readonly RowGr
     ...matmulGroups(model, threads),
     ...attentionGroups(model, threads),
     ...forwardGroups(model, modelPath, threads),
-    ...shmGroups(model, 1),
+    ...shmGroups(model, loadNative().numTransferThreads),
     ...tcpGroups(model),
     ...coreGroups(),
     ...httpGroups(),

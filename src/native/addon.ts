@@ -5,6 +5,7 @@ import type { NativeModelConfig, NativeWeights, TensorLocation } from '../native
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {
   isa(): string;
+  numTransferThreads(): number;
   /** `hex` takes 64 characters a block. */
   hashBlocks(
     parent: Uint8Array,

@@ -5,6 +5,7 @@ import { VllmPdError } from '../errors.js';
 import type { KvPoolLayout, NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
 
 const maxInt32 = 2 ** 31 - 1;
+const hashBytes = 32;
 /** Bytes of one block: JavaScript sees blocks as views, and Node ends the process on an external one beyond 4 GiB. */
 const maxBlockBytes = 2 ** 31;
 
@@ -70,18 +71,27 @@ export function toBlockIds(
   if (!Array.isArray(blockIds))
     throw invalid(`Expected an array for ${name} but received ${show(blockIds)}.`);
   checkLength(name, blockIds.length, length);
-  return Int32Array.from(blockIds, (id, i) => wholeNumber(`${name}[${i}]`, id, 0, numBlocks - 1));
+  const ids = new Int32Array(blockIds.length);
+  for (let i = 0; i < ids.length; i += 1) {
+    const id = blockIds[i]!;
+    // The name of a good one is not put together: a read has thousands of them.
+    ids[i] = id >>> 0 === id && id < numBlocks ? id : wholeNumber(`${name}[${i}]`, id, 0, numBlocks - 1);
+  }
+  return ids;
 }
 
 /** 32 bytes a hash, one after the other. */
 export function toHashBytes(hashes: readonly string[], length?: number): Uint8Array {
   if (!Array.isArray(hashes)) throw invalid(`Expected an array for hashes but received ${show(hashes)}.`);
   checkLength('hashes', hashes.length, length);
-  for (const hash of hashes) {
-    if (typeof hash === 'string' && /^[0-9a-f]{64}$/i.test(hash)) continue;
+  const bytes = Buffer.allocUnsafeSlow(hashes.length * hashBytes);
+  for (const [i, hash] of hashes.entries()) {
+    const isHash = typeof hash === 'string' && hash.length === 2 * hashBytes;
+    // Writing ends at the first character that is no hex digit.
+    if (isHash && bytes.write(hash, i * hashBytes, 'hex') === hashBytes) continue;
     throw invalid(`Expected a hash of 64 hex digits but received ${show(hash)}.`);
   }
-  return new Uint8Array(Buffer.from(hashes.join(''), 'hex'));
+  return bytes;
 }
 
 export function checkByteLength(name: string, data: Uint8Array, expected: number): void {

@@ -139,6 +139,48 @@ test('a block that is rewritten all the time is either reported or exactly what 
     assert.ok(numValid + numInvalid === 3000 && everyByteIs(local.block(7), 55));
   }));
 
+test('a read larger than the caches arrives whole, whatever its blocks are aligned to, but for what is stale', async () => {
+  // 120 bytes a block: pieces begin and end within cache lines.
+  const odd = { numBlocks: 200_001, numLayers: 1, numKvHeads: 1, blockSize: 5, headDim: 3 };
+  const owner = native.createPool(odd);
+  const local = native.createPool(odd);
+  const peer = native.openPeerPool(process.pid, owner.fd, odd);
+  try {
+    const hash = hashes[1]!;
+    const stale = new Set([1, 77_777, 200_000]);
+    const remoteIds = Array.from({ length: 200_000 }, (_, i) => i + 1);
+    for (const id of remoteIds) {
+      new DataView(owner.block(id).buffer).setUint32(116, id);
+      if (!stale.has(id)) owner.publish(id, hash);
+    }
+    // Runs of three, every second one somewhere else.
+    const localIds = remoteIds.map((id) => (Math.floor(id / 3) % 2 === 0 ? id : 200_001 - id));
+    const taken = new Set<number>();
+    const pairs = remoteIds.flatMap((id, i) => {
+      const to = localIds[i]!;
+      if (taken.has(to)) return [];
+      taken.add(to);
+      return [[id, to] as const];
+    });
+    const valid = await peer.read(
+      local,
+      pairs.map(([from]) => from),
+      pairs.map(([, to]) => to),
+      pairs.map(() => hash),
+    );
+    for (const [i, [from, to]] of pairs.entries()) {
+      const arrived = new DataView(local.block(to).buffer).getUint32(116);
+      if (valid[i] !== (stale.has(from) ? 0 : 1) || arrived !== (stale.has(from) ? 0 : from)) {
+        assert.unreachable(`block ${from} came to ${to} as ${arrived}, valid ${valid[i]}`);
+      }
+    }
+  } finally {
+    peer.close();
+    owner.close();
+    local.close();
+  }
+});
+
 test('a pool of another layout, no pool, and the pool of a dead process cannot be opened', async () => {
   const owner = await startOwner();
   const open = (pid: number, fd: number, layout = ownerLayout) =>
