@@ -141,7 +141,14 @@ test('a block that is rewritten all the time is either reported or exactly what 
 
 test('a read larger than the caches arrives whole, whatever its blocks are aligned to, but for what is stale', async () => {
   // 120 bytes a block: pieces begin and end within cache lines.
-  const odd = { numBlocks: 200_001, numLayers: 1, numKvHeads: 1, blockSize: 5, headDim: 3 };
+  const odd = {
+    numBlocks: 200_001,
+    numLayers: 1,
+    numKvHeads: 1,
+    blockSize: 5,
+    headDim: 3,
+    dtype: 'float32' as const,
+  };
   const owner = native.createPool(odd);
   const local = native.createPool(odd);
   const peer = native.openPeerPool(process.pid, owner.fd, odd);
