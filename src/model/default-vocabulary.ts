@@ -90,7 +90,7 @@ export function tokenizerConfigJson(modelMaxLength: number): object {
   };
 }
 
-export function generationConfigJson(): object {
+export function generationConfigJson() {
   const bytes = Array.from(byteAlphabet, (_, byte) => byte);
   return {
     eos_token_id: controlId('<|end|>'),
