@@ -6,11 +6,11 @@ import { isModelType, type ModelFamily, type ModelType, modelFamilies } from './
 import { badFile, checkIsModelFolder, parseAs, readJsonFile } from './model-files.js';
 import { inverseFrequencies, type RopeParameters, ropeAttentionScaling } from './rope.js';
 import { readRope, scaledMaxPositions } from './rope-config.js';
-import { readSlidingWindow, type SlidingWindow } from './sliding-window.js';
+import { readSlidingWindow, type SlidingWindow, windowsByLayer } from './sliding-window.js';
 
 export interface ModelConfig extends NativeModelConfig {
   readonly modelType: ModelType;
-  /** Longest sequence, in tokens; a sliding window that is shorter counts, because attention here is full. */
+  /** Longest sequence, in tokens. A sliding window does not shorten it. */
   readonly maxPositionEmbeddings: number;
   readonly rope: RopeParameters;
   readonly window: SlidingWindow | null;
@@ -125,12 +125,10 @@ function configOf(file: ConfigFile, modelType: ModelType, maxModelLen: number | 
     invFreq: inverseFrequencies(rotaryDim, rope),
     ropeAttentionScaling: ropeAttentionScaling(rope),
     noRopeLayers: noRopeLayers(file, family),
-    maxPositionEmbeddings: Math.min(
-      scaledMaxPositions(rope, file.max_position_embeddings),
-      window?.size ?? Infinity,
-    ),
+    maxPositionEmbeddings: scaledMaxPositions(rope, file.max_position_embeddings),
     rope,
     window,
+    ...(window && { slidingWindows: windowsByLayer(window, file.num_hidden_layers) }),
     fusedProjections: family.fusedProjections,
     eosTokenIds: idList(file.eos_token_id),
   };

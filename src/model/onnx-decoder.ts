@@ -111,6 +111,7 @@ class DecoderLayers {
   #attention(layer: number, prefix: string, x: string): string {
     const { numHeads, numKvHeads, headDim, hiddenSize } = this.#config;
     const { lastPositions, totalLength } = this.#shared;
+    const window = this.#config.slidingWindows?.[layer] ?? 0;
     const [qSize, kvSize] = [numHeads * headDim, numKvHeads * headDim];
     const q = this.#rotated(layer, `${prefix}self_attn.q`, x, numHeads);
     const k = this.#rotated(layer, `${prefix}self_attn.k`, x, numKvHeads);
@@ -126,6 +127,7 @@ class DecoderLayers {
         num_heads: numHeads,
         kv_num_heads: numKvHeads,
         scale: { float: 1 / Math.sqrt(headDim) },
+        ...(window > 0 && { local_window_size: window }),
       },
       outputs: [`${prefix}attended`, ...present],
     });

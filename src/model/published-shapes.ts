@@ -219,7 +219,7 @@ export const publishedShapes = {
     rope_scaling: { ...llama3Rope(8), original_max_position_embeddings: 128 },
     tie_word_embeddings: false,
   },
-  'tiny-mistral': { ...tiny, model_type: 'mistral', sliding_window: 1024, tie_word_embeddings: false },
+  'tiny-mistral': { ...tiny, model_type: 'mistral', sliding_window: 96, tie_word_embeddings: false },
   'tiny-qwen2': {
     ...tiny,
     model_type: 'qwen2',

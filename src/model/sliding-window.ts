@@ -21,6 +21,11 @@ export function readSlidingWindow(file: ConfigFile, family: ModelFamily): Slidin
   return size >= file.max_position_embeddings ? null : { size, layers };
 }
 
+/** (num_layers) as the native module takes it: 0 = sees all. */
+export function windowsByLayer({ size, layers }: SlidingWindow, numLayers: number): number[] {
+  return Array.from({ length: numLayers }, (_, layer) => (layers.includes(layer) ? size : 0));
+}
+
 function slidingLayers(file: ConfigFile, family: ModelFamily): number[] {
   const layers = Array.from({ length: file.num_hidden_layers }, (_, layer) => layer);
   const { layer_types: types } = file;

@@ -45,12 +45,16 @@ test('Qwen2 has biases on q, k and v, Qwen3 norms on q and k', async () => {
   assert.equal([qwen3.attentionBias, qwen3.qkNorm], [false, true]);
 });
 
-test('a sliding window limits the sequence, unless it is switched off', async () => {
-  const mistral = { ...llamaConfig, model_type: 'mistral', sliding_window: 32 };
-  assert.is((await read(mistral)).maxPositionEmbeddings, 32);
-  assert.is((await read({ ...mistral, sliding_window: null })).maxPositionEmbeddings, 64);
+test('a sliding window holds in every layer, unless it is switched off', async () => {
+  const mistral = { ...llamaConfig, model_type: 'mistral', sliding_window: 32, num_hidden_layers: 2 };
+  const slides = await read(mistral);
+  assert.equal(slides.slidingWindows, [32, 32]);
+  assert.is(slides.maxPositionEmbeddings, 64);
+  assert.is((await read({ ...mistral, sliding_window: null })).slidingWindows, undefined);
   const qwen2 = { ...mistral, model_type: 'qwen2', use_sliding_window: false };
-  assert.is((await read(qwen2)).maxPositionEmbeddings, 64);
+  assert.is((await read(qwen2)).slidingWindows, undefined);
+  // A field of no meaning for a Llama.
+  assert.is((await read({ ...mistral, model_type: 'llama' })).slidingWindows, undefined);
 });
 
 test('layers without a window of their own make none, and which ones have one is kept', async () => {
@@ -58,6 +62,7 @@ test('layers without a window of their own make none, and which ones have one is
   assert.is((await read({ ...qwen, use_sliding_window: true, max_window_layers: 4 })).window, null);
   const upper = await read({ ...qwen, use_sliding_window: true, max_window_layers: 3 });
   assert.equal(upper.window, { size: 16, layers: [3] });
+  assert.equal(upper.slidingWindows, [0, 0, 0, 16]);
   const layerTypes = ['sliding_attention', 'full_attention', 'sliding_attention', 'full_attention'];
   assert.equal((await read({ ...qwen, layer_types: layerTypes })).window, { size: 16, layers: [0, 2] });
   // Phi-3's window of the 128k variants is as long as its context.

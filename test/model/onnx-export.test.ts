@@ -104,6 +104,14 @@ const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 1
 const families: Readonly<Record<string, object>> = {
   llama: { ...shape, num_key_value_heads: 2, rope_scaling: llama3 },
   'mistral with a head size of its own': { ...shape, model_type: 'mistral', head_dim: 16 },
+  'mistral with a sliding window': { ...shape, model_type: 'mistral', sliding_window: 11 },
+  'qwen2 with a sliding window in its upper layer': {
+    ...shape,
+    model_type: 'qwen2',
+    use_sliding_window: true,
+    sliding_window: 16,
+    max_window_layers: 1,
+  },
   'qwen2 with biases and tied embeddings': { ...shape, model_type: 'qwen2', tie_word_embeddings: true },
   'qwen2 with yarn': { ...shape, model_type: 'qwen2', num_key_value_heads: 2, rope_scaling: yarn },
   'qwen3 with one KV head per query head': { ...shape, model_type: 'qwen3', num_key_value_heads: 4 },
