@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { string as stringArg } from '@oclif/core/args';
 import { boolean, string } from '@oclif/core/flags';
 import { BaseCommand } from '../src/cli.js';
+import { apiKeysOf } from '../src/cli-flags.js';
 import { hasCode, messageOf, VllmPdError } from '../src/errors.js';
 import type { NodeRow } from '../src/server/cache-query-client.js';
 import type { CacheQueryAnswer } from '../src/wire.js';
@@ -44,7 +45,11 @@ export default class CacheQuery extends BaseCommand {
     const prompt = await promptOf(args.text, flags);
     const salt = flags['cache-salt'] === undefined ? {} : { cache_salt: flags['cache-salt'] };
     const { queryCaches } = await import('../src/server/cache-query-client.js');
-    const nodes = await queryCaches(flags.url, { ...prompt, ...salt, lease: flags.lease });
+    const nodes = await queryCaches(
+      flags.url,
+      { ...prompt, ...salt, lease: flags.lease },
+      apiKeysOf(undefined)[0] ?? null,
+    );
     await this.#print(nodes);
     return { nodes };
   }

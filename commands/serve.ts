@@ -2,7 +2,7 @@
 import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { InferredFlags } from '@oclif/core/interfaces';
 import { BaseCommand } from '../src/cli.js';
-import { engineFlags, engineOptions } from '../src/cli-flags.js';
+import { apiKeysOf, engineFlags, engineOptions, nonNegativeSeconds } from '../src/cli-flags.js';
 import { onInterrupt } from '../src/cli-interrupt.js';
 import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../src/config.js';
 import { VllmPdError } from '../src/errors.js';
@@ -107,6 +107,18 @@ export default class Serve extends BaseCommand {
       defaultHelp: async () => '0',
       helpGroup: 'KV TRANSFER',
     }),
+    'drain-timeout': nonNegativeSeconds({
+      description:
+        'How long answers under way may go on after Ctrl-C or SIGTERM, in seconds; a second one ends all at once.',
+      defaultHelp: async () => String(defaults.drainTimeoutMs / 1000),
+    }),
+    'api-key': string({
+      description:
+        'Clients must send it (Authorization: Bearer). May be given again. Better as VLLM_PD_API_KEY, separated by commas: ' +
+        'command lines are no place for secrets.',
+      multiple: true,
+      helpGroup: 'SECURITY',
+    }),
     'kv-transfer-key': string({
       description:
         'Secret that nodes prove to each other before KV moves, the same on all of them; a cluster makes its own.',
@@ -182,6 +194,8 @@ export default class Serve extends BaseCommand {
       prefillEngine: poolOf(flags['prefill-num-blocks']),
       decodeEngine: poolOf(flags['decode-num-blocks']),
       host: flags.host,
+      apiKeys: apiKeysOf(flags['api-key']),
+      drainTimeoutMs: drainTimeoutOf(flags),
       port: flags.port ?? defaultPorts.proxy,
       prefillPort: flags['prefill-port'] ?? 0,
       decodePort: flags['decode-port'] ?? 0,
@@ -234,11 +248,13 @@ export default class Serve extends BaseCommand {
       mode: flags['kv-transfer'] ?? defaults.kvTransferMode,
       lookup: flags['kv-lookup'] ?? defaults.kvLookup,
       trustKvTransferParams: flags['trust-kv-transfer-params'],
+      apiKeys: apiKeysOf(flags['api-key']),
     });
     await this.#printServed([
       { role: 'proxy', url: proxy.url, pid: process.pid, engine_id: null, side_channel: null },
     ]);
     await aborted(signal);
+    await proxy.drain(drainTimeoutOf(flags));
     await proxy.close();
   }
 
@@ -265,6 +281,8 @@ function nodeOptions(role: NodeRole, flags: ServeFlags): NodeOptions {
     role,
     host: flags.host,
     port: flags.port ?? defaultPorts[role],
+    apiKeys: apiKeysOf(flags['api-key']),
+    drainTimeoutMs: drainTimeoutOf(flags),
     engine: mergeEngineOptions(engineOptions(flags), {
       kvTransfer: {
         sideChannelHost:
@@ -276,6 +294,11 @@ function nodeOptions(role: NodeRole, flags: ServeFlags): NodeOptions {
       },
     }),
   };
+}
+
+function drainTimeoutOf(flags: ServeFlags): number {
+  const seconds = flags['drain-timeout'];
+  return seconds === undefined ? defaults.drainTimeoutMs : seconds * 1000;
 }
 
 /** Good to listen on, but no address that a peer could be told. */

@@ -2,6 +2,7 @@
 import { CLIError } from '@oclif/core/errors';
 import { boolean, custom, integer, option, string } from '@oclif/core/flags';
 import { defaults, type EngineOptions, given } from './config.js';
+import { VllmPdError } from './errors.js';
 
 const maxInt32 = 2 ** 31 - 1;
 
@@ -27,6 +28,25 @@ const seconds = custom<number>({
     throw new CLIError(`Expected a positive number of seconds but received: ${input}`);
   },
 });
+
+const maxSeconds = 1e6;
+
+export const nonNegativeSeconds = custom<number>({
+  parse: async (input) => {
+    const value = Number(input);
+    if (input.trim() !== '' && value >= 0 && value <= maxSeconds) return value;
+    throw new CLIError(`Expected a number of seconds from 0 on but received: ${input}`);
+  },
+});
+
+/** The keys given as flags, else those in VLLM_PD_API_KEY. Throws INVALID_ARGUMENT for one that no header can carry. */
+export function apiKeysOf(given: readonly string[] | undefined): readonly string[] {
+  const keys = given ?? (process.env.VLLM_PD_API_KEY ?? '').split(',').filter((key) => key !== '');
+  if (keys.every((key) => /^[\x21-\x2b\x2d-\x7e]+$/.test(key))) return keys;
+  const message =
+    'Expected API keys of printable characters without spaces and commas but received another one.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'api-key' });
+}
 
 export const engineFlags = {
   model: text('A built-in model (`default`, `tiny`) or a Hugging Face folder.', defaults.model, 'MODEL'),
@@ -84,6 +104,19 @@ export const engineFlags = {
     maxInt32,
     'SCHEDULER',
   ),
+  'max-waiting': count(
+    'Requests that may wait on one node; more are answered with 429.',
+    defaults.maxWaiting,
+    1,
+    maxInt32,
+    'SCHEDULER',
+  ),
+  'scheduling-policy': option({
+    options: ['fcfs', 'priority'] as const,
+    description: 'Who goes first: who came first, or whose `priority` is lower.',
+    defaultHelp: async () => defaults.schedulingPolicy,
+    helpGroup: 'SCHEDULER',
+  })(),
 
   'kv-transfer': option({
     options: ['uni', 'bi'] as const,
@@ -143,6 +176,8 @@ export interface EngineFlagValues {
   readonly 'prefix-caching-hash-seed'?: string;
   readonly 'max-num-seqs'?: number;
   readonly 'max-num-batched-tokens'?: number;
+  readonly 'max-waiting'?: number;
+  readonly 'scheduling-policy'?: 'fcfs' | 'priority';
   readonly 'kv-transfer'?: 'uni' | 'bi';
   readonly 'kv-lookup'?: 'query' | 'ticket';
   readonly 'kv-recompute-threshold'?: number;
@@ -169,6 +204,8 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
       maxNumSeqs: flags['max-num-seqs'],
       maxNumBatchedTokens: flags['max-num-batched-tokens'],
       maxModelLen: flags['max-model-len'],
+      maxWaiting: flags['max-waiting'],
+      policy: flags['scheduling-policy'],
     }),
     kvTransfer: given({
       mode: flags['kv-transfer'],

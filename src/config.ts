@@ -62,12 +62,18 @@ export interface CacheConfig {
   readonly hashSeed: string;
 }
 
+/** Who goes first: who came first, or whose `priority` is lower (vLLM's two). */
+export type SchedulingPolicy = 'fcfs' | 'priority';
+
 export interface SchedulerConfig {
   readonly maxNumSeqs: number;
   /** Token budget of one step. */
   readonly maxNumBatchedTokens: number;
   /** Longest prompt plus answer, in tokens. */
   readonly maxModelLen: number;
+  /** Requests that may wait for blocks or a slot; more are refused. */
+  readonly maxWaiting: number;
+  readonly policy: SchedulingPolicy;
 }
 
 export interface KvTransferConfig {
@@ -144,6 +150,10 @@ export const defaults = {
   // vLLM's CPU-sized default is 2048; at CPU prefill rates that is seconds in which nothing else is admitted.
   maxNumBatchedTokens: 512,
   maxModelLen: 8192,
+  // vLLM's queue has no end; memory has.
+  maxWaiting: 1024,
+  schedulingPolicy: 'fcfs',
+  drainTimeoutMs: 5000,
   kvRecomputeThreshold: 64,
   kvLeaseDurationMs: 30_000,
   decoderKvBlocksTtlMs: 480_000,
@@ -199,6 +209,8 @@ export function completeEngineConfig(
       maxNumSeqs: defaults.maxNumSeqs,
       maxNumBatchedTokens: defaults.maxNumBatchedTokens,
       maxModelLen: defaults.maxModelLen,
+      maxWaiting: defaults.maxWaiting,
+      policy: defaults.schedulingPolicy,
       ...options.scheduler,
     },
     kvTransfer: {

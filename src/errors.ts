@@ -17,6 +17,8 @@ const kinds = {
   METHOD_NOT_ALLOWED: { status: 405, type: 'MethodNotAllowedError', exitCode: 1 },
   BODY_TOO_LARGE: { status: 413, type: 'BadRequestError', exitCode: 1 },
   NOT_SUPPORTED: { status: 501, type: 'NotImplementedError', exitCode: 2 },
+  /** As many requests wait as may. */
+  QUEUE_FULL: { status: 429, type: 'RateLimitError', exitCode: 1 },
   OVERLOADED: { status: 503, type: 'ServiceUnavailableError', exitCode: 1 },
   INTERNAL: { status: 500, type: 'InternalServerError', exitCode: 1 },
   /** The native module is missing or does not load on this machine. */

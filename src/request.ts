@@ -75,6 +75,8 @@ export interface RequestInit {
   /** Conversation identity, if the client gave one. */
   readonly sessionId?: string | null;
   readonly kvTransferParams?: KvTransferParams | null;
+  /** Lower goes first, where the scheduler looks at it. Default 0. */
+  readonly priority?: number;
   /** Set for a cache query: the scheduler answers it with zero scheduled tokens. */
   readonly cacheQuery?: CacheQueryOptions | null;
 }
@@ -96,6 +98,7 @@ export class Request {
   readonly sessionId: string | null;
   readonly kvTransferParams: KvTransferParams | null;
   readonly cacheQuery: CacheQueryOptions | null;
+  readonly priority: number;
   /** Hashes of the full blocks of `tokenIds`, extended as tokens are appended. */
   readonly blockHashes: BlockHash[] = [];
   readonly arrivalTimeMs: number;
@@ -119,6 +122,7 @@ export class Request {
     this.cacheSalt = init.cacheSalt ?? null;
     this.sessionId = init.sessionId ?? null;
     this.kvTransferParams = init.kvTransferParams ?? null;
+    this.priority = init.priority ?? 0;
     this.cacheQuery = init.cacheQuery ?? null;
     this.arrivalTimeMs = arrivalTimeMs;
   }

@@ -27,6 +27,8 @@ export interface ClientOptions {
   readonly connections?: number;
   /** Aborts every request under way. */
   readonly signal?: AbortSignal | undefined;
+  /** Default: what VLLM_PD_API_KEY holds, its first one. */
+  readonly apiKey?: string | undefined;
 }
 
 export class BenchClient {
@@ -34,10 +36,13 @@ export class BenchClient {
   readonly #pool: Pool;
   readonly #basePath: string;
   readonly #options: ClientOptions;
+  readonly #ownHeaders: Readonly<Record<string, string>>;
 
   /** INVALID_ARGUMENT when `url` is no http address. */
   constructor(url: string, options: ClientOptions) {
     const parsed = parseHttpUrl(url);
+    const apiKey = options.apiKey ?? process.env.VLLM_PD_API_KEY?.split(',')[0];
+    this.#ownHeaders = apiKey ? { authorization: `Bearer ${apiKey}` } : {};
     this.url = parsed.href.replace(/\/$/, '');
     this.#basePath = parsed.pathname.replace(/\/$/, '');
     this.#options = options;
@@ -138,7 +143,11 @@ export class BenchClient {
       response = await this.#pool.request({
         method,
         path: this.#basePath + path,
-        headers: body === undefined ? headers : { 'content-type': 'application/json', ...headers },
+        headers: {
+          ...this.#ownHeaders,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+          ...headers,
+        },
         body: body === undefined ? null : JSON.stringify(body),
         signal: this.#signal(),
       });
@@ -189,6 +198,7 @@ async function refusal(response: Dispatcher.ResponseData, url: string): Promise<
   const status = response.statusCode;
   const sentence = `${url} answered ${status}: ${errorMessage(text)}`;
   if (status === 400) return new VllmPdError('INVALID_ARGUMENT', sentence);
+  if (status === 401) return new VllmPdError('UNAUTHORIZED', sentence);
   if (status === 404) return new VllmPdError('NOT_FOUND', sentence);
   if (status === 502 || status === 503) return new VllmPdError('NODE_UNREACHABLE', sentence);
   return new VllmPdError('INTERNAL', sentence);

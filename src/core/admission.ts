@@ -6,13 +6,15 @@ import type { BlockHasher } from './block-hash.js';
 import type { KVCacheBlock } from './free-block-queue.js';
 import type { KVCacheManager } from './kv-cache-manager.js';
 import type { PrefillTracker } from './prefill-tracker.js';
+import { PriorityRequestQueue } from './priority-request-queue.js';
 import { type EndedLoad, RemoteLoads } from './remote-loads.js';
-import { RequestQueue } from './request-queue.js';
+import { RequestQueue, type WaitingQueue } from './request-queue.js';
 import type { SchedulerPrefixCacheStats } from './scheduler-stats.js';
 import type { StepPlan } from './step-plan.js';
 
 export interface AdmissionParts {
   readonly maxNumSeqs: SchedulerConfig['maxNumSeqs'];
+  readonly policy?: SchedulerConfig['policy'];
   readonly kvCache: KVCacheManager;
   readonly hasher: BlockHasher;
   readonly prefills: PrefillTracker;
@@ -30,7 +32,7 @@ interface Start {
 //      └──► loads (WAITING_FOR_REMOTE_KVS) ──► ended ──► loaded ──────────────┘
 export class Admission {
   readonly #parts: AdmissionParts;
-  readonly #waiting = new RequestQueue();
+  readonly #waiting: WaitingQueue;
   readonly #loads: RemoteLoads;
   #ended: EndedLoad[] = [];
   /** Loaded and ready to run. They hold blocks and cannot be preempted, so they go before all that wait. */
@@ -41,6 +43,7 @@ export class Admission {
 
   constructor(parts: AdmissionParts) {
     this.#parts = parts;
+    this.#waiting = parts.policy === 'priority' ? new PriorityRequestQueue() : new RequestQueue();
     this.#loads = new RemoteLoads(parts.kvCache.blockSize);
   }
 
@@ -128,7 +131,7 @@ export class Admission {
 
   // -------------------------------------------------------------------------------------------- admitting
 
-  /** Moves requests into `running`, first come, first served, until one does not fit. */
+  /** Moves requests into `running`, in the order of the queue, until one does not fit. */
   admit(plan: StepPlan, running: Request[]): void {
     if (!this.#admitLoaded(plan, running)) return;
     let numReservedBlocks = this.#countReservedBlocks(running);

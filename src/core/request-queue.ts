@@ -1,7 +1,18 @@
 // Requests that wait for admission: first come, first served; preempted ones go to the front.
 import type { Request } from '../request.js';
 
-export class RequestQueue {
+/** Who waits without blocks, in the order in which they go. */
+export interface WaitingQueue {
+  readonly size: number;
+  /** The next request; null when empty. */
+  readonly head: Request | null;
+  append(request: Request): void;
+  /** One that was preempted. */
+  prepend(request: Request): void;
+  remove(request: Request): void;
+}
+
+export class RequestQueue implements WaitingQueue {
   /** Preempted requests, the next one last. */
   readonly #front: Request[] = [];
   readonly #back = new Map<string, Request>();

@@ -17,6 +17,7 @@ import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
 import { KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
+import { byPriority } from './priority-request-queue.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
 import { StepPlan } from './step-plan.js';
 import { checkStop } from './stop.js';
@@ -74,6 +75,8 @@ export class Scheduler {
   #pendingOutputs: EngineCoreOutput[] = [];
   /** No waiting request fitted in the last schedule(), and nothing has changed since. */
   #isStuck = false;
+  /** Requests that found no room in the last schedule(). */
+  #numLeftBehind = 0;
   #lastStep = { numScheduledTokens: 0, numPreemptions: 0 };
 
   constructor(init: SchedulerInit) {
@@ -84,6 +87,7 @@ export class Scheduler {
     this.#prefills = new PrefillTracker(this.#hasher);
     this.#admission = new Admission({
       maxNumSeqs: init.scheduler.maxNumSeqs,
+      policy: init.scheduler.policy,
       kvCache: this.#kvCache,
       hasher: this.#hasher,
       prefills: this.#prefills,
@@ -210,6 +214,8 @@ export class Scheduler {
   }
 
   #scheduleRunning(plan: StepPlan): void {
+    // Who is preempted is the last one.
+    if (this.#init.scheduler.policy === 'priority') this.#running.sort(byPriority);
     for (let i = 0; i < this.#running.length && plan.hasBudget; i += 1) {
       const request = this.#running[i]!;
       const numNewTokens = plan.share(request, request.numComputedTokens);
@@ -254,6 +260,7 @@ export class Scheduler {
   #close(plan: StepPlan, cacheQueryAnswers: readonly CacheQueryAnswer[]): SchedulerOutput {
     // What could be done was done; after a preemption, though, nobody was asked whether the freed blocks will do.
     this.#isStuck = plan.numPreemptions === 0;
+    this.#numLeftBehind = this.#admission.numReady;
     this.#stepUnderWay = plan.scheduled;
     this.#lastStep = { numScheduledTokens: plan.numTokens, numPreemptions: plan.numPreemptions };
     const finishedRequestIds = this.#finishedRequestIds;
@@ -414,6 +421,14 @@ export class Scheduler {
     const deadlineMs = this.nextDeadlineMs();
     if (deadlineMs !== null && deadlineMs <= this.#init.clock()) return true;
     return !this.#isStuck && this.#admission.numReady > 0;
+  }
+
+  /** Requests that wait in vain: those that the last step left behind, and what came since beyond the free slots. */
+  get numQueued(): number {
+    const { numReady } = this.#admission;
+    const numLeftBehind = Math.min(this.#numLeftBehind, numReady);
+    const numFreeSlots = numLeftBehind > 0 ? 0 : this.#init.scheduler.maxNumSeqs - this.#running.length;
+    return numLeftBehind + Math.max(0, numReady - numLeftBehind - numFreeSlots);
   }
 
   /** True while a request is not finished, or the load of an aborted one is under way. */

@@ -10,7 +10,7 @@ import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
 import { EngineCore } from './engine-core.js';
 import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
-import { checkPeer, checkPrompt, checkSampling } from './request-check.js';
+import { checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
 import type { EngineState, KvTransferStats, PrefixCacheStats, StatLogger } from './stats.js';
 
@@ -23,6 +23,8 @@ export interface GenerateInput {
   readonly cacheSalt?: string | null;
   readonly sessionId?: string | null;
   readonly kvTransferParams?: KvTransferParams | null;
+  /** Lower goes first; other than 0 only with the scheduling policy `priority`. */
+  readonly priority?: number;
 }
 
 export interface CacheQueryInput {
@@ -98,10 +100,12 @@ export class Engine {
 
   /**
    * Queues a request; its pieces come out of the generator, which aborts it when it is left early and rejects when it
-   * fails. Throws INVALID_ARGUMENT or PROMPT_TOO_LONG at once.
+   * fails. Throws INVALID_ARGUMENT, PROMPT_TOO_LONG or QUEUE_FULL at once.
    */
   generate(input: GenerateInput): RequestStream {
     const { limits } = this.#parts;
+    checkPriority(input.priority ?? 0, this.config.scheduler.policy);
+    this.checkRoom();
     const numPromptTokens = input.promptTokenIds.length;
     checkPrompt(input.promptTokenIds, limits);
     checkPeer(input.kvTransferParams ?? null, this.#parts.peers, this.config.kvTransfer.engineId);
@@ -145,6 +149,14 @@ export class Engine {
   /** From now on the only addresses that this node fetches KV from; none = this machine. */
   setKvPeers(peers: readonly string[]): void {
     this.#parts.peers.replace(peers);
+  }
+
+  /** Throws QUEUE_FULL when as many requests wait as may. */
+  checkRoom(): void {
+    const { maxWaiting } = this.config.scheduler;
+    if (this.#parts.scheduler.numQueued < maxWaiting) return;
+    const message = `Expected fewer than ${maxWaiting} requests to be waiting on this node; try again later.`;
+    throw new VllmPdError('QUEUE_FULL', message);
   }
 
   addStatLogger(logger: StatLogger): void {

@@ -1,4 +1,5 @@
 // What a request must fulfil before the scheduler hears of it.
+import type { SchedulerConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { remoteBlocksOf } from '../kv-transfer/params.js';
 import type { PeerPolicy } from '../kv-transfer/peer-policy.js';
@@ -76,6 +77,13 @@ export function checkPeer(params: KvTransferParams | null, peers: PeerPolicy, ow
     param: 'kv_transfer_params.remote_host',
     suggestions: [`Start the node with --kv-peer ${host} if it is one.`],
   });
+}
+
+/** Throws INVALID_ARGUMENT for a priority that nobody would look at. */
+export function checkPriority(priority: number, policy: SchedulerConfig['policy']): void {
+  if (priority === 0 || policy === 'priority') return;
+  const message = `Expected priority 0 but received ${priority}: priority scheduling is not enabled (--scheduling-policy priority).`;
+  throw refusal(message, 'priority');
 }
 
 function refusal(message: string, param: string): VllmPdError {

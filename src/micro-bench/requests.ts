@@ -14,7 +14,13 @@ export function createScheduler(numBlocks: number, maxTokens: number, maxNumSeqs
   return new Scheduler({
     engineId: 'micro-bench',
     cache: { blockSize, numBlocks, enablePrefixCaching: true, hashSeed: '0' },
-    scheduler: { maxNumSeqs, maxNumBatchedTokens: maxTokens, maxModelLen: maxTokens },
+    scheduler: {
+      maxNumSeqs,
+      maxNumBatchedTokens: maxTokens,
+      maxModelLen: maxTokens,
+      maxWaiting: 1024,
+      policy: 'fcfs',
+    },
     connector: null,
     sink,
     hashBlocks: loadNative().hashBlocks,

@@ -16,12 +16,16 @@ export interface NodeRow {
  * Asks a proxy, which answers with a row for each of its nodes, or a single node. `body`: as POST /v1/cache_query takes it.
  * Throws NODE_UNREACHABLE when nothing of ours answers there, INVALID_ARGUMENT when the prompt is refused.
  */
-export async function queryCaches(url: string, body: object): Promise<readonly NodeRow[]> {
+export async function queryCaches(
+  url: string,
+  body: object,
+  apiKey: string | null = null,
+): Promise<readonly NodeRow[]> {
   if (!URL.canParse(url) || new URL(url).protocol !== 'http:') {
     const message = `Expected --url to be an address such as http://127.0.0.1:8000 but received \`${url}\`.`;
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'url' });
   }
-  const { status, text } = await post(new URL('/v1/cache_query', url), body);
+  const { status, text } = await post(new URL('/v1/cache_query', url), body, apiKey);
   const answer = parse(text);
   if (status !== 200) throw refusal(url, status, answer);
   if (isObject(answer) && Array.isArray(answer.data)) return answer.data as NodeRow[];
@@ -31,11 +35,18 @@ export async function queryCaches(url: string, body: object): Promise<readonly N
   throw new VllmPdError('NODE_UNREACHABLE', `What answers at ${url} is no vllm-pd server.`);
 }
 
-async function post(url: URL, body: object): Promise<{ readonly status: number; readonly text: string }> {
+async function post(
+  url: URL,
+  body: object,
+  apiKey: string | null,
+): Promise<{ readonly status: number; readonly text: string }> {
   try {
     const response = await request(url, {
       method: 'POST',
-      headers: { 'content-type': 'application/json' },
+      headers: {
+        'content-type': 'application/json',
+        ...(apiKey === null ? {} : { authorization: `Bearer ${apiKey}` }),
+      },
       body: JSON.stringify(body),
       headersTimeout: 30_000,
     });
@@ -55,6 +66,11 @@ function refusal(url: string, status: number, answer: unknown): VllmPdError {
       'NODE_UNREACHABLE',
       `What answers at ${url} (HTTP ${status}) is no vllm-pd server.`,
     );
+  if (status === 401) {
+    throw new VllmPdError('UNAUTHORIZED', String(error.message), {
+      suggestions: ['Set VLLM_PD_API_KEY to a key of that server.'],
+    });
+  }
   const code = status < 500 ? 'INVALID_ARGUMENT' : 'NODE_UNREACHABLE';
   return new VllmPdError(code, String(error.message));
 }

@@ -17,6 +17,8 @@ export function engineArgs(options: EngineOptions): string[] {
     'max-num-seqs': scheduler.maxNumSeqs,
     'max-num-batched-tokens': scheduler.maxNumBatchedTokens,
     'max-model-len': scheduler.maxModelLen,
+    'max-waiting': scheduler.maxWaiting,
+    'scheduling-policy': scheduler.policy,
     'kv-transfer': kvTransfer.mode,
     'kv-lookup': kvTransfer.lookup,
     'kv-recompute-threshold': kvTransfer.kvRecomputeThreshold,

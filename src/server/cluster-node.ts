@@ -19,6 +19,8 @@ export interface ClusterNodeOptions {
   readonly forwardLogs: boolean;
   /** Between SIGTERM and SIGKILL. */
   readonly stopGraceMs: number;
+  readonly apiKeys: readonly string[];
+  readonly drainTimeoutMs: number;
 }
 
 export class ClusterNode {
@@ -33,12 +35,23 @@ export class ClusterNode {
 
   constructor(options: ClusterNodeOptions) {
     const { role, engine, port } = options;
-    const args = ['serve', `--role=${role}`, '--host=127.0.0.1', `--port=${port}`, ...engineArgs(engine)];
+    const args = [
+      'serve',
+      `--role=${role}`,
+      '--host=127.0.0.1',
+      `--port=${port}`,
+      `--drain-timeout=${options.drainTimeoutMs / 1000}`,
+      ...engineArgs(engine),
+    ];
     this.#child = fork(entry, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [],
       // Not as flags: everybody on this machine can read those.
-      env: { ...process.env, VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '' },
+      env: {
+        ...process.env,
+        VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '',
+        VLLM_PD_API_KEY: options.apiKeys.join(','),
+      },
     });
     this.role = role;
     this.#stopGraceMs = options.stopGraceMs;

@@ -27,7 +27,11 @@ export interface ClusterOptions {
   readonly proxy?: Pick<ProxyOptions, 'trustKvTransferParams' | 'queryTimeoutMs' | 'connectTimeoutMs'>;
   /** Default 120 000. */
   readonly startTimeoutMs?: number;
-  /** Between SIGTERM and SIGKILL when nodes are stopped; default 8000. */
+  /** Of these a client must have one, of the proxy and of each node; none = no client needs any. */
+  readonly apiKeys?: readonly string[] | undefined;
+  /** How long turns under way may go on when the cluster is closed; default 5000. */
+  readonly drainTimeoutMs?: number | undefined;
+  /** Between SIGTERM and SIGKILL when nodes are stopped; default 5000 more than the drain timeout. */
   readonly stopGraceMs?: number;
   /** Aborting it while the cluster starts stops what was started; `startCluster` then rejects. */
   readonly signal?: AbortSignal;
@@ -65,7 +69,9 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       decodeUrls: ofRole('other'),
       mode: engine.kvTransfer?.mode ?? defaults.kvTransferMode,
       lookup: engine.kvTransfer?.lookup ?? defaults.kvLookup,
+      apiKeys: options.apiKeys,
     });
+    const drainTimeoutMs = options.drainTimeoutMs ?? defaults.drainTimeoutMs;
     let closed: Promise<void> | null = null;
     return {
       proxyUrl: proxy.url,
@@ -74,7 +80,11 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
         for (const node of nodes) node.onDeath((error) => listener(error, node));
       },
       close() {
-        closed ??= Promise.all([proxy.close(), stopAll(nodes)]).then(() => {});
+        // Turns need their nodes to the end.
+        closed ??= proxy
+          .drain(drainTimeoutMs)
+          .then(() => Promise.all([proxy.close(), stopAll(nodes)]))
+          .then(() => {});
         return closed;
       },
     };
@@ -106,7 +116,9 @@ function newKey(): string {
 }
 
 async function startNodes(options: ClusterOptions, engine: EngineOptions): Promise<ClusterNode[]> {
-  const { prefill = 1, decode = 1, forwardLogs = false, stopGraceMs = 8000 } = options;
+  const { prefill = 1, decode = 1, forwardLogs = false, apiKeys = [] } = options;
+  const drainTimeoutMs = options.drainTimeoutMs ?? defaults.drainTimeoutMs;
+  const stopGraceMs = options.stopGraceMs ?? drainTimeoutMs + 5000;
   const start = (role: NodeRole, over: EngineOptions = {}, firstPort = 0) => {
     return (_: unknown, i: number) => {
       const port = firstPort === 0 ? 0 : firstPort + i;
@@ -116,6 +128,8 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
         port,
         forwardLogs,
         stopGraceMs,
+        apiKeys,
+        drainTimeoutMs,
       });
     };
   };

@@ -5,9 +5,7 @@ import { Engine } from '../engine/engine.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { startApiServer } from './api/api-server.js';
-
-/** How long requests that run may go on after the order to stop. */
-const drainLimitMs = 3000;
+import type { HttpServer } from './http.js';
 
 export interface NodeOptions {
   readonly role: NodeRole;
@@ -15,6 +13,10 @@ export interface NodeOptions {
   readonly host: string;
   /** 0 = any free one. */
   readonly port: number;
+  /** Of these a client must have one; none = no client needs any. */
+  readonly apiKeys?: readonly string[] | undefined;
+  /** How long requests that run may go on after the order to stop. */
+  readonly drainTimeoutMs?: number | undefined;
 }
 
 export interface RunningNode {
@@ -51,12 +53,13 @@ export interface PeersMessage {
 }
 
 /** Throws what the engine or the server throws on start; nothing is left behind then. */
-export async function startNode({ role, engine: options, host, port }: NodeOptions): Promise<RunningNode> {
+export async function startNode(node: NodeOptions): Promise<RunningNode> {
+  const { role, engine: options, host, port, apiKeys, drainTimeoutMs = defaults.drainTimeoutMs } = node;
   const modelPath = await resolveModel(options.model ?? defaults.model, { backend: options.backend });
   const engineId = randomUUID();
   const engine = await Engine.start(completeEngineConfig(options, { modelPath, engineId, role }));
   try {
-    const server = await startApiServer({ engine, host, port });
+    const server = await startApiServer({ engine, host, port, apiKeys });
     let closed: Promise<void> | null = null;
     return {
       role,
@@ -65,7 +68,7 @@ export async function startNode({ role, engine: options, host, port }: NodeOptio
       sideChannel: `${engine.sideChannel.host}:${engine.sideChannel.port}`,
       setKvPeers: (peers) => engine.setKvPeers(peers),
       close: () => {
-        closed ??= drainAndClose(engine, () => server.close());
+        closed ??= drainAndClose(engine, server, drainTimeoutMs);
         return closed;
       },
     };
@@ -75,19 +78,15 @@ export async function startNode({ role, engine: options, host, port }: NodeOptio
   }
 }
 
-async function drainAndClose(engine: Engine, closeServer: () => Promise<void>): Promise<void> {
-  const limit = new AbortController();
-  const timer = new Promise<void>((resolve) => {
-    const timeout = setTimeout(resolve, drainLimitMs);
-    limit.signal.addEventListener('abort', () => {
-      clearTimeout(timeout);
-      resolve();
-    });
-  });
-  await Promise.race([engine.drain(), timer]);
-  limit.abort();
-  await closeServer();
+/** For answers that were cut short to reach their clients. */
+const lastWordsMs = 1000;
+
+/** Probes say meanwhile that it drains; what still runs when the time is over ends as aborted. */
+async function drainAndClose(engine: Engine, server: HttpServer, timeoutMs: number): Promise<void> {
+  await server.drain(timeoutMs);
   await engine.shutdown();
+  await server.drain(lastWordsMs);
+  await server.close();
 }
 
 /**

@@ -103,7 +103,14 @@ export class TestNode implements BlockTableSink {
     this.scheduler = new Scheduler({
       engineId: this.engineId,
       cache,
-      scheduler: { maxNumSeqs: 16, maxNumBatchedTokens: 2048, maxModelLen: 8192, ...options.scheduler },
+      scheduler: {
+        maxNumSeqs: 16,
+        maxNumBatchedTokens: 2048,
+        maxModelLen: 8192,
+        maxWaiting: 1024,
+        policy: 'fcfs',
+        ...options.scheduler,
+      },
       connector:
         options.connector ??
         (options.kvTransfer ? createConnector(options.kvTransfer, cache.blockSize, clock) : null),

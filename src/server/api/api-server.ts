@@ -4,6 +4,7 @@ import { VllmPdError } from '../../errors.js';
 import { packageVersion } from '../../version.js';
 import {
   createHttpServer,
+  type HttpOptions,
   type HttpServer,
   type Route,
   type RouteContext,
@@ -24,17 +25,20 @@ export interface ApiServerOptions {
   readonly host: string;
   /** 0 = any free port. */
   readonly port: number;
+  readonly apiKeys?: readonly string[] | undefined;
+  readonly limits?: HttpOptions['limits'];
 }
 
 /** Throws ADDRESS_IN_USE when the port is taken. */
-export async function startApiServer({ engine, host, port }: ApiServerOptions): Promise<HttpServer> {
+export async function startApiServer(options: ApiServerOptions): Promise<HttpServer> {
+  const { engine, host, port } = options;
   const encoder = new PromptEncoder({
     tokenizer: engine.tokenizer,
     modelPath: engine.config.modelPath,
     maxTokens: engine.maxModelLen,
   });
   const node: ApiNode = { engine, encoder, created: Math.floor(Date.now() / 1000) };
-  const server = await createHttpServer(routes(node), { host, port });
+  const server = await createHttpServer(routes(node), { host, port }, options);
   encoder.warmUp();
   const close = async () => {
     await server.close();
@@ -79,9 +83,10 @@ function routes(node: ApiNode): Route[] {
   ];
 }
 
-/** 200 and nothing, as vLLM; 503 when the engine's loop has ended. */
-function health({ engine }: ApiNode, { res }: RouteContext): void {
-  if (engine.fatal)
+/** 200 and nothing, as vLLM; 503 when the engine's loop has ended, and while the node finishes what it has. */
+function health({ engine }: ApiNode, { res, isDraining }: RouteContext): void {
+  if (isDraining) sendError(res, new VllmPdError('OVERLOADED', 'This node is draining.'));
+  else if (engine.fatal)
     sendError(res, new VllmPdError('OVERLOADED', engine.fatal.message, { cause: engine.fatal }));
   else res.writeHead(200, { 'content-length': 0 }).end();
 }

@@ -14,6 +14,7 @@ import { type ChatCompletionBody, chatCompletionSchema } from './openai-schema.j
 export async function chatCompletions(node: ApiNode, context: RouteContext): Promise<void> {
   const { req } = context;
   const { engine } = node;
+  engine.checkRoom();
   const body = parseBody(chatCompletionSchema, await readJson(req));
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
@@ -40,6 +41,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       samplingParams: () => sampling,
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
+      priority: body.priority ?? 0,
       kvTransferParams,
     },
   });

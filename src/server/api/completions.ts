@@ -23,6 +23,7 @@ import { type CompletionBody, completionSchema } from './openai-schema.js';
 export async function completions(node: ApiNode, context: RouteContext): Promise<void> {
   const { req } = context;
   const { engine } = node;
+  engine.checkRoom();
   const body = parseBody(completionSchema, await readJson(req));
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
@@ -51,6 +52,7 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
         completionSampling(body, engine, engine.maxModelLen - tokenIds.length),
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
+      priority: body.priority ?? 0,
       kvTransferParams,
     },
   });

@@ -18,6 +18,7 @@ export interface GenerationInput {
   readonly samplingParams: (prompt: Prompt) => Partial<SamplingParams>;
   readonly cacheSalt: string | null;
   readonly sessionId: string | null;
+  readonly priority: number;
   readonly kvTransferParams: KvTransferParams | null;
 }
 
@@ -45,6 +46,7 @@ export class Choices {
         `but received ${input.prompts.length}.`;
       throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'kv_transfer_params' });
     }
+    checkBatch(engine, input);
     try {
       this.list = input.prompts.flatMap((prompt, index) => this.#samplesOf(prompt, index * input.numSamples));
     } catch (error) {
@@ -93,6 +95,7 @@ export class Choices {
       cacheSalt,
       sessionId,
       kvTransferParams,
+      priority: this.#input.priority,
     });
     this.#started.push(stream);
     return stream;
@@ -105,6 +108,15 @@ export class Choices {
     await first.begun;
     if (!this.#isStopped) yield* start();
   }
+}
+
+/** What could not be queued on an idle node either will not be queued later. */
+function checkBatch({ config: { scheduler } }: Engine, { prompts, numSamples }: GenerationInput): void {
+  const limit = scheduler.maxNumSeqs + scheduler.maxWaiting;
+  const numChoices = prompts.length * numSamples;
+  if (numChoices <= limit) return;
+  const message = `Expected at most ${limit} choices in one request to this node but received ${numChoices}.`;
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'n' });
 }
 
 /** Everything that a choice said, as one piece. Null when it was aborted before it said anything. */

@@ -119,8 +119,11 @@ const requestFields = {
     'text; others are refused',
   ),
   priority: field(
-    z.literal(0, '0, as requests are served in the order they came,'),
-    '0; anything else is refused, as by vLLM without priority scheduling',
+    z
+      .int()
+      .min(-(2 ** 31))
+      .max(2 ** 31 - 1),
+    'lower goes first; other than 0 only with `--scheduling-policy priority`, as with vLLM',
   ),
   user: withoutEffect('as with vLLM'),
   vllm_xargs: withoutEffect('for extensions of vLLM'),

@@ -17,9 +17,9 @@ export interface NodeAnswer {
 
 export function adminRoutes(nodes: readonly ProxyNode[]): Route[] {
   return [
-    { method: 'GET', path: '/health', handler: ({ res }) => sendHealth(nodes, res) },
+    { method: 'GET', path: '/health', handler: (context) => sendHealth(nodes, context) },
     ...(['GET', 'POST'] as const).map(
-      (method): Route => ({ method, path: '/ping', handler: ({ res }) => sendHealth(nodes, res) }),
+      (method): Route => ({ method, path: '/ping', handler: (context) => sendHealth(nodes, context) }),
     ),
     { method: 'GET', path: '/nodes', handler: ({ res }) => sendNodes(nodes, res) },
     { method: 'POST', path: '/v1/cache_query', handler: (context) => queryAll(nodes, context) },
@@ -30,7 +30,11 @@ export function adminRoutes(nodes: readonly ProxyNode[]): Route[] {
   ];
 }
 
-async function sendHealth(nodes: readonly ProxyNode[], res: ServerResponse): Promise<void> {
+async function sendHealth(
+  nodes: readonly ProxyNode[],
+  { res, isDraining }: Pick<RouteContext, 'res' | 'isDraining'>,
+): Promise<void> {
+  if (isDraining) throw new VllmPdError('OVERLOADED', 'This proxy is draining.');
   await Promise.all(nodes.map((node) => node.probe()));
   const roles = new Set(nodes.map((node) => node.role));
   for (const role of roles) {

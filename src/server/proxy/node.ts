@@ -41,6 +41,8 @@ export interface ProxyNodeOptions {
   /** How often a node with work is probed. */
   readonly watchIntervalMs: number;
   readonly probeTimeoutMs: number;
+  /** Sent with every request, in place of what a client sent; null = the client's own goes on. */
+  readonly apiKey?: string | null;
 }
 
 export class ProxyNode {
@@ -50,6 +52,7 @@ export class ProxyNode {
   readonly #pool: Pool;
   readonly #watchIntervalMs: number;
   readonly #probeTimeoutMs: number;
+  readonly #ownHeaders: Readonly<Record<string, string>>;
   /** Requests whose answers are not complete; aborting one says that the node hangs. */
   readonly #inFlight = new Set<AbortController>();
   #healthy = true;
@@ -58,11 +61,13 @@ export class ProxyNode {
   #watchTimer: NodeJS.Timeout | null = null;
   #closed = false;
 
-  constructor({ role, url, connectTimeoutMs, watchIntervalMs, probeTimeoutMs }: ProxyNodeOptions) {
+  constructor(options: ProxyNodeOptions) {
+    const { role, url, connectTimeoutMs, watchIntervalMs, probeTimeoutMs, apiKey = null } = options;
     this.role = role;
     this.url = url;
     this.#watchIntervalMs = watchIntervalMs;
     this.#probeTimeoutMs = probeTimeoutMs;
+    this.#ownHeaders = apiKey === null ? {} : { authorization: `Bearer ${apiKey}` };
     // A prefill may rightly take minutes, so only the connecting is bounded.
     this.#pool = new Pool(url, {
       headersTimeout: 0,
@@ -95,7 +100,11 @@ export class ProxyNode {
       const response = await this.#pool.request({
         method,
         path,
-        headers: body === undefined ? { ...headers } : { ...headers, 'content-type': 'application/json' },
+        headers: {
+          ...headers,
+          ...this.#ownHeaders,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
         body: body === undefined ? null : JSON.stringify(body),
         signal: controller.signal,
       });

@@ -1,7 +1,14 @@
 // The proxy: one OpenAI-style address in front of prefill and decode nodes.
 import type { KvLookup, KvTransferMode } from '../../config.js';
 import { VllmPdError } from '../../errors.js';
-import { createHttpServer, disconnectSignal, type Route, type RouteContext, readJson } from '../http.js';
+import {
+  createHttpServer,
+  disconnectSignal,
+  type HttpOptions,
+  type Route,
+  type RouteContext,
+  readJson,
+} from '../http.js';
 import { adminRoutes } from './admin.js';
 import { ConversationTable } from './conversations.js';
 import { release } from './lookup.js';
@@ -29,12 +36,17 @@ export interface ProxyOptions {
   readonly watchIntervalMs?: number;
   /** Default 2000. */
   readonly probeTimeoutMs?: number;
+  /** Of these a client must have one; the first one also opens the nodes. None = clients bring the nodes' own keys. */
+  readonly apiKeys?: readonly string[] | undefined;
+  readonly limits?: HttpOptions['limits'];
 }
 
 export interface ProxyServer {
   readonly url: string;
   readonly host: string;
   readonly port: number;
+  /** Takes no more turns and resolves when those under way are answered, after `timeoutMs` at the latest. */
+  drain(timeoutMs: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -54,12 +66,13 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
   ];
   const closeNodes = () => Promise.all(nodes.map((node) => node.close()));
   try {
-    const server = await createHttpServer(routes, options);
+    const server = await createHttpServer(routes, options, options);
     await Promise.all(nodes.map((node) => node.probe()));
     return {
       url: server.url,
       host: server.host,
       port: server.port,
+      drain: (timeoutMs) => server.drain(timeoutMs),
       async close() {
         await server.close();
         await closeNodes();
@@ -78,7 +91,8 @@ function createNode(role: 'prefill' | 'decode', address: string, options: ProxyO
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: `${role}-url` });
   }
   const { connectTimeoutMs = 2000, watchIntervalMs = 5000, probeTimeoutMs = 2000 } = options;
-  return new ProxyNode({ role, url: url.origin, connectTimeoutMs, watchIntervalMs, probeTimeoutMs });
+  const apiKey = options.apiKeys?.[0] ?? null;
+  return new ProxyNode({ role, url: url.origin, connectTimeoutMs, watchIntervalMs, probeTimeoutMs, apiKey });
 }
 
 function createPlayer(

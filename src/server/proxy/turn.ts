@@ -90,7 +90,9 @@ export class TurnPlayer {
       for (let node: ProxyNode | null = first; node; node = this.#router.another('prefill', tried)) {
         tried.add(node);
         outcome = await this.#prefillOn(node, turn, offer.params, signal);
-        if (outcome.kind !== 'failed') break;
+        // A full queue is no fault of the request: another node may have room.
+        const isFull = outcome.kind === 'refused' && outcome.response.status === 429;
+        if (outcome.kind !== 'failed' && !isFull) break;
         this.#metrics.hopFailed('prefill', node.url);
       }
       return outcome;
@@ -171,7 +173,7 @@ export class TurnPlayer {
       headers,
       signal,
     });
-    if (response.status === 503 && isReplaceable) {
+    if ((response.status === 503 || response.status === 429) && isReplaceable) {
       await node.read(response, signal);
       throw new VllmPdError('NODE_UNREACHABLE', `The decode node ${node.url} takes no requests.`);
     }

@@ -195,7 +195,7 @@ const completionCases: readonly Case[] = [
     name: 'a priority',
     body: { prompt, priority: 5 },
     status: 400,
-    says: /served in the order they came, for `priority` but received 5/,
+    says: /Expected priority 0 but received 5: priority scheduling is not enabled/,
     param: 'priority',
   },
   {
