@@ -1,7 +1,7 @@
 // One node process of a cluster: started with the constructor, waited for, watched, stopped.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { EngineOptions, NodeRole } from '../config.js';
+import { defaults, type EngineOptions, type NodeRole } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { engineArgs } from './cluster-args.js';
 import type { NodeMessage, PeersMessage } from './node-process.js';
@@ -19,8 +19,10 @@ export interface ClusterNodeOptions {
   readonly forwardLogs: boolean;
   /** Between SIGTERM and SIGKILL. */
   readonly stopGraceMs: number;
-  readonly apiKeys: readonly string[];
-  readonly drainTimeoutMs: number;
+  /** Of these a client must have one; default: no client needs any. */
+  readonly apiKeys?: readonly string[];
+  /** Default 5000. */
+  readonly drainTimeoutMs?: number;
 }
 
 export class ClusterNode {
@@ -40,7 +42,7 @@ export class ClusterNode {
       `--role=${role}`,
       '--host=127.0.0.1',
       `--port=${port}`,
-      `--drain-timeout=${options.drainTimeoutMs / 1000}`,
+      `--drain-timeout=${(options.drainTimeoutMs ?? defaults.drainTimeoutMs) / 1000}`,
       ...engineArgs(engine),
     ];
     this.#child = fork(entry, args, {
@@ -50,7 +52,7 @@ export class ClusterNode {
       env: {
         ...process.env,
         VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '',
-        VLLM_PD_API_KEY: options.apiKeys.join(','),
+        VLLM_PD_API_KEY: (options.apiKeys ?? []).join(','),
       },
     });
     this.role = role;
