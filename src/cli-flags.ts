@@ -130,6 +130,12 @@ export const engineFlags = {
     defaultHelp: async () => defaults.kvLookup,
     helpGroup: 'KV TRANSFER',
   })(),
+  'reuse-token-ids': boolean({
+    description:
+      'Encode an answer that comes back in a chat as the token ids that were generated, where its text is unchanged, ' +
+      'so that its KV is found even if the tokenizer would split it otherwise.',
+    helpGroup: 'KV TRANSFER',
+  }),
   'kv-recompute-threshold': count(
     'Fewer tokens than this are computed by P instead of pulled from D.',
     defaults.kvRecomputeThreshold,
@@ -167,6 +173,7 @@ export interface EngineFlagValues {
   readonly 'served-model-name'?: string;
   readonly 'max-model-len'?: number;
   readonly seed?: number;
+  readonly 'reuse-token-ids'?: boolean;
   readonly backend?: 'auto' | 'cpu' | 'onnx';
   readonly 'num-threads'?: number;
   readonly 'block-size'?: number;
@@ -220,6 +227,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     kvCacheDtype: flags['kv-cache-dtype'],
     numThreads: flags['num-threads'],
     seed: flags.seed,
+    reuseTokenIds: flags['reuse-token-ids'],
   });
 }
 

@@ -118,6 +118,8 @@ export interface EngineConfig {
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
   readonly seed: number;
+  /** Answers that come back in a chat are encoded as the ids that were generated. */
+  readonly reuseTokenIds: boolean;
 }
 
 export type KvStoreOptions = Partial<Omit<KvStoreConfig, 'dedicatedTier' | 'sharedTier'>> & {
@@ -138,6 +140,7 @@ export interface EngineOptions {
   readonly kvCacheDtype?: KvCacheDtypeChoice;
   readonly numThreads?: number;
   readonly seed?: number;
+  readonly reuseTokenIds?: boolean;
 }
 
 export const defaults = {
@@ -235,6 +238,7 @@ export function completeEngineConfig(
     kvCacheDtype: options.kvCacheDtype ?? defaults.kvCacheDtype,
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
+    reuseTokenIds: options.reuseTokenIds ?? false,
   };
 }
 

@@ -33,6 +33,7 @@ export function engineArgs(options: EngineOptions): string[] {
     // In one word, so that a value may begin with a dash.
     value === undefined ? [] : [`--${name}=${value}`],
   );
+  if (options.reuseTokenIds) args.push('--reuse-token-ids');
   if (cache.enablePrefixCaching === true) args.push('--enable-prefix-caching');
   if (cache.enablePrefixCaching === false) args.push('--no-enable-prefix-caching');
   return args;

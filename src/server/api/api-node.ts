@@ -7,10 +7,13 @@ import type { RouteContext } from '../http.js';
 import { type ChatBody, renderOptions, templateMessages } from './chat-messages.js';
 import type { PromptBody } from './openai-schema.js';
 import type { PromptEncoder } from './prompt-encoder.js';
+import type { ReusedAnswers } from './reused-answers.js';
 
 export interface ApiNode {
   readonly engine: Engine;
   readonly encoder: PromptEncoder;
+  /** Null unless the node was asked to keep its answers' ids. */
+  readonly reusedAnswers: ReusedAnswers | null;
   /** Seconds since 1970, when the server started. */
   readonly created: number;
 }
@@ -67,14 +70,18 @@ function isTokenIds(prompt: Exclude<PromptBody, string>): prompt is readonly num
 }
 
 export async function encodeChat(
-  { engine, encoder }: ApiNode,
+  { engine, encoder, reusedAnswers }: ApiNode,
   body: ChatBody,
   addSpecialTokens = false,
 ): Promise<Prompt> {
   if (body.prompt_token_ids) return { tokenIds: body.prompt_token_ids, text: null };
-  const text = engine.chatTemplate.renderChat(templateMessages(body.messages), renderOptions(body));
+  const messages = templateMessages(body.messages);
+  const options = renderOptions(body);
+  const text = engine.chatTemplate.renderChat(messages, options);
   // Special tokens come from the template, unless a request wants the tokenizer's too.
-  return { tokenIds: await encoder.encode(text, addSpecialTokens), text: null };
+  const encode = (part: string, add: boolean) => encoder.encode(part, add);
+  const reused = await reusedAnswers?.encode(text, messages, options, addSpecialTokens, encode);
+  return { tokenIds: reused ?? (await encode(text, addSpecialTokens)), text: null };
 }
 
 /** A prompt cut to what its request wants; `numFitting` tokens fit into the context beside the answer. */

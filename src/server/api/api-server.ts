@@ -17,6 +17,7 @@ import { chatCompletions } from './chat-completions.js';
 import { completions } from './completions.js';
 import { EngineMetrics } from './metrics.js';
 import { PromptEncoder } from './prompt-encoder.js';
+import { ReusedAnswers } from './reused-answers.js';
 import { detokenize, tokenize } from './tokenize.js';
 
 export interface ApiServerOptions {
@@ -37,7 +38,9 @@ export async function startApiServer(options: ApiServerOptions): Promise<HttpSer
     modelPath: engine.config.modelPath,
     maxTokens: engine.maxModelLen,
   });
-  const node: ApiNode = { engine, encoder, created: Math.floor(Date.now() / 1000) };
+  const { tokenizer, chatTemplate, config } = engine;
+  const reusedAnswers = config.reuseTokenIds ? new ReusedAnswers(tokenizer, chatTemplate) : null;
+  const node: ApiNode = { engine, encoder, reusedAnswers, created: Math.floor(Date.now() / 1000) };
   const server = await createHttpServer(routes(node), { host, port }, options);
   encoder.warmUp();
   const close = async () => {

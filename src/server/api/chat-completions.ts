@@ -43,6 +43,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       sessionId: sessionIdOf(req, body),
       priority: body.priority ?? 0,
       kvTransferParams,
+      onAnswer: node.reusedAnswers && ((text, tokenIds) => node.reusedAnswers?.remember(text, tokenIds)),
     },
   });
 }

@@ -20,6 +20,8 @@ export interface GenerationInput {
   readonly sessionId: string | null;
   readonly priority: number;
   readonly kvTransferParams: KvTransferParams | null;
+  /** Told each answer that came to its end. */
+  readonly onAnswer?: ((text: string, tokenIds: readonly number[]) => void) | null;
 }
 
 export interface Choice {
@@ -48,7 +50,11 @@ export class Choices {
     }
     checkBatch(engine, input);
     try {
-      this.list = input.prompts.flatMap((prompt, index) => this.#samplesOf(prompt, index * input.numSamples));
+      const list = input.prompts.flatMap((prompt, i) => this.#samplesOf(prompt, i * input.numSamples));
+      const { onAnswer } = input;
+      this.list = onAnswer
+        ? list.map((choice) => ({ ...choice, stream: watched(choice.stream, onAnswer) }))
+        : list;
     } catch (error) {
       this.stop();
       throw error;
@@ -117,6 +123,21 @@ function checkBatch({ config: { scheduler } }: Engine, { prompts, numSamples }: 
   if (numChoices <= limit) return;
   const message = `Expected at most ${limit} choices in one request to this node but received ${numChoices}.`;
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'n' });
+}
+
+async function* watched(
+  stream: Choice['stream'],
+  onAnswer: NonNullable<GenerationInput['onAnswer']>,
+): Choice['stream'] {
+  const texts: string[] = [];
+  const tokenIds: number[] = [];
+  for await (const piece of stream) {
+    texts.push(piece.text);
+    tokenIds.push(...piece.tokenIds);
+    // Before the piece that ends the answer is passed on: the next turn may be quick.
+    if (piece.finishReason !== null) onAnswer(texts.join(''), tokenIds);
+    yield piece;
+  }
 }
 
 /** Everything that a choice said, as one piece. Null when it was aborted before it said anything. */
