@@ -35,6 +35,8 @@ export interface KvTransferParams {
   readonly lease?: boolean;
   /** P's part of the ledger, for D to complete. */
   readonly remote_prefill_stats?: PrefillStats;
+  /** Shows that P said this about caching, and of which prompt, where nodes share a key. */
+  readonly remote_claims_mac?: string;
 }
 
 /** Storage that a cached block lies in. */

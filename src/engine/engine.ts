@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { EngineConfig, KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
+import { withoutForgedClaims } from '../kv-transfer/claims.js';
 import type { ChatTemplate } from '../model/chat-template.js';
 import type { GenerationConfig } from '../model/generation-config.js';
 import type { Tokenizer } from '../model/tokenizer.js';
@@ -115,7 +116,8 @@ export class Engine {
       ...input.samplingParams,
     };
     checkSampling(samplingParams, numPromptTokens, limits);
-    const request = this.#createRequest({ ...input, samplingParams });
+    const kvTransferParams = this.believed(input.kvTransferParams ?? null, input.promptTokenIds);
+    const request = this.#createRequest({ ...input, samplingParams, kvTransferParams });
     this.#core.addRequest(request);
     return this.#outputs.addRequest(request);
   }
@@ -149,6 +151,11 @@ export class Engine {
   /** From now on the only addresses that this node fetches KV from; none = this machine. */
   setKvPeers(peers: readonly string[]): void {
     this.#parts.peers.replace(peers);
+  }
+
+  /** The parameters without what only a prefill node could know and none of this cluster said. */
+  believed(params: KvTransferParams | null, promptTokenIds: readonly number[]): KvTransferParams | null {
+    return withoutForgedClaims(this.config.kvTransfer.key, params, promptTokenIds);
   }
 
   /** Throws QUEUE_FULL when as many requests wait as may. */

@@ -79,6 +79,7 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   },
   cache_query: flag,
   lease: flag,
+  remote_claims_mac: { schema: z.string().length(64), expected: 'a string of 64 characters' },
   remote_prefill_stats: {
     schema: prefillStats,
     expected: 'prefill statistics whose counts are not negative and whose ledger sums to num_prompt_tokens',

@@ -3,6 +3,7 @@ import type { KvTransferConfig } from '../config.js';
 import type { FinishedPull, KVConnectorMetadata, KVConnectorOutput, PullSpec } from '../outputs.js';
 import type { Request } from '../request.js';
 import type { BlockHash, KvTransferParams } from '../wire.js';
+import { macOfClaims } from './claims.js';
 import type { FinishDecision, KVConnectorScheduler, PullOutcome, QueryLease } from './connector.js';
 import { type HoldEnd, Leases } from './leases.js';
 import { offerOf } from './offer.js';
@@ -123,14 +124,12 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
-    return {
-      holdBlocks: true,
-      kvTransferParams: {
-        ...params,
-        remote_prefill_cached_tokens: cachedTokensOf(stats),
-        remote_prefill_stats: stats,
-      },
+    const claimed = {
+      ...params,
+      remote_prefill_cached_tokens: cachedTokensOf(stats),
+      remote_prefill_stats: stats,
     };
+    return { holdBlocks: true, kvTransferParams: this.#signed(claimed, request) };
   }
 
   requestDropped(request: Request): void {
@@ -213,6 +212,13 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
       localBlockIds: [],
       blockHashes: [],
     });
+  }
+
+  #signed(params: KvTransferParams, { tokenIds, numPromptTokens }: Request): KvTransferParams {
+    const { key } = this.#config;
+    if (key === null) return params;
+    const mac = macOfClaims(key, params, tokenIds.slice(0, numPromptTokens));
+    return { ...params, remote_claims_mac: mac };
   }
 
   #holdKindFor(request: Request): HoldKind | null {

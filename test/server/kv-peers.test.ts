@@ -5,7 +5,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
 import { loadNative } from '../../src/native.js';
-import type { CacheQueryAnswer } from '../../src/wire.js';
+import type { CacheQueryAnswer, KvTransferParams, PrefillStats } from '../../src/wire.js';
 import { type TestCluster, withCluster } from '../with-cluster.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
@@ -160,6 +160,113 @@ test('a side channel that other hosts reach needs a key, and keys are not short'
   } finally {
     pool.close();
   }
+});
+
+interface Completion {
+  readonly choices: readonly [{ readonly text: string }];
+  readonly usage: { readonly prompt_tokens_details: { readonly cached_tokens: number } };
+  readonly kv_transfer_params: KvTransferParams | null;
+  readonly prefill_stats: PrefillStats;
+}
+
+async function generate(cluster: TestCluster, url: string, body: object): Promise<Completion> {
+  const greedy = { max_tokens: 4, temperature: 0, return_prefill_stats: true };
+  const response = await cluster.post('/v1/completions', { ...greedy, ...body }, url);
+  const text = await response.text();
+  assert.is(response.status, 200, text);
+  return JSON.parse(text) as Completion;
+}
+
+const handsOver = { do_remote_decode: true, do_remote_prefill: false };
+
+// Fails without `withoutForgedClaims` in Engine.believed.
+test('a client of a decode node cannot make up what a prefill node had cached', async () => {
+  await withCluster({}, async (cluster) => {
+    const [p, d] = [cluster.prefill[0]!.url, cluster.decode[0]!.url];
+    const prefill = async (ids: readonly number[]) => {
+      const body = { prompt: ids, max_tokens: 1, kv_transfer_params: handsOver };
+      return (await generate(cluster, p, body)).kv_transfer_params!;
+    };
+    const decode = async (ids: readonly number[], kv_transfer_params: KvTransferParams) => {
+      const { usage, prefill_stats } = await generate(cluster, d, { prompt: ids, kv_transfer_params });
+      return { cached: usage.prompt_tokens_details.cached_tokens, hit: prefill_stats.ledger.local_hit };
+    };
+    await decode(prompt, await prefill(prompt));
+    // P has it cached now and says so; what it says is believed.
+    assert.equal(await decode(prompt, await prefill(prompt)), { cached: 96, hit: 96 });
+
+    const other = prompt.map((id) => id + 1);
+    const honest = await prefill(other);
+    assert.is(honest.remote_prefill_cached_tokens, 0);
+    const claimed = await prefill(prompt);
+    const lies: KvTransferParams[] = [
+      { ...honest, remote_prefill_cached_tokens: 90 },
+      { ...honest, remote_prefill_stats: claimed.remote_prefill_stats! },
+      // Signed, and about another prompt.
+      { ...claimed },
+    ];
+    const { remote_claims_mac: _, ...unsigned } = honest;
+    lies.push({ ...unsigned, remote_prefill_cached_tokens: 90 });
+    for (const lie of lies) {
+      await cluster.post('/reset_prefix_cache?only_free=true', {}, d);
+      const { cached, hit } = await decode(other, lie);
+      assert.ok(cached === 0 && hit === 0, JSON.stringify({ cached, hit }));
+    }
+    for (const { remote_request_id: lease_id } of [honest, claimed]) {
+      await cluster.post('/v1/cache_query/release', { lease_id }, p);
+    }
+    await cluster.assertWhole();
+  });
+});
+
+// Fails when a reader takes the owner's word for what lies in a block.
+test("naming another conversation's blocks brings nothing of it into one's own", async () => {
+  for (const agent of ['shm', 'tcp'] as const) {
+    await withCluster({ engine: { kvTransfer: { agent } } }, async (cluster) => {
+      const [p, d] = [cluster.prefill[0]!.url, cluster.decode[0]!.url];
+      await generate(cluster, d, { prompt });
+      const asked = await cluster.post('/v1/cache_query', { prompt, lease: true }, d);
+      const victim = ((await asked.json()) as CacheQueryAnswer).kv_transfer_params!;
+      const own = prompt.map((id) => id + 1);
+      const expected = (await generate(cluster, d, { prompt: own })).choices[0].text;
+      const stolen = await generate(cluster, p, { prompt: own, kv_transfer_params: victim });
+      assert.is(stolen.choices[0].text, expected);
+      assert.is(stolen.prefill_stats.ledger.pulled_from_d, 0);
+      const lease_id = stolen.kv_transfer_params?.remote_request_id;
+      if (lease_id) await cluster.post('/v1/cache_query/release', { lease_id }, p);
+      await cluster.assertWhole();
+    });
+  }
+});
+
+// Fails when block hashes leave out the salt.
+test('with a salt of its own nobody learns what a tenant asked: not by queries, not by the ledger, not by sessions', async () => {
+  await withCluster({}, async (cluster) => {
+    const d = cluster.decode[0]!.url;
+    const session_id = 'guessed';
+    const short = prompt.slice(0, 10);
+    for (const ids of [prompt, short])
+      await generate(cluster, d, { prompt: ids, cache_salt: 'a', session_id });
+    const held = async (cache_salt?: string) => {
+      const asked = await cluster.post('/v1/cache_query', { prompt, ...(cache_salt && { cache_salt }) }, d);
+      const { num_tokens, block_ids, block_hashes } = (await asked.json()) as CacheQueryAnswer;
+      return [num_tokens, block_ids.length, block_hashes.length];
+    };
+    assert.equal(await held('a'), [96, 6, 6]);
+    assert.equal(await held('b'), [0, 0, 0]);
+    assert.equal(await held(), [0, 0, 0]);
+    for (const ids of [prompt, short]) {
+      const { prefill_stats, usage } = await generate(cluster, d, {
+        prompt: ids,
+        // One for each, so that the second does not find its own session.
+        cache_salt: `b${ids.length}`,
+        session_id,
+      });
+      assert.is(prefill_stats.ledger.new, ids.length, JSON.stringify(prefill_stats.ledger));
+      assert.is(usage.prompt_tokens_details.cached_tokens, 0);
+    }
+    await cluster.assertWhole();
+  });
 });
 
 test.run();

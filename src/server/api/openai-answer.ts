@@ -1,6 +1,7 @@
 // Answers a completion call, whole or streamed; what differs between the endpoints is their dialect.
 import { mergeOutputs, type RequestOutput } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
+import type { KvTransferParams } from '../../wire.js';
 import { disconnectSignal, type RouteContext, sendJson } from '../http.js';
 import { SseWriter } from '../sse.js';
 import type { ApiNode } from './api-node.js';
@@ -36,8 +37,10 @@ export interface Call {
   readonly dialect: Dialect;
 }
 
-export async function answerCall({ res }: RouteContext, call: Call): Promise<void> {
-  const { node, body, input } = call;
+export async function answerCall({ res }: RouteContext, asked: Call): Promise<void> {
+  const { node, body } = asked;
+  const input = { ...asked.input, kvTransferParams: believedParams(asked) };
+  const call = { ...asked, input };
   if (body.stream_options && !body.stream) {
     const message = 'Expected `stream` to be true when `stream_options` is given.';
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'stream_options' });
@@ -49,6 +52,12 @@ export async function answerCall({ res }: RouteContext, call: Call): Promise<voi
   } finally {
     choices.stop();
   }
+}
+
+/** Usage repeats what the prefill node said, so that must be what it said. */
+function believedParams({ node, input }: Call): KvTransferParams | null {
+  const [prompt] = input.prompts;
+  return prompt ? node.engine.believed(input.kvTransferParams, prompt.tokenIds) : input.kvTransferParams;
 }
 
 function envelope({ node, input }: Call, object: string): object {
