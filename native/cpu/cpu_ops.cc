@@ -147,7 +147,7 @@ class CpuOps : public Ops {
   /** Queries of one attention tile: each packs its K and V anew, so many share it. */
   static constexpr int64_t kTileQueries = 256;
   /** Of rows that one matmul task goes through for each panel: they stay in the second-level cache. */
-  static constexpr int64_t kTaskBytes = 256 * 1024;
+  static constexpr int64_t kTaskBytes = 384 * 1024;
   /** Below this many floats a loop over rows costs less than telling another thread of it. */
   static constexpr int64_t kSplitFloats = 16 * 1024;
 

@@ -54,15 +54,17 @@ VLLM_PD_INLINE void store_tile(const MatmulArgs& args, int64_t row, int64_t colu
   }
 }
 
+/** `ahead`: what the next columns will read; one line of it is asked for at each step. */
 template <typename Format, int kRows>
-void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column) {
+void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column, const uint8_t* ahead) {
   typename Format::Sums sums[kRows][kNarrowVecs] = {};
   constexpr int64_t kRowStep = Format::kStepK * sizeof(typename Format::Element);
   const uint8_t* a = static_cast<const uint8_t*>(args.a) + row * args.a_stride;
   const int64_t num_steps = args.k / Format::kStepK;
   const uint8_t* panel = static_cast<const uint8_t*>(args.panels) + column / kPanel * num_steps * kStepBytes +
                          column % kPanel * 4;
-  for (int64_t i = 0; i < num_steps; ++i, a += kRowStep, panel += kStepBytes) {
+  for (int64_t i = 0; i < num_steps; ++i, a += kRowStep, panel += kStepBytes, ahead += kStepBytes) {
+    __builtin_prefetch(ahead, 0, 2);
     typename Format::Columns columns[kNarrowVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kNarrowVecs; ++v) columns[v] = Format::load_columns(panel + v * kLanes * 4);
@@ -78,20 +80,27 @@ void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column) {
 }
 
 template <typename Format, int kRows>
-VLLM_PD_INLINE void narrow_tile_of(int64_t rows, const MatmulArgs& args, int64_t row, int64_t column) {
+VLLM_PD_INLINE void narrow_tile_of(int64_t rows, const MatmulArgs& args, int64_t row, int64_t column,
+                                   const uint8_t* ahead) {
   if (rows == kRows) {
-    narrow_tile<Format, kRows>(args, row, column);
+    narrow_tile<Format, kRows>(args, row, column, ahead);
   } else if constexpr (kRows > 1) {
-    narrow_tile_of<Format, kRows - 1>(rows, args, row, column);
+    narrow_tile_of<Format, kRows - 1>(rows, args, row, column, ahead);
   }
 }
 
 template <typename Format>
 void matmul_narrow(const MatmulArgs& args) {
+  const int64_t panel_bytes = args.k / Format::kStepK * kStepBytes;
   for (int64_t column = args.panel_begin * kPanel; column < args.panel_end * kPanel; column += kNarrowColumns) {
+    const uint8_t* const panel = static_cast<const uint8_t*>(args.panels) + column / kPanel * panel_bytes;
     for (int64_t row = 0; row < args.num_rows; row += kNarrowRows) {
       const int64_t rows = args.num_rows - row < kNarrowRows ? args.num_rows - row : kNarrowRows;
-      narrow_tile_of<Format, kNarrowRows>(rows, args, row, column);
+      // The next panel comes from afar, and no prefetcher sees it coming while rows are gone through: the first two
+      // tiles ask for the two lines of each of its steps.
+      const int64_t line = row / kNarrowRows * 64;
+      const bool more = column / kPanel + 1 < args.panel_end && line < kStepBytes && args.num_rows > kNarrowRows;
+      narrow_tile_of<Format, kNarrowRows>(rows, args, row, column, more ? panel + panel_bytes + line : panel);
     }
   }
 }
