@@ -383,6 +383,12 @@ WeightOptions to_weight_options(const Napi::Value& value) {
   const std::string dtype = object.Get("dtype").As<Napi::String>();
   options.type = dtype == "bfloat16" ? WeightType::kBFloat16 : WeightType::kFloat32;
   options.int8 = object.Get("quantization").IsString();
+  if (object.Get("cache").IsObject()) {
+    const auto cache = object.Get("cache").As<Napi::Object>();
+    const auto paths = cache.Get("paths").As<Napi::Array>();
+    for (uint32_t i = 0; i < paths.Length(); ++i) options.cache_paths.push_back(paths.Get(i).As<Napi::String>());
+    options.cache_key = cache.Get("key").As<Napi::String>();
+  }
   return options;
 }
 
@@ -430,6 +436,16 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
       [kept](Napi::Env) -> Napi::Value { return kept->Value(); });
 }
 
+// weightSource(model) → 'mapped', 'written' or 'memory'
+Napi::Value weight_source(const Napi::CallbackInfo& info) {
+  const auto& owner = handle<ModelHandle>(info[0]);
+  if (!owner.model) throw Error("INVALID_ARGUMENT", "The model is closed.");
+  const WeightSource source = owner.model->weight_source();
+  return Napi::String::New(info.Env(), source == WeightSource::kMapped    ? "mapped"
+                                       : source == WeightSource::kWritten ? "written"
+                                                                          : "memory");
+}
+
 Napi::Value close_model(const Napi::CallbackInfo& info) {
   handle<ModelHandle>(info[0]).close();
   return info.Env().Undefined();
@@ -475,6 +491,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("closePeerPool", Napi::Function::New<guarded<close_peer_pool>>(env));
   exports.Set("loadModel", Napi::Function::New<guarded<load_model>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
+  exports.Set("weightSource", Napi::Function::New<guarded<weight_source>>(env));
   exports.Set("closeModel", Napi::Function::New<guarded<close_model>>(env));
   exports.Set("createProbe", Napi::Function::New<guarded<create_probe>>(env));
   exports.Set("runProbe", Napi::Function::New<guarded<run_probe>>(env));

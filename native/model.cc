@@ -103,8 +103,19 @@ void check_batch(const ModelConfig& config, const KvLayout& layout, const Batch&
 Model::Model(ModelConfig config, const std::vector<TensorLocation>& locations, const WeightOptions& options,
              int num_threads)
     : config_(std::move(config)), ops_(cpu::make_ops(num_threads)) {
+  try {
+    load(locations, options);
+  } catch (const CacheUnusable&) {
+    WeightOptions in_memory = options;
+    in_memory.cache_paths.clear();
+    load(locations, in_memory);
+  }
+}
+
+void Model::load(const std::vector<TensorLocation>& locations, const WeightOptions& options) {
   const Weights weights(locations);
   PackedWeights packed(*ops_, options);
+  layers_.clear();
   const int64_t vocab = config_.vocab_size;
   const int64_t hidden = config_.hidden_size;
   const Tensor embed_tokens = weights.tensor("model.embed_tokens.weight", vocab, hidden);
@@ -115,7 +126,7 @@ Model::Model(ModelConfig config, const std::vector<TensorLocation>& locations, c
   if (!config_.tie_word_embeddings) {
     lm_head_ = packed.matrix({weights.tensor("lm_head.weight", vocab, hidden)});
   }
-  packed.finish();
+  weight_source_ = packed.finish();
 }
 
 Model::Layer Model::load_layer(const Weights& weights, PackedWeights& packed, int64_t index) const {

@@ -32,11 +32,12 @@ struct ModelConfig {
 
 class Model {
  public:
-  /** Maps the files, packs the weights and lets go of the files. Throws BAD_FILE. */
+  /** Maps the files, packs the weights or finds them packed, and lets go of the files. Throws BAD_FILE. */
   Model(ModelConfig config, const std::vector<TensorLocation>& locations, const WeightOptions& options,
         int num_threads);
 
   const ModelConfig& config() const { return config_; }
+  WeightSource weight_source() const { return weight_source_; }
 
   /**
    * Writes K and V of every token into `pool` and (num_logits_rows, vocab_size) logits to `logits`. The batch
@@ -61,6 +62,7 @@ class Model {
     bool has_rope;
   };
 
+  void load(const std::vector<TensorLocation>& locations, const WeightOptions& options);
   Layer load_layer(const Weights& weights, PackedWeights& packed, int64_t index) const;
   void load_biases_behind_attention(const Weights& weights, const std::string& prefix, Layer& layer) const;
   void compute_rotary(const Batch& batch);
@@ -70,6 +72,7 @@ class Model {
 
   ModelConfig config_;
   std::unique_ptr<Ops> ops_;
+  WeightSource weight_source_ = WeightSource::kMemory;
   std::vector<Layer> layers_;
   std::vector<float> norm_;                // (hidden_size)
   std::unique_ptr<PackedMatrix> embed_;    // (vocab_size, hidden_size)

@@ -1,4 +1,4 @@
-// Packs a model's matrices.
+// Packs a model's matrices, or finds them packed.
 #include "packed_weights.h"
 
 #include "huge_floats.h"
@@ -15,21 +15,59 @@ void read_concatenated(const void* context, int64_t row, float* out) {
 
 }  // namespace
 
+PackedWeights::PackedWeights(Ops& ops, const WeightOptions& options) : ops_(ops), options_(options) {
+  const std::string key = options.cache_key + " " + ops.packed_layout();
+  for (const std::string& path : options.cache_paths) {
+    reader_ = PackedReader::open(path, key);
+    if (reader_) return;
+  }
+  for (const std::string& path : options.cache_paths) {
+    writer_ = PackedWriter::create(path, key);
+    if (!writer_) continue;
+    // Somebody else may have written it while this process waited for the lock.
+    reader_ = PackedReader::open(path, key);
+    if (reader_) writer_.reset();
+    return;
+  }
+}
+
 std::unique_ptr<PackedMatrix> PackedWeights::matrix(const std::vector<Tensor>& parts) {
-  return pack(parts, options_.int8 ? WeightType::kInt8 : options_.type);
+  return load(parts, options_.int8 ? WeightType::kInt8 : options_.type);
 }
 
 std::unique_ptr<PackedMatrix> PackedWeights::table(const std::vector<Tensor>& parts) {
-  return pack(parts, options_.type);
+  return load(parts, options_.type);
 }
 
-std::unique_ptr<PackedMatrix> PackedWeights::pack(const std::vector<Tensor>& parts, WeightType type) {
+std::unique_ptr<PackedMatrix> PackedWeights::load(const std::vector<Tensor>& parts, WeightType type) {
   MatrixShape shape{0, parts.front().row_floats, type};
   for (const Tensor& part : parts) shape.n += part.num_rows;
-  const auto memory = std::make_shared<HugeFloats>((ops_.packed_bytes(shape) + 3) / 4);
+  const int64_t num_bytes = ops_.packed_bytes(shape);
+  if (reader_) {
+    const uint8_t* const packed = reader_->next(num_bytes);
+    if (packed == nullptr) throw CacheUnusable();
+    return ops_.open(shape, packed, reader_->pages());
+  }
+  if (writer_) {
+    const auto pages = writer_->append(num_bytes);
+    if (!pages) throw CacheUnusable();
+    ops_.pack(shape, read_concatenated, &parts, pages->data());
+    pages->make_read_only();
+    return ops_.open(shape, pages->data(), pages);
+  }
+  const auto memory = std::make_shared<HugeFloats>((num_bytes + 3) / 4);
   auto* const bytes = reinterpret_cast<uint8_t*>(memory->data());
   ops_.pack(shape, read_concatenated, &parts, bytes);
   return ops_.open(shape, bytes, memory);
+}
+
+WeightSource PackedWeights::finish() {
+  if (reader_) return WeightSource::kMapped;
+  if (!writer_) return WeightSource::kMemory;
+  const bool kept = writer_->finish();
+  writer_.reset();
+  if (!kept) throw CacheUnusable();
+  return WeightSource::kWritten;
 }
 
 }  // namespace vllm_pd

@@ -1,42 +1,58 @@
-// A model's matrices in their backend's packed form: packed when loaded.
+// A model's matrices in their backend's packed form: mapped from a file where there is one, else packed, and kept in one
+// where that can be done.
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "ops.h"
+#include "packed_file.h"
 #include "weights.h"
 
 namespace vllm_pd {
 
-/** What weights are kept as. */
+/** What weights are kept as, and where. */
 struct WeightOptions {
   /** Of everything that is not quantised. */
   WeightType type = WeightType::kFloat32;
   /** What is multiplied with becomes int8; a table that is only looked up does not. */
   bool int8 = false;
+  /** Places for the packed file, best first; none = memory. */
+  std::vector<std::string> cache_paths;
+  /** Names the model's weights and what they are kept as. */
+  std::string cache_key;
 };
+
+/** How a model came by its packed weights. */
+enum class WeightSource { kMapped, kWritten, kMemory };
+
+/** The disk has no room for the file, or its contents are not this model's; whoever loads begins again without one. */
+class CacheUnusable : public std::exception {};
 
 /** Hands out the matrices in the order in which they are asked for. */
 class PackedWeights {
  public:
-  PackedWeights(Ops& ops, const WeightOptions& options) : ops_(ops), options_(options) {}
+  PackedWeights(Ops& ops, const WeightOptions& options);
 
-  /** Tensors of equal row length, one below the other, to be multiplied with. */
+  /** Tensors of equal row length, one below the other, to be multiplied with. Throws CacheUnusable. */
   std::unique_ptr<PackedMatrix> matrix(const std::vector<Tensor>& parts);
 
   /** Likewise, to look up rows in. */
   std::unique_ptr<PackedMatrix> table(const std::vector<Tensor>& parts);
 
-  /** All matrices have been asked for. */
-  void finish() {}
+  /** All matrices have been asked for. Throws CacheUnusable. */
+  WeightSource finish();
 
  private:
-  std::unique_ptr<PackedMatrix> pack(const std::vector<Tensor>& parts, WeightType type);
+  std::unique_ptr<PackedMatrix> load(const std::vector<Tensor>& parts, WeightType type);
 
   Ops& ops_;
   WeightOptions options_;
+  std::unique_ptr<PackedReader> reader_;
+  std::unique_ptr<PackedWriter> writer_;
 };
 
 }  // namespace vllm_pd

@@ -69,6 +69,18 @@ export const engineFlags = {
     defaultHelp: async () => defaults.backend,
     helpGroup: 'MODEL',
   })(),
+  dtype: option({
+    options: ['auto', 'float32', 'bfloat16'] as const,
+    description: 'What weights are kept as: bfloat16 where the CPU has AVX-512 or AMX (auto), or as said.',
+    defaultHelp: async () => defaults.dtype,
+    helpGroup: 'MODEL',
+  })(),
+  quantization: option({
+    options: ['none', 'int8'] as const,
+    description: 'int8: weights quantised by output channel, activations by token.',
+    defaultHelp: async () => defaults.quantization,
+    helpGroup: 'MODEL',
+  })(),
   'num-threads': count('Compute threads of one node.', 'all cores', 1, 1024, 'MODEL'),
 
   'block-size': count('Tokens per KV block.', defaults.blockSize, 1, 1024, 'CACHE'),
@@ -175,6 +187,8 @@ export interface EngineFlagValues {
   readonly seed?: number;
   readonly 'reuse-token-ids'?: boolean;
   readonly backend?: 'auto' | 'cpu' | 'onnx';
+  readonly dtype?: 'auto' | 'float32' | 'bfloat16';
+  readonly quantization?: 'none' | 'int8';
   readonly 'num-threads'?: number;
   readonly 'block-size'?: number;
   readonly 'num-blocks'?: number;
@@ -225,6 +239,8 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     }),
     backend: flags.backend,
     kvCacheDtype: flags['kv-cache-dtype'],
+    dtype: flags.dtype,
+    quantization: flags.quantization,
     numThreads: flags['num-threads'],
     seed: flags.seed,
     reuseTokenIds: flags['reuse-token-ids'],

@@ -52,6 +52,15 @@ export interface KvStoreConfig {
   readonly hopPlanner: boolean;
 }
 
+/** What weights and the activations multiplied with them are kept as on backend `cpu`. */
+export type Dtype = 'float32' | 'bfloat16';
+
+/** `auto` is bfloat16 where the CPU has AVX-512 or AMX, else float32. */
+export type DtypeChoice = 'auto' | Dtype;
+
+/** `int8`: weights by output channel when loaded, activations by token as they come (vLLM's W8A8, dynamic). */
+export type Quantization = 'none' | 'int8';
+
 export interface CacheConfig {
   /** Tokens per block. */
   readonly blockSize: number;
@@ -114,6 +123,8 @@ export interface EngineConfig {
   readonly backend: Backend;
   /** What K and V are kept as. */
   readonly kvCacheDtype: KvCacheDtypeChoice;
+  readonly dtype: DtypeChoice;
+  readonly quantization: Quantization;
   /** Compute threads of the backend. */
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
@@ -138,6 +149,8 @@ export interface EngineOptions {
   readonly kvStore?: KvStoreOptions;
   readonly backend?: BackendChoice;
   readonly kvCacheDtype?: KvCacheDtypeChoice;
+  readonly dtype?: DtypeChoice;
+  readonly quantization?: Quantization;
   readonly numThreads?: number;
   readonly seed?: number;
   readonly reuseTokenIds?: boolean;
@@ -168,6 +181,8 @@ export const defaults = {
   kvLoadFailurePolicy: 'recompute',
   kvStorePolicy: 'lru',
   backend: 'auto',
+  dtype: 'auto',
+  quantization: 'none',
   seed: 0,
 } as const;
 
@@ -236,6 +251,8 @@ export function completeEngineConfig(
     kvStore: completeKvStore(options.kvStore),
     backend: options.backend === 'onnx' ? 'onnx' : 'cpu',
     kvCacheDtype: options.kvCacheDtype ?? defaults.kvCacheDtype,
+    dtype: options.dtype ?? defaults.dtype,
+    quantization: options.quantization ?? defaults.quantization,
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
     reuseTokenIds: options.reuseTokenIds ?? false,

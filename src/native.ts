@@ -108,7 +108,19 @@ export interface NativeWeights {
   readonly dtype: 'float32' | 'bfloat16';
   /** `int8`: matrices are quantised, one scale for each output channel, and so are the rows multiplied with them. */
   readonly quantization: 'int8' | null;
+  /** Where the packed form is kept for the next start, and for other processes; absent = in memory only. */
+  readonly cache?: PackedCache;
 }
+
+export interface PackedCache {
+  /** Absolute paths, best first: one with the packed weights is mapped, else the first that can be written is. */
+  readonly paths: readonly string[];
+  /** Names the weights and what they are kept as, in at most 180 characters; a file made for another is replaced. */
+  readonly key: string;
+}
+
+/** How a model came by its packed weights: from a file, from the checkpoint into a file, or into memory alone. */
+export type WeightSource = 'mapped' | 'written' | 'memory';
 
 /** Where one tensor lies in a safetensors file; the native module maps the file and converts. */
 export interface TensorLocation {
@@ -145,6 +157,7 @@ export interface ForwardInput {
 
 export interface NativeModel {
   readonly config: NativeModelConfig;
+  readonly weightSource: WeightSource;
   /**
    * Runs the whole forward pass on native threads: writes K and V of every token into the pool at
    * `block_table[position / block_size]`, slot `position % block_size`, and resolves to (num_logits_rows, vocab_size)

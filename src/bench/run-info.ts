@@ -63,5 +63,8 @@ export interface RunConfig {
   readonly backend?: 'cpu' | 'onnx';
   /** What was asked for. Absent in runs from before there was a choice: `float32`. */
   readonly kv_cache_dtype?: KvCacheDtypeChoice;
+  /** As chosen; absent in runs from before there was a choice: `float32`. */
+  readonly dtype?: 'auto' | 'float32' | 'bfloat16';
+  readonly quantization?: 'none' | 'int8';
   readonly num_threads: number;
 }

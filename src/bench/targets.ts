@@ -44,6 +44,7 @@ export function nodeSettings(workload: WorkloadEngine, flags: EngineOptions): No
           maxNumBatchedTokens: workload.max_num_batched_tokens,
         }),
         kvTransfer: given({ kvRecomputeThreshold: workload.kv_recompute_threshold }),
+        ...given({ dtype: workload.dtype, quantization: workload.quantization }),
       },
       flags,
     );
@@ -75,6 +76,8 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
     backend: prefill.backend,
     kv_cache_dtype: prefill.kvCacheDtype,
+    dtype: prefill.dtype,
+    quantization: prefill.quantization,
     num_threads: prefill.numThreads,
   };
 }

@@ -74,6 +74,8 @@ const engineSchema = z.strictObject({
   max_model_len: positiveInteger.optional(),
   max_num_batched_tokens: positiveInteger.optional(),
   kv_recompute_threshold: z.number().int().min(0).optional(),
+  dtype: z.enum(['auto', 'float32', 'bfloat16']).optional(),
+  quantization: z.enum(['none', 'int8']).optional(),
 });
 
 const workloadSchema = z.strictObject({

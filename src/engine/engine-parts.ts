@@ -38,6 +38,8 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
     backend: config.backend,
     numThreads: config.numThreads,
     maxModelLen: config.scheduler.maxModelLen,
+    dtype: config.dtype,
+    quantization: config.quantization,
   });
   let pool: KvPool | null = null;
   try {
@@ -65,8 +67,9 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
 }
 
 /** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
-async function compatibilityOf({ modelPath, backend, cache, scheduler }: EngineConfig): Promise<string> {
-  const fingerprint = await modelFingerprint(modelPath, backend, scheduler);
+async function compatibilityOf(config: EngineConfig): Promise<string> {
+  const { modelPath, backend, cache, scheduler, dtype, quantization } = config;
+  const fingerprint = await modelFingerprint(modelPath, backend, { ...scheduler, dtype, quantization });
   return JSON.stringify({ model: fingerprint, block_size: cache.blockSize, hash_seed: cache.hashSeed });
 }
 

@@ -5,6 +5,7 @@ import path from 'node:path';
 import type { Backend } from '../config.js';
 import { readCheckpoint } from '../model/checkpoint.js';
 import { type ModelConfigOptions, readModelConfig } from '../model/model-config.js';
+import { resolveWeights, type WeightChoice } from '../model/native-model.js';
 import { requireOnnxFiles } from '../model/onnx-files.js';
 
 /** Bytes looked at in the middle of each tensor: enough to tell checkpoints apart without reading them whole. */
@@ -17,9 +18,11 @@ const numSamples = 1024;
 export async function modelFingerprint(
   modelPath: string,
   backend: Backend,
-  options: ModelConfigOptions = {},
+  options: ModelConfigOptions & WeightChoice = {},
 ): Promise<string> {
-  const hash = createHash('sha256').update(JSON.stringify({ backend }));
+  // Other weights make other bits as well.
+  const weights = backend === 'onnx' ? {} : resolveWeights(options);
+  const hash = createHash('sha256').update(JSON.stringify({ backend, ...weights }));
   if (backend === 'onnx') await addOnnxFiles(hash, modelPath);
   else await addCheckpoint(hash, modelPath, options);
   return hash.digest('hex');

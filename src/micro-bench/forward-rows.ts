@@ -1,10 +1,23 @@
 // The whole model's forward pass: prefill against the multiply-add peak, decode against reading all weights.
 import { resolveKvCacheDtype } from '../model/kv-cache-dtype.js';
-import { loadModel } from '../model/native-model.js';
-import { type ForwardInput, loadNative, type NativeModelConfig } from '../native.js';
-import { memoryRead, multiplyPeak, type ProbeWork, withProbeLimit } from './probe-work.js';
+import { loadModel, type WeightChoice } from '../model/native-model.js';
+import { type ForwardInput, loadNative, type NativeModelConfig, type ProbeWeightType } from '../native.js';
+import {
+  bytesPerWeight,
+  memoryRead,
+  multiplyPeak,
+  type ProbeWork,
+  peakNames,
+  weightTypes,
+  withProbeLimit,
+} from './probe-work.js';
 import type { Contest, RowGroup, Work } from './row-plan.js';
 
+const weightChoices = {
+  float32: { dtype: 'float32' },
+  bfloat16: { dtype: 'bfloat16' },
+  int8: { quantization: 'int8' },
+} as const satisfies Record<ProbeWeightType, WeightChoice>;
 const numPrefillTokens = 512;
 const numRequests = 8;
 /** Tokens that every decoding request has behind it. */
@@ -16,42 +29,45 @@ export function forwardGroups(
   modelPath: string,
   threads: readonly number[],
 ): RowGroup[] {
-  const weights = numMatmulWeights(model);
-  return threads.map((numThreads) => {
-    const common = { threads: numThreads, unit: 'tokens/s' };
-    const prepare = (subject: Step, limit: Step | ProbeWork) =>
-      prepareForward(modelPath, numThreads, subject, limit);
-    const peak = multiplyPeak(numThreads, 'float32');
-    const one: Step = { numRequests: 1, numTokens: 1, begin: numDecodeContextTokens };
-    return {
-      family: 'forward',
-      rows: [
-        {
-          ...common,
-          name: `prefill ${numPrefillTokens}`,
-          limit: 'FMA peak',
-          // Tokens that the peak would make in one of its rounds.
-          prepare: () =>
-            prepare(
-              { numRequests: 1, numTokens: numPrefillTokens, begin: 0 },
-              { ...peak, amount: (peak.amount * 1e9) / flopsPerPrefillToken(model) },
-            ),
-        },
-        {
-          ...common,
-          name: 'decode 1',
-          limit: 'read of the weights',
-          prepare: () => prepare(one, { ...memoryRead(numThreads, 4 * weights), amount: 1 }),
-        },
-        {
-          ...common,
-          name: `decode ${numRequests}`,
-          limit: `${numRequests} × decode 1`,
-          prepare: () => prepare({ ...one, numRequests }, one),
-        },
-      ],
-    };
-  });
+  const numWeights = numMatmulWeights(model);
+  return threads.flatMap((numThreads) =>
+    weightTypes.map((weightType) => {
+      const common = { threads: numThreads, unit: 'tokens/s' };
+      const prepare = (subject: Step, limit: Step | ProbeWork) =>
+        prepareForward(modelPath, numThreads, weightType, subject, limit);
+      const peak = multiplyPeak(numThreads, weightType);
+      const one: Step = { numRequests: 1, numTokens: 1, begin: numDecodeContextTokens };
+      return {
+        family: 'forward',
+        rows: [
+          {
+            ...common,
+            name: `${weightType} prefill ${numPrefillTokens}`,
+            limit: peakNames[weightType],
+            // Tokens that the peak would make in one of its rounds.
+            prepare: () =>
+              prepare(
+                { numRequests: 1, numTokens: numPrefillTokens, begin: 0 },
+                { ...peak, amount: (peak.amount * 1e9) / flopsPerPrefillToken(model) },
+              ),
+          },
+          {
+            ...common,
+            name: `${weightType} decode 1`,
+            limit: 'read of the weights',
+            prepare: () =>
+              prepare(one, { ...memoryRead(numThreads, bytesPerWeight[weightType] * numWeights), amount: 1 }),
+          },
+          {
+            ...common,
+            name: `${weightType} decode ${numRequests}`,
+            limit: `${numRequests} × decode 1`,
+            prepare: () => prepare({ ...one, numRequests }, one),
+          },
+        ],
+      };
+    }),
+  );
 }
 
 /** Weights that a token is multiplied with; the logits are of one token a request only. */
@@ -79,10 +95,11 @@ interface Step {
 async function prepareForward(
   modelPath: string,
   numThreads: number,
+  weightType: ProbeWeightType,
   subject: Step,
   limit: Step | ProbeWork,
 ): Promise<Contest> {
-  const model = await loadModel(modelPath, numThreads);
+  const model = await loadModel(modelPath, numThreads, weightChoices[weightType]);
   const blocksPerRequest = numPrefillTokens / blockSize;
   const pool = loadNative().createPool({
     ...model.kvShape,

@@ -1,6 +1,13 @@
 // Rows times packed weights: against the multiply-add peak, and, with one row, against reading the weights.
 import type { NativeModelConfig, ProbeWeightType } from '../native.js';
-import { memoryRead, multiplyPeak, peakNames, probeContest } from './probe-work.js';
+import {
+  bytesPerWeight,
+  memoryRead,
+  multiplyPeak,
+  peakNames,
+  probeContest,
+  weightTypes,
+} from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 interface MatrixShape {
@@ -12,12 +19,6 @@ const rowCounts = [1, 16, 128, 512] as const;
 const squareShape: MatrixShape = { k: 2048, n: 2048 };
 /** 256 MiB of weights: more than caches hold. */
 const gemvShape: MatrixShape = { k: 4096, n: 16_384 };
-
-const bytesPerWeight = { float32: 4, bfloat16: 2, int8: 1 } as const satisfies Record<
-  ProbeWeightType,
-  number
->;
-const weightTypes: readonly ProbeWeightType[] = ['float32', 'bfloat16', 'int8'];
 
 /** The model's matrices and one larger: one group for each type and number of threads. */
 export function matmulGroups(model: NativeModelConfig, threads: readonly number[]): RowGroup[] {

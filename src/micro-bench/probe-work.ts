@@ -11,6 +11,13 @@ export interface ProbeWork {
 /** Multiply-adds of one round of the FMA limit, about a millisecond of one core. */
 const numFmas = 1e8;
 
+export const weightTypes: readonly ProbeWeightType[] = ['float32', 'bfloat16', 'int8'];
+
+export const bytesPerWeight = { float32: 4, bfloat16: 2, int8: 1 } as const satisfies Record<
+  ProbeWeightType,
+  number
+>;
+
 /** What multiplies each weight type is called in tables. */
 export const peakNames = {
   float32: 'FMA peak',

@@ -1,11 +1,12 @@
 // A model folder as the engine uses it: forward pass, tokenizer, chat template and generation defaults together.
 
 import type { Backend } from '../config.js';
+import { VllmPdError } from '../errors.js';
 import { ChatTemplate } from './chat-template.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import type { Model } from './model.js';
 import { type ModelConfig, type ModelConfigOptions, readModelConfig } from './model-config.js';
-import { loadModel } from './native-model.js';
+import { loadModel, type WeightChoice } from './native-model.js';
 import { loadOnnxModel } from './onnx-model.js';
 import { readTextConfig, type TextConfig } from './text-config.js';
 import { Tokenizer } from './tokenizer.js';
@@ -22,22 +23,38 @@ export interface ModelFolder extends ModelTexts {
   readonly model: Model;
 }
 
-export interface LoadOptions extends ModelConfigOptions {
+export interface LoadOptions extends ModelConfigOptions, WeightChoice {
   /** Default `cpu`. */
   readonly backend?: Backend;
   readonly numThreads: number;
 }
 
-/** Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE. */
+/**
+ * Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE, and
+ * INVALID_ARGUMENT for weights chosen on a backend that brings its own.
+ */
 export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
-  const { backend, numThreads, ...configOptions } = options;
+  const { backend, numThreads, ...modelOptions } = options;
   if (backend !== 'onnx') {
-    const texts = await loadModelTexts(modelPath, configOptions);
-    return { ...texts, model: await loadModel(modelPath, numThreads, configOptions) };
+    const texts = await loadModelTexts(modelPath, modelOptions);
+    return { ...texts, model: await loadModel(modelPath, numThreads, modelOptions) };
   }
+  refuseWeightChoice(options);
   // The graph says how it is computed, so any architecture will do.
   const texts = await loadTexts(modelPath, await readTextConfig(modelPath));
   return { ...texts, model: await loadOnnxModel(modelPath, texts.config, numThreads) };
+}
+
+function refuseWeightChoice({ dtype = 'auto', quantization = 'none' }: WeightChoice): void {
+  const choices = { dtype: [dtype, 'auto'], quantization: [quantization, 'none'] } as const;
+  for (const [param, [received, expected]] of Object.entries(choices)) {
+    if (received === expected) continue;
+    throw new VllmPdError(
+      'INVALID_ARGUMENT',
+      `Expected ${param} to be ${expected} with the onnx backend, whose graph says what its weights are, but received ${received}.`,
+      { param },
+    );
+  }
 }
 
 /** Everything but the weights of a model that the native module can run. */

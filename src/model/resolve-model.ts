@@ -1,9 +1,9 @@
 // What a user calls a model → its folder; the embedded models are made on first use and kept in the user's cache.
 import { stat } from 'node:fs/promises';
-import { homedir } from 'node:os';
 import path from 'node:path';
 import type { BackendChoice } from '../config.js';
 import { VllmPdError } from '../errors.js';
+import { cacheFolder } from './cache-folder.js';
 import { type ArchitectureName, architectureNames, createModelFolder } from './default-model.js';
 import { checkIsModelFolder } from './model-files.js';
 import { exportOnnx } from './onnx-export.js';
@@ -36,13 +36,6 @@ export async function resolveModel(nameOrPath: string, options: ResolveOptions =
   }
   await checkIsModelFolder(folder);
   return folder;
-}
-
-/** `VLLM_PD_CACHE`, else `vllm-pd` in `XDG_CACHE_HOME`, else `~/.cache/vllm-pd`. */
-function cacheFolder(): string {
-  const own = process.env.VLLM_PD_CACHE;
-  if (own) return path.resolve(own);
-  return path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'vllm-pd');
 }
 
 async function cachedModel(arch: ArchitectureName, { backend, ...options }: ResolveOptions): Promise<string> {

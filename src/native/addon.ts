@@ -1,6 +1,6 @@
 // What crosses into the native module, and how its errors come back.
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
-import type { NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
+import type { NativeModelConfig, NativeWeights, TensorLocation, WeightSource } from '../native.js';
 
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {
@@ -56,6 +56,7 @@ export interface Addon {
     cuBlocks: Int32Array,
     logitsIndices: Int32Array,
   ): Promise<Float32Array>;
+  weightSource(model: ModelHandle): WeightSource;
   closeModel(model: ModelHandle): void;
   /** `sizes` in the order of native/probe.h. */
   createProbe(kind: string, sizes: readonly number[]): ProbeHandle;

@@ -1,5 +1,5 @@
 // Checks what is about to cross into the native module, and brings it into the form in which it crosses.
-
+import { isAbsolute } from 'node:path';
 import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import type { KvPoolLayout, NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
@@ -167,11 +167,19 @@ export function checkTensors(tensors: readonly TensorLocation[]): void {
   }
 }
 
-export function checkWeights({ dtype, quantization }: NativeWeights): void {
+export function checkWeights({ dtype, quantization, cache }: NativeWeights): void {
   if (dtype !== 'float32' && dtype !== 'bfloat16') {
     throw invalid(`Expected float32 or bfloat16 for dtype but received ${show(dtype)}.`);
   }
   if (quantization !== 'int8' && quantization !== null) {
     throw invalid(`Expected int8 or null for quantization but received ${show(quantization)}.`);
+  }
+  if (cache === undefined) return;
+  if (typeof cache.key !== 'string' || cache.key.length > 180) {
+    throw invalid(`Expected at most 180 characters for cache.key but received ${show(cache.key)}.`);
+  }
+  for (const file of cache.paths) {
+    if (typeof file === 'string' && isAbsolute(file) && !file.includes('\0')) continue;
+    throw invalid(`Expected absolute paths for cache.paths but received ${show(file)}.`);
   }
 }

@@ -1,11 +1,12 @@
 // A model whose weights the native module holds.
 import { VllmPdError } from '../errors.js';
-import type { ForwardInput, KvPool, NativeModel, NativeModelConfig } from '../native.js';
-import { type Addon, crossAsync, type ModelHandle } from './addon.js';
+import type { ForwardInput, KvPool, NativeModel, NativeModelConfig, WeightSource } from '../native.js';
+import { type Addon, cross, crossAsync, type ModelHandle } from './addon.js';
 import { NativeKvPool } from './kv-pool.js';
 
 export class LoadedNativeModel implements NativeModel {
   readonly config: NativeModelConfig;
+  readonly weightSource: WeightSource;
   readonly #addon: Addon;
   readonly #handle: ModelHandle;
   #running = false;
@@ -14,6 +15,7 @@ export class LoadedNativeModel implements NativeModel {
     this.#addon = addon;
     this.#handle = handle;
     this.config = config;
+    this.weightSource = cross(() => addon.weightSource(handle));
   }
 
   async forward(pool: KvPool, input: ForwardInput): Promise<Float32Array> {

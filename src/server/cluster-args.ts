@@ -8,6 +8,8 @@ export function engineArgs(options: EngineOptions): string[] {
     model: options.model,
     'served-model-name': options.servedModelName,
     backend: options.backend,
+    dtype: options.dtype,
+    quantization: options.quantization,
     'num-threads': options.numThreads,
     seed: options.seed,
     'block-size': cache.blockSize,

@@ -30,7 +30,7 @@ function farthest(a: Float32Array, b: Float32Array): number {
 }
 
 async function withBoth<T>(folder: string, use: (native: Model, onnx: Model) => Promise<T>): Promise<T> {
-  const native = await loadModel(folder, 2);
+  const native = await loadModel(folder, 2, { dtype: 'float32' });
   try {
     const onnx = await loadOnnxModel(folder, await readModelConfig(folder), 2);
     try {
@@ -68,7 +68,8 @@ test('native and onnx agree on greedy text', async () => {
     await exportOnnx(folder);
     const answers = [];
     for (const backend of ['cpu', 'onnx'] as const) {
-      const loaded = await loadModelFolder(folder, { backend, numThreads: 2 });
+      const weights = backend === 'cpu' ? ({ dtype: 'float32' } as const) : {};
+      const loaded = await loadModelFolder(folder, { backend, numThreads: 2, ...weights });
       try {
         const texts: string[] = [];
         for (const seed of [1, 2, 3]) {

@@ -24,6 +24,8 @@ test('every choice arrives as it was made', async () => {
     model: '-odd folder/with = signs',
     servedModelName: 'name',
     backend: 'onnx',
+    dtype: 'bfloat16',
+    quantization: 'int8',
     numThreads: 3,
     seed: 0,
     cache: { blockSize: 32, numBlocks: 77, enablePrefixCaching: false, hashSeed: '-1' },

@@ -16,6 +16,7 @@ function watchModels(): void {
     const model = await loadModel(...args);
     const faulty: NativeModel = {
       config: model.config,
+      weightSource: model.weightSource,
       forward: async (pool, input) => {
         numGoodPasses -= 1;
         if (numGoodPasses < 0) throw new Error('kernel fault');

@@ -1,0 +1,152 @@
+// Files of packed matrices.
+#include "packed_file.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+
+namespace vllm_pd {
+namespace {
+
+constexpr int64_t kPage = 4096;
+
+/** The first page's beginning; the rest of it is zeros. */
+struct Header {
+  char magic[8];
+  int64_t num_bytes;  // of the whole file
+  char key[240];
+  uint64_t checksum;  // of all before it
+};
+
+constexpr char kMagic[8] = {'v', 'l', 'l', 'm', 'p', 'd', 'w', '1'};
+
+/** FNV-1a. */
+uint64_t checksum_of(const Header& header) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&header);
+  uint64_t hash = 14695981039346656037u;
+  for (size_t i = 0; i < offsetof(Header, checksum); ++i) hash = (hash ^ bytes[i]) * 1099511628211u;
+  return hash;
+}
+
+Header header_for(const std::string& key, int64_t num_bytes) {
+  Header header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.num_bytes = num_bytes;
+  std::strncpy(header.key, key.c_str(), sizeof(header.key) - 1);
+  header.checksum = checksum_of(header);
+  return header;
+}
+
+int64_t whole_pages(int64_t num_bytes) { return (num_bytes + kPage - 1) / kPage * kPage; }
+
+std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of('/')); }
+
+bool make_folders(const std::string& folder) {
+  if (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return true;
+  if (errno != ENOENT || folder.find_last_of('/') == 0 || folder.find('/') == std::string::npos) return false;
+  return make_folders(folder_of(folder)) && (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST);
+}
+
+/** A name of this process's own: it holds the folder's lock, so what is there was left behind. */
+std::string temporary_name(const std::string& path) { return path + ".tmp"; }
+
+/** Without a name where the file system can do that: then nothing stays behind, whatever becomes of the process. */
+int open_unnamed(const std::string& path, const std::string& folder) {
+  const int file = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
+  if (file >= 0) return file;
+  return open(temporary_name(path).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+}
+
+}  // namespace
+
+SharedPages::~SharedPages() { munmap(address_, num_bytes_); }
+
+void SharedPages::make_read_only() { mprotect(address_, num_bytes_, PROT_READ); }
+
+PackedReader::PackedReader(std::shared_ptr<SharedPages> pages) : pages_(std::move(pages)), offset_(kPage) {}
+
+std::unique_ptr<PackedReader> PackedReader::open(const std::string& path, const std::string& key) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (file < 0) return nullptr;
+  Header header;
+  struct stat status;
+  const bool whole = fstat(file, &status) == 0 && S_ISREG(status.st_mode) &&
+                     pread(file, &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header)) &&
+                     header.num_bytes == status.st_size;
+  const Header expected = header_for(key, status.st_size);
+  void* address = MAP_FAILED;
+  if (whole && std::memcmp(&header, &expected, sizeof(header)) == 0) {
+    address = mmap(nullptr, status.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, file, 0);
+  }
+  close(file);
+  if (address == MAP_FAILED) return nullptr;
+  return std::unique_ptr<PackedReader>(
+      new PackedReader(std::make_shared<SharedPages>(address, status.st_size)));
+}
+
+const uint8_t* PackedReader::next(int64_t num_bytes) {
+  if (num_bytes > pages_->num_bytes() - offset_) return nullptr;
+  const uint8_t* const at = pages_->data() + offset_;
+  offset_ += whole_pages(num_bytes);
+  return at;
+}
+
+PackedWriter::PackedWriter(std::string path, std::string key, int folder, int file)
+    : path_(std::move(path)), key_(std::move(key)), folder_(folder), file_(file), num_bytes_(kPage) {}
+
+std::unique_ptr<PackedWriter> PackedWriter::create(const std::string& path, const std::string& key) {
+  const std::string folder_name = folder_of(path);
+  if (!make_folders(folder_name)) return nullptr;
+  const int folder = open(folder_name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder < 0) return nullptr;
+  // Where there are no locks, two processes may both pack; each renames a whole file.
+  while (flock(folder, LOCK_EX) != 0 && errno == EINTR) continue;
+  const int file = open_unnamed(path, folder_name);
+  if (file < 0) {
+    close(folder);
+    return nullptr;
+  }
+  return std::unique_ptr<PackedWriter>(new PackedWriter(path, key, folder, file));
+}
+
+PackedWriter::~PackedWriter() {
+  close(file_);
+  unlink(temporary_name(path_).c_str());
+  // The lock goes with it.
+  close(folder_);
+}
+
+std::shared_ptr<SharedPages> PackedWriter::append(int64_t num_bytes) {
+  const int64_t size = whole_pages(num_bytes);
+  // Mapped pages without room on the disk would end the process when they are written.
+  if (posix_fallocate(file_, num_bytes_, size) != 0) return nullptr;
+  void* const address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file_, num_bytes_);
+  if (address == MAP_FAILED) return nullptr;
+  num_bytes_ += size;
+  return std::make_shared<SharedPages>(address, size);
+}
+
+bool PackedWriter::finish() {
+  const Header header = header_for(key_, num_bytes_);
+  if (pwrite(file_, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) return false;
+  // Its pages must be there before its name is: a crash in between may not leave a whole header on empty pages.
+  if (fdatasync(file_) != 0) return false;
+  const std::string temporary = temporary_name(path_);
+  const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
+  struct stat status;
+  if (fstat(file_, &status) != 0) return false;
+  if (status.st_nlink == 0) {
+    unlink(temporary.c_str());
+    if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, temporary.c_str(), AT_SYMLINK_FOLLOW) != 0) return false;
+  }
+  return std::rename(temporary.c_str(), path_.c_str()) == 0;
+}
+
+}  // namespace vllm_pd
