@@ -23,8 +23,8 @@ namespace vllm_pd {
 namespace {
 
 /**
- * More copy no faster: two or so fill a memory channel's share, and the engine computes beside them. The thread that
- * reads are queued on is one of them.
+ * More copy no faster: two or so fill a memory channel's share, and the engine computes beside them. The
+ * thread that reads are queued on is one of them.
  */
 int num_transfer_threads() {
   const int num_cores = static_cast<int>(std::thread::hardware_concurrency());
@@ -158,7 +158,8 @@ std::vector<uint8_t> to_bytes(const Napi::Value& value) {
 /** Six whole numbers in the order of KvLayout. */
 KvLayout to_layout(const Napi::Value& value) {
   const auto numbers = value.As<Napi::Array>();
-  return {to_int(numbers[0u]), to_int(numbers[1u]), to_int(numbers[2u]), to_int(numbers[3u]),
+  return {to_int(numbers[0u]), to_int(numbers[1u]),
+          to_int(numbers[2u]), to_int(numbers[3u]),
           to_int(numbers[4u]), to_int(numbers[5u]) == 1 ? KvDtype::kBF16 : KvDtype::kF32};
 }
 
@@ -203,8 +204,8 @@ Napi::Value default_dtype(const Napi::CallbackInfo& info) {
                            cpu::default_weight_type() == WeightType::kBFloat16 ? "bfloat16" : "float32");
 }
 
-// hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex: numBlocks * 64
-// bytes to write to)
+// hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex:
+// numBlocks * 64 bytes to write to)
 Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
   const auto token_ids = info[1].As<Napi::Uint32Array>();
   const auto block_size = static_cast<size_t>(to_int(info[2]));
@@ -386,7 +387,8 @@ WeightOptions to_weight_options(const Napi::Value& value) {
   if (object.Get("cache").IsObject()) {
     const auto cache = object.Get("cache").As<Napi::Object>();
     const auto paths = cache.Get("paths").As<Napi::Array>();
-    for (uint32_t i = 0; i < paths.Length(); ++i) options.cache_paths.push_back(paths.Get(i).As<Napi::String>());
+    for (uint32_t i = 0; i < paths.Length(); ++i)
+      options.cache_paths.push_back(paths.Get(i).As<Napi::String>());
     options.cache_key = cache.Get("key").As<Napi::String>();
   }
   return options;

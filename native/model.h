@@ -25,7 +25,7 @@ struct ModelConfig {
   bool output_bias;
   bool mlp_bias;
   bool tie_word_embeddings;
-  std::vector<float> inv_freq;         // (rotary_dim / 2)
+  std::vector<float> inv_freq;          // (rotary_dim / 2)
   std::vector<int64_t> no_rope_layers;  // ascending
   float rope_attention_scaling;
 };

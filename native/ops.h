@@ -94,8 +94,8 @@ class Ops {
   virtual void pack(const MatrixShape& shape, RowSource source, const void* context, uint8_t* out) = 0;
 
   /**
-   * A matrix of what `pack` wrote. `owner` keeps `packed` where it is; a backend that copies it to a device lets
-   * go of it.
+   * A matrix of what `pack` wrote. `owner` keeps `packed` where it is; a backend that copies it to a device
+   * lets go of it.
    */
   virtual std::unique_ptr<PackedMatrix> open(const MatrixShape& shape, const uint8_t* packed,
                                              std::shared_ptr<const void> owner) = 0;

@@ -57,7 +57,8 @@ bool make_folders(const std::string& folder) {
 /** A name of this process's own: it holds the folder's lock, so what is there was left behind. */
 std::string temporary_name(const std::string& path) { return path + ".tmp"; }
 
-/** Without a name where the file system can do that: then nothing stays behind, whatever becomes of the process. */
+/** Without a name where the file system can do that: then nothing stays behind, whatever becomes of the
+ * process. */
 int open_unnamed(const std::string& path, const std::string& folder) {
   const int file = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
   if (file >= 0) return file;
@@ -136,7 +137,8 @@ std::shared_ptr<SharedPages> PackedWriter::append(int64_t num_bytes) {
 bool PackedWriter::finish() {
   const Header header = header_for(key_, num_bytes_);
   if (pwrite(file_, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) return false;
-  // Its pages must be there before its name is: a crash in between may not leave a whole header on empty pages.
+  // Its pages must be there before its name is: a crash in between may not leave a whole header on empty
+  // pages.
   if (fdatasync(file_) != 0) return false;
   const std::string temporary = temporary_name(path_);
   const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);

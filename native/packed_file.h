@@ -1,6 +1,6 @@
-// A file of packed matrices beside the model: written once, then mapped read-only by every process that uses the model,
-// so that they share its pages. Native byte order; a first page that names the contents, then the matrices, each at
-// whole pages.
+// A file of packed matrices beside the model: written once, then mapped read-only by every process that uses
+// the model, so that they share its pages. Native byte order; a first page that names the contents, then the
+// matrices, each at whole pages.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,8 @@ class PackedReader {
   int64_t offset_;
 };
 
-/** Writes such a file under no name, until it is whole. Holds its folder's lock: others wait rather than pack too. */
+/** Writes such a file under no name, until it is whole. Holds its folder's lock: others wait rather than pack
+ * too. */
 class PackedWriter {
  public:
   /** Makes the folder. Null where it cannot be written to. */
@@ -53,7 +54,8 @@ class PackedWriter {
 
   /** Room for the next matrix, already on the disk. Null when the disk is full. */
   std::shared_ptr<SharedPages> append(int64_t num_bytes);
-  /** Puts the file in place of what is there. False when the disk would not have it; the pages stay usable. */
+  /** Puts the file in place of what is there. False when the disk would not have it; the pages stay usable.
+   */
   bool finish();
 
  private:

@@ -1,5 +1,5 @@
-// A model's matrices in their backend's packed form: mapped from a file where there is one, else packed, and kept in one
-// where that can be done.
+// A model's matrices in their backend's packed form: mapped from a file where there is one, else packed, and
+// kept in one where that can be done.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,8 @@ struct WeightOptions {
 /** How a model came by its packed weights. */
 enum class WeightSource { kMapped, kWritten, kMemory };
 
-/** The disk has no room for the file, or its contents are not this model's; whoever loads begins again without one. */
+/** The disk has no room for the file, or its contents are not this model's; whoever loads begins again
+ * without one. */
 class CacheUnusable : public std::exception {};
 
 /** Hands out the matrices in the order in which they are asked for. */

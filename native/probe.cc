@@ -210,7 +210,8 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
   const auto is = [&](const char* name, size_t num_sizes) { return kind == name && s.size() == num_sizes; };
   const int num_threads = s.empty() ? 0 : static_cast<int>(s[0]);
   const auto type = [&](size_t index) {
-    if (s[index] < 0 || s[index] > 2) throw Error("INVALID_ARGUMENT", "There is no weight type " + std::to_string(s[index]) + ".");
+    if (s[index] < 0 || s[index] > 2)
+      throw Error("INVALID_ARGUMENT", "There is no weight type " + std::to_string(s[index]) + ".");
     return static_cast<WeightType>(s[index]);
   };
   if (is("fma", 3)) return std::make_unique<FmaProbe>(num_threads, s[1], type(2));
@@ -220,14 +221,10 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
     return std::make_unique<MatmulProbe>(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});
   }
   if (is("attention", 10)) {
-    return std::make_unique<AttentionProbe>(num_threads,
-                                            AttentionSizes{s[1],
-                                                           s[2],
-                                                           s[3],
-                                                           s[4],
-                                                           {s[5], s[6], s[7], 0},
-                                                           s[8],
-                                                           s[9] == 1 ? KvDtype::kBF16 : KvDtype::kF32});
+    return std::make_unique<AttentionProbe>(
+        num_threads,
+        AttentionSizes{
+            s[1], s[2], s[3], s[4], {s[5], s[6], s[7], 0}, s[8], s[9] == 1 ? KvDtype::kBF16 : KvDtype::kF32});
   }
   throw Error("INVALID_ARGUMENT",
               "There is no probe '" + kind + "' of " + std::to_string(s.size()) + " sizes.");

@@ -1,5 +1,5 @@
-// AMX's tile registers as functions. Tests build the kernels with VLLM_PD_AMX_TILES naming a header that does the
-// same in plain C++, for machines without AMX.
+// AMX's tile registers as functions. Tests build the kernels with VLLM_PD_AMX_TILES naming a header that does
+// the same in plain C++, for machines without AMX.
 #pragma once
 
 #if defined(VLLM_PD_AMX_TILES)
@@ -19,10 +19,9 @@ struct alignas(64) TileConfig {
   uint8_t num_rows[16] = {};
 };
 
-// In assembly: GCC 12's intrinsics paste the tile's number into it as written, so a template's argument will not do.
-inline void configure_tiles(const TileConfig& config) {
-  asm volatile("ldtilecfg %0" : : "m"(config));
-}
+// In assembly: GCC 12's intrinsics paste the tile's number into it as written, so a template's argument will
+// not do.
+inline void configure_tiles(const TileConfig& config) { asm volatile("ldtilecfg %0" : : "m"(config)); }
 inline void release_tiles() { asm volatile("tilerelease" : : : "memory"); }
 template <int kTile>
 inline void zero_tile() {

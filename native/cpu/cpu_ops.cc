@@ -37,8 +37,7 @@ class CpuOps : public Ops {
 
   void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) override {
     const PanelMatrix& panels = panels_of(table);
-    for_rows(num_rows, table.k(),
-             [&](int64_t row) { panels.read_row(ids[row], out + row * table.k()); });
+    for_rows(num_rows, table.k(), [&](int64_t row) { panels.read_row(ids[row], out + row * table.k()); });
   }
 
   void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
@@ -193,7 +192,8 @@ class CpuOps : public Ops {
     const int64_t stride = (row_bytes + 63) / 64 * 64 + 64;
     if (static_cast<int64_t>(rows_.size()) < num_rows * stride + 64) rows_.resize(num_rows * stride + 64);
     if (static_cast<int64_t>(row_scales_.size()) < num_rows) row_scales_.resize(num_rows);
-    auto* const data = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(rows_.data()) + 63) & ~uintptr_t{63});
+    auto* const data =
+        reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(rows_.data()) + 63) & ~uintptr_t{63});
     for_rows(num_rows, k, [&](int64_t row) {
       if (int8) {
         row_scales_[row] = kernels_.quantize_row(a + row * k, k, w.padded_k(), data + row * stride);
@@ -211,10 +211,12 @@ class CpuOps : public Ops {
     const auto kernel = w.type() == WeightType::kFloat32    ? kernels_.matmul_f32
                         : w.type() == WeightType::kBFloat16 ? kernels_.matmul_bf16
                                                             : kernels_.matmul_int8;
-    const int64_t tile_rows = w.type() == WeightType::kFloat32 ? kernels_.f32_tile_rows : kernels_.narrow_tile_rows;
+    const int64_t tile_rows =
+        w.type() == WeightType::kFloat32 ? kernels_.f32_tile_rows : kernels_.narrow_tile_rows;
     const int64_t n = w.n();
     const int64_t panels = num_panels(n);
-    const int64_t rows_a_task = std::max<int64_t>(tile_rows, kTaskBytes / rows.stride / tile_rows * tile_rows);
+    const int64_t rows_a_task =
+        std::max<int64_t>(tile_rows, kTaskBytes / rows.stride / tile_rows * tile_rows);
     const int64_t row_blocks = (num_rows + rows_a_task - 1) / rows_a_task;
     const int64_t wanted_tasks = 4 * threads_.num_threads();
     const int64_t splits =

@@ -1,5 +1,5 @@
-// How one step of a packed panel (packed_matrix.h) is multiplied with rows, by what the instruction set has for it:
-// for each narrow weight type a Format with its row's elements, its sums, and the step itself.
+// How one step of a packed panel (packed_matrix.h) is multiplied with rows, by what the instruction set has
+// for it: for each narrow weight type a Format with its row's elements, its sums, and the step itself.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -97,7 +97,8 @@ struct Bf16Format {
 
 #if defined(__AVX512VNNI__)
 
-/** vpdpbusd multiplies unsigned rows with signed weights: rows are shifted up by 128, which `finish` takes back. */
+/** vpdpbusd multiplies unsigned rows with signed weights: rows are shifted up by 128, which `finish` takes
+ * back. */
 struct Int8Format {
   using Sums = I16;
   using Element = uint8_t;
@@ -116,8 +117,8 @@ struct Int8Format {
 #elif defined(__AVX2__)
 
 /**
- * Weights are widened to 16 bits where they lie, bytes 0 and 2 of each four, then 1 and 3; a row's four follow in
- * that order.
+ * Weights are widened to 16 bits where they lie, bytes 0 and 2 of each four, then 1 and 3; a row's four
+ * follow in that order.
  */
 struct Int8Format {
   using Sums = I16;
@@ -132,7 +133,9 @@ struct Int8Format {
   VLLM_PD_INLINE static NativeInt widen_low(NativeInt v) {
     return (NativeInt)_mm512_srai_epi16(_mm512_slli_epi16((__m512i)v, 8), 8);
   }
-  VLLM_PD_INLINE static NativeInt widen_high(NativeInt v) { return (NativeInt)_mm512_srai_epi16((__m512i)v, 8); }
+  VLLM_PD_INLINE static NativeInt widen_high(NativeInt v) {
+    return (NativeInt)_mm512_srai_epi16((__m512i)v, 8);
+  }
   VLLM_PD_INLINE static NativeInt add_products(NativeInt sum, NativeInt a, NativeInt b) {
     return sum + (NativeInt)_mm512_madd_epi16((__m512i)a, (__m512i)b);
   }
@@ -140,7 +143,9 @@ struct Int8Format {
   VLLM_PD_INLINE static NativeInt widen_low(NativeInt v) {
     return (NativeInt)_mm256_srai_epi16(_mm256_slli_epi16((__m256i)v, 8), 8);
   }
-  VLLM_PD_INLINE static NativeInt widen_high(NativeInt v) { return (NativeInt)_mm256_srai_epi16((__m256i)v, 8); }
+  VLLM_PD_INLINE static NativeInt widen_high(NativeInt v) {
+    return (NativeInt)_mm256_srai_epi16((__m256i)v, 8);
+  }
   VLLM_PD_INLINE static NativeInt add_products(NativeInt sum, NativeInt a, NativeInt b) {
     return sum + (NativeInt)_mm256_madd_epi16((__m256i)a, (__m256i)b);
   }

@@ -55,8 +55,8 @@ std::vector<const Kernels*> available_kernels() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
   const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
-  // vdpbf16ps does twice the work of an FMA in the same time on AMD (Zen 4 and 5); on Intel it takes four times
-  // as long and loses to widening, so there it is only used when asked for.
+  // vdpbf16ps does twice the work of an FMA in the same time on AMD (Zen 4 and 5); on Intel it takes four
+  // times as long and loses to widening, so there it is only used when asked for.
   const bool fast_bf16 = bf16 && !__builtin_cpu_is("intel");
   if (bf16 && has_amx()) available.push_back(&kernels_amx);
   if (fast_bf16) available.push_back(&kernels_avx512_bf16);

@@ -8,8 +8,8 @@ namespace vllm_pd::cpu {
 
 /**
  * The kernels of the best instruction set that this CPU has: `amx`, `avx512_bf16`, `avx512_vnni`, `avx512`,
- * `avx2` or `portable`. The environment variable VLLM_PD_ISA overrides the choice; throws INVALID_ARGUMENT when it
- * names one that is unknown or not to be had here.
+ * `avx2` or `portable`. The environment variable VLLM_PD_ISA overrides the choice; throws INVALID_ARGUMENT
+ * when it names one that is unknown or not to be had here.
  */
 const Kernels& chosen_kernels();
 

@@ -51,7 +51,7 @@ struct AttentionArgs {
   int64_t block_stride;
   int64_t block_size;
   int64_t sliding_window;  // keys that a query sees at most, its own included; 0 = all
-  float* out;  // (num_tokens, group_size, head_dim), tokens `out_stride` apart
+  float* out;              // (num_tokens, group_size, head_dim), tokens `out_stride` apart
   int64_t out_stride;
   float* scratch;  // attention_scratch_floats()
 };

@@ -1,5 +1,5 @@
-// Rows times packed bf16 or int8 panels in AMX tiles: up to 32 rows by one panel at a time, in four tiles of sums.
-// Every sum runs over k in order, one tile multiplication after the other, whatever the number of rows.
+// Rows times packed bf16 or int8 panels in AMX tiles: up to 32 rows by one panel at a time, in four tiles of
+// sums. Every sum runs over k in order, one tile multiplication after the other, whatever the number of rows.
 #pragma once
 
 #include "cpu/amx_tiles.h"
@@ -9,9 +9,9 @@
 namespace vllm_pd::cpu {
 namespace {
 
-constexpr int64_t kAmxRows = 16;       // of one tile
-constexpr int64_t kAmxRowBytes = 64;   // 16 columns, or one tile's k of a row
-constexpr int64_t kAmxSteps = 16;      // of a panel in one tile
+constexpr int64_t kAmxRows = 16;      // of one tile
+constexpr int64_t kAmxRowBytes = 64;  // 16 columns, or one tile's k of a row
+constexpr int64_t kAmxSteps = 16;     // of a panel in one tile
 constexpr int64_t kPanelStride = 4 * kPanel;
 
 struct AmxBf16 {
@@ -36,8 +36,8 @@ struct AmxInt8 {
   }
 };
 
-// Tiles 0 to 3: sums of (first rows, left), (first, right), (second rows, left), (second, right); 4 and 5: rows;
-// 6 and 7: the panel's left and right 16 columns.
+// Tiles 0 to 3: sums of (first rows, left), (first, right), (second rows, left), (second, right); 4 and 5:
+// rows; 6 and 7: the panel's left and right 16 columns.
 inline TileConfig tiles_for(int64_t first_rows, int64_t second_rows) {
   TileConfig config;
   const int64_t num_rows[8] = {first_rows, first_rows,  second_rows, second_rows,

@@ -34,7 +34,8 @@ VLLM_PD_INLINE V16 finish_sums(const I16& sums, const MatmulArgs& args, int64_t 
 
 /** Writes a tile's sums where it lies in the product; only `num_columns` of them exist. */
 template <typename Sums, int kRows>
-VLLM_PD_INLINE void store_tile(const MatmulArgs& args, int64_t row, int64_t column, const Sums sums[kRows][kNarrowVecs]) {
+VLLM_PD_INLINE void store_tile(const MatmulArgs& args, int64_t row, int64_t column,
+                               const Sums sums[kRows][kNarrowVecs]) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 2
@@ -92,14 +93,16 @@ VLLM_PD_INLINE void narrow_tile_of(int64_t rows, const MatmulArgs& args, int64_t
 template <typename Format>
 void matmul_narrow(const MatmulArgs& args) {
   const int64_t panel_bytes = args.k / Format::kStepK * kStepBytes;
-  for (int64_t column = args.panel_begin * kPanel; column < args.panel_end * kPanel; column += kNarrowColumns) {
+  for (int64_t column = args.panel_begin * kPanel; column < args.panel_end * kPanel;
+       column += kNarrowColumns) {
     const uint8_t* const panel = static_cast<const uint8_t*>(args.panels) + column / kPanel * panel_bytes;
     for (int64_t row = 0; row < args.num_rows; row += kNarrowRows) {
       const int64_t rows = args.num_rows - row < kNarrowRows ? args.num_rows - row : kNarrowRows;
-      // The next panel comes from afar, and no prefetcher sees it coming while rows are gone through: the first two
-      // tiles ask for the two lines of each of its steps.
+      // The next panel comes from afar, and no prefetcher sees it coming while rows are gone through: the
+      // first two tiles ask for the two lines of each of its steps.
       const int64_t line = row / kNarrowRows * 64;
-      const bool more = column / kPanel + 1 < args.panel_end && line < kStepBytes && args.num_rows > kNarrowRows;
+      const bool more =
+          column / kPanel + 1 < args.panel_end && line < kStepBytes && args.num_rows > kNarrowRows;
       narrow_tile_of<Format, kNarrowRows>(rows, args, row, column, more ? panel + panel_bytes + line : panel);
     }
   }

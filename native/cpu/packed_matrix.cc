@@ -17,9 +17,12 @@ constexpr int64_t kStepBytes = 4 * kPanel;
 /** Consecutive k of one column in one step. */
 int64_t step_k(WeightType type) {
   switch (type) {
-    case WeightType::kFloat32: return 1;
-    case WeightType::kBFloat16: return 2;
-    case WeightType::kInt8: return 4;
+    case WeightType::kFloat32:
+      return 1;
+    case WeightType::kBFloat16:
+      return 2;
+    case WeightType::kInt8:
+      return 4;
   }
   __builtin_unreachable();
 }
@@ -67,9 +70,7 @@ int64_t padded_k(const MatrixShape& shape) {
 
 int64_t num_panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 
-int64_t panel_bytes(const MatrixShape& shape) {
-  return padded_k(shape) / step_k(shape.type) * kStepBytes;
-}
+int64_t panel_bytes(const MatrixShape& shape) { return padded_k(shape) / step_k(shape.type) * kStepBytes; }
 
 int64_t packed_bytes(const MatrixShape& shape) {
   const int64_t of_a_column = shape.type == WeightType::kInt8 ? sizeof(float) + sizeof(int32_t) : 0;
@@ -104,7 +105,8 @@ PanelMatrix::PanelMatrix(const MatrixShape& shape, const uint8_t* packed, std::s
 }
 
 void PanelMatrix::read_row(int64_t n, float* out) const {
-  const uint8_t* const column = packed_ + n / kPanel * panel_bytes({this->n(), k(), type()}) + 4 * (n % kPanel);
+  const uint8_t* const column =
+      packed_ + n / kPanel * panel_bytes({this->n(), k(), type()}) + 4 * (n % kPanel);
   for (int64_t i = 0; i < k(); ++i) {
     const int64_t of_a_step = step_k(type());
     const uint8_t* const at = column + i / of_a_step * kStepBytes + i % of_a_step * (4 / of_a_step);

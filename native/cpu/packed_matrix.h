@@ -1,6 +1,7 @@
-// How the CPU backend lays out weights: panels of kPanel columns, in steps of 128 bytes. One step holds as many
-// consecutive k of each column as fill four bytes: 1 float32, 2 bfloat16 or 4 int8. That is what vdpbf16ps,
-// vpdpbusd and AMX tiles take, and the other instruction sets read it as well, so all share one packed form.
+// How the CPU backend lays out weights: panels of kPanel columns, in steps of 128 bytes. One step holds as
+// many consecutive k of each column as fill four bytes: 1 float32, 2 bfloat16 or 4 int8. That is what
+// vdpbf16ps, vpdpbusd and AMX tiles take, and the other instruction sets read it as well, so all share one
+// packed form.
 #pragma once
 
 #include <cstdint>

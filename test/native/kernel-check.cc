@@ -1,0 +1,165 @@
+// Compares one build's matrix products with plain ones: bf16 within rounding, int8 exactly. Prints the first
+// that differs and ends with 1. Built by kernel-check.test.ts, with AMX's tiles done in plain C++.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "bfloat16.h"
+#include "cpu/kernels.h"
+#include "cpu/packed_matrix.h"
+
+namespace vllm_pd::cpu {
+extern const Kernels VLLM_PD_KERNELS;
+}
+
+using namespace vllm_pd;
+using namespace vllm_pd::cpu;
+
+namespace {
+
+uint32_t state = 1;
+float random_float() {
+  state = state * 1664525u + 1013904223u;
+  return static_cast<float>(static_cast<int32_t>(state)) * 0x1p-31f;
+}
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  std::exit(1);
+}
+
+struct Problem {
+  int64_t num_rows;
+  int64_t k;
+  int64_t n;
+  std::vector<float> a;        // (num_rows, k)
+  std::vector<float> weights;  // (n, k)
+  std::vector<float> init;     // (num_rows, n)
+};
+
+void copy_row(const void* context, int64_t n, float* out) {
+  const auto& problem = *static_cast<const Problem*>(context);
+  std::copy_n(problem.weights.data() + n * problem.k, problem.k, out);
+}
+
+struct Multiplier {
+  Multiplier(const Problem& problem, WeightType type)
+      : problem(problem), shape{problem.n, problem.k, type}, packed(packed_bytes(shape) + 64) {
+    bytes = reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(packed.data()) + 63) & ~uintptr_t{63});
+    std::vector<float> row(problem.k);
+    for (int64_t p = 0; p < num_panels(problem.n); ++p)
+      pack_panel(shape, p, copy_row, &problem, row.data(), bytes);
+    matrix = std::make_unique<PanelMatrix>(shape, bytes, nullptr);
+  }
+
+  /** Rows [begin, end) at once, added to `init`. */
+  std::vector<float> multiply(int64_t begin, int64_t end) {
+    const bool int8 = shape.type == WeightType::kInt8;
+    const Kernels& kernels = VLLM_PD_KERNELS;
+    const int64_t element = int8 ? kernels.int8_row_element : kernels.bf16_row_element;
+    MatmulArgs args{};
+    args.a_stride = matrix->padded_k() * element + 64;
+    args.num_rows = end - begin;
+    std::vector<uint8_t> rows(args.num_rows * args.a_stride + 64, 0xff);
+    std::vector<float> scales(args.num_rows);
+    for (int64_t r = 0; r < args.num_rows; ++r) {
+      const float* const from = problem.a.data() + (begin + r) * problem.k;
+      uint8_t* const to = rows.data() + r * args.a_stride;
+      if (int8) {
+        scales[r] = kernels.quantize_row(from, problem.k, matrix->padded_k(), to);
+      } else {
+        kernels.round_row(from, problem.k, matrix->padded_k(), to);
+      }
+    }
+    std::vector<float> out(args.num_rows * problem.n + 16, 7.0f);
+    args.a = rows.data();
+    args.k = matrix->padded_k();
+    args.panels = matrix->panels();
+    args.panel_end = num_panels(problem.n);
+    args.n = problem.n;
+    args.init = problem.init.data() + begin * problem.n;
+    args.init_stride = problem.n;
+    args.out = out.data();
+    args.row_scales = scales.data();
+    args.column_scales = matrix->scales();
+    args.column_sums = matrix->sums();
+    (int8 ? kernels.matmul_int8 : kernels.matmul_bf16)(args);
+    for (size_t i = args.num_rows * problem.n; i < out.size(); ++i) {
+      if (out[i] != 7.0f) fail("wrote beyond the product");
+    }
+    return out;
+  }
+
+  const Problem& problem;
+  MatrixShape shape;
+  std::vector<uint8_t> packed;
+  uint8_t* bytes;
+  std::unique_ptr<PanelMatrix> matrix;
+};
+
+/** What element (row, column) should be; `tolerance` how far off it may be. */
+double expected(const Multiplier& m, int64_t row, int64_t column, double* tolerance) {
+  const Problem& p = m.problem;
+  std::vector<float> weights(p.k);
+  m.matrix->read_row(column, weights.data());
+  const float* const a = p.a.data() + row * p.k;
+  const double init = p.init[row * p.n + column];
+  double sum = 0;
+  double magnitude = std::fabs(init);
+  float largest = 0;
+  for (int64_t i = 0; i < p.k; ++i) largest = std::max(largest, std::fabs(a[i]));
+  for (int64_t i = 0; i < p.k; ++i) {
+    const double rounded = m.shape.type == WeightType::kInt8
+                               ? std::nearbyint(a[i] * (127.0f / largest)) * (largest / 127.0)
+                               : from_bfloat16(to_bfloat16(a[i]));
+    sum += rounded * weights[i];
+    magnitude += std::fabs(rounded * weights[i]);
+  }
+  *tolerance = 1e-5 * magnitude;
+  return sum + init;
+}
+
+bool check(WeightType type, int64_t num_rows, int64_t k, int64_t n) {
+  Problem problem{num_rows, k, n, {}, {}, {}};
+  for (auto [floats, count] : {std::pair(&problem.a, num_rows * k), std::pair(&problem.weights, n * k),
+                               std::pair(&problem.init, num_rows * n)}) {
+    for (int64_t i = 0; i < count; ++i) floats->push_back(random_float());
+  }
+  Multiplier multiplier(problem, type);
+  const std::vector<float> all = multiplier.multiply(0, num_rows);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const std::vector<float> alone = multiplier.multiply(row, row + 1);
+    for (int64_t column = 0; column < n; ++column) {
+      double tolerance;
+      const double wanted = expected(multiplier, row, column, &tolerance);
+      const float received = all[row * n + column];
+      if (std::fabs(received - wanted) <= tolerance && alone[column] == received) continue;
+      std::fprintf(
+          stderr,
+          "type %d, %ld x %ld x %ld, row %ld, column %ld: expected %.9g, among others %.9g, alone %.9g\n",
+          static_cast<int>(type), num_rows, k, n, row, column, wanted, received, alone[column]);
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+int main() {
+  int num_checked = 0;
+  for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
+    for (const int64_t num_rows : {1, 2, 15, 16, 17, 31, 32, 33, 47, 70}) {
+      for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 32}, {37, 51}, {130, 16}, {200, 65}}) {
+        if (!check(type, num_rows, k, n)) return 1;
+        ++num_checked;
+      }
+    }
+  }
+  std::printf("%s: %d products\n", VLLM_PD_KERNELS.isa, num_checked);
+  return 0;
+}
