@@ -40,6 +40,11 @@ export default class ModelInspect extends BaseCommand {
   }
 }
 
+function windowOf({ sliding_window: window, num_hidden_layers: numLayers }: ModelReport): string {
+  if (!window) return 'none';
+  return `${window.size.toLocaleString('en')} tokens in ${window.num_layers} of ${numLayers} layers`;
+}
+
 async function table(report: ModelReport): Promise<string> {
   const { default: Table } = await import('cli-table3');
   const count = (value: number) => value.toLocaleString('en');
@@ -67,12 +72,18 @@ async function table(report: ModelReport): Promise<string> {
     ],
     ['rope', [type, ...rope].join(', ')],
     ['context', `${count(report.max_position_embeddings)} tokens`],
+    ['sliding window', windowOf(report)],
     ['KV per token', `${count(report.kv_bytes_per_token)} bytes`],
     [`KV per block of ${report.block_size}`, `${count(report.kv_bytes_per_block)} bytes`],
     ['vocabulary', `${count(report.vocab_size)} (tokenizer: ${count(report.tokenizer_size)})`],
     ['end tokens', report.eos_token_ids.join(', ') || 'none'],
     ['suppressed tokens', count(report.num_suppressed_tokens)],
     ['answer as history', roundTrips[report.history_round_trip]],
+    ...report.history_changes.map((change): [string, string] => [
+      `  ${change.answer.replace('_', ' ')}`,
+      `this template changes it: generated KV cannot be reused past token ${change.num_reusable_tokens} of ` +
+        `${change.num_tokens} (${JSON.stringify(change.generated)} → ${JSON.stringify(change.rendered)})`,
+    ]),
   );
   return out.toString();
 }

@@ -114,7 +114,8 @@ function notes({ run, modes }: RunSummary): string {
   for (const [name, mode] of Object.entries(modes)) {
     if (mode.num_template_mismatches === 0) continue;
     lines.push(
-      `! ${mode.num_template_mismatches} prompts (${name}) did not begin with the tokens of the turn before.`,
+      `! ${mode.num_template_mismatches} prompts (${name}) did not begin with the tokens of the turn before: ` +
+        'see `vllm-pd model inspect`; where only the split differs, --reuse-token-ids helps.',
     );
   }
   return lines.join('\n');

@@ -43,7 +43,10 @@ export class ChatTemplate {
     this.#template = template;
   }
 
-  /** Reads `chat_template.jinja`, else `chat_template` of tokenizer_config.json. Throws BAD_FILE if neither parses. */
+  /**
+   * Reads `chat_template.jinja`, else `chat_template` of chat_template.json or of tokenizer_config.json. Throws BAD_FILE
+   * if what is there does not parse.
+   */
   static async load(modelPath: string, tokenizer: Tokenizer): Promise<ChatTemplate> {
     const file = await readTextFile(modelPath, 'chat_template.jinja');
     const source = file ?? (await templateOfConfig(modelPath));
@@ -90,8 +93,11 @@ export class ChatTemplate {
 }
 
 async function templateOfConfig(modelPath: string): Promise<string | null> {
-  const json = (await readJsonFile(modelPath, 'tokenizer_config.json')) ?? {};
-  const found = parseAs(templateSchema, json, modelPath, 'tokenizer_config.json').chat_template;
+  const own = 'chat_template.json';
+  const ownJson = await readJsonFile(modelPath, own);
+  const name = ownJson === undefined ? 'tokenizer_config.json' : own;
+  const json = ownJson ?? (await readJsonFile(modelPath, name)) ?? {};
+  const found = parseAs(templateSchema, json, modelPath, name).chat_template;
   if (found == null || typeof found === 'string') return found ?? null;
   return found.find(({ name }) => name === 'default')?.template ?? null;
 }

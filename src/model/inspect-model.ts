@@ -1,6 +1,7 @@
 // What `vllm-pd model inspect` shows: everything about a model folder that decides what serving it costs.
 import type { Backend } from '../config.js';
 import { hasCheckpoint, readCheckpoint } from './checkpoint.js';
+import { type HistoryChange, historyChanges } from './history-changes.js';
 import { type HistoryRoundTrip, historyRoundTrip } from './history-round-trip.js';
 import type { ModelConfig } from './model-config.js';
 import { loadModelTexts } from './model-folder.js';
@@ -30,6 +31,8 @@ export interface ModelReport {
   readonly tie_word_embeddings: boolean;
   readonly rope: RopeParameters;
   readonly max_position_embeddings: number;
+  /** Keys that a query sees, and in how many of the layers; null = all in all. */
+  readonly sliding_window: { readonly size: number; readonly num_layers: number } | null;
   readonly vocab_size: number;
   readonly tokenizer_size: number;
   readonly block_size: number;
@@ -38,6 +41,8 @@ export interface ModelReport {
   readonly eos_token_ids: readonly number[];
   readonly num_suppressed_tokens: number;
   readonly history_round_trip: HistoryRoundTrip;
+  /** Kinds of answers that the chat template changes. */
+  readonly history_changes: readonly HistoryChange[];
 }
 
 /** KV is kept in float32. */
@@ -64,6 +69,10 @@ export async function inspectModel(modelPath: string, blockSize: number): Promis
     tie_word_embeddings: config.tieWordEmbeddings,
     rope: config.rope,
     max_position_embeddings: config.maxPositionEmbeddings,
+    sliding_window: config.window && {
+      size: config.window.size,
+      num_layers: config.window.layers.length,
+    },
     vocab_size: config.vocabSize,
     tokenizer_size: tokenizer.vocabSize,
     block_size: blockSize,
@@ -72,6 +81,7 @@ export async function inspectModel(modelPath: string, blockSize: number): Promis
     eos_token_ids: generationConfig.eosTokenIds,
     num_suppressed_tokens: generationConfig.suppressTokens.length,
     history_round_trip: historyRoundTrip(texts),
+    history_changes: historyChanges(tokenizer, texts.chatTemplate),
   };
 }
 

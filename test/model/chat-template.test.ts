@@ -45,6 +45,13 @@ test('chat_template.jinja goes before tokenizer_config.json, and of several the 
   assert.is((await load(config(named), file)).renderChat([user('hi')]), 'from the file');
 });
 
+test('chat_template.json goes before tokenizer_config.json and behind the jinja file', async () => {
+  const json = { 'chat_template.json': { chat_template: 'from the json' } };
+  assert.is((await load(config('plain'), json)).renderChat([user('hi')]), 'from the json');
+  const both = { ...json, 'chat_template.jinja': 'from the file' };
+  assert.is((await load(config('plain'), both)).renderChat([user('hi')]), 'from the file');
+});
+
 test('a list of text parts is rendered as lines', async () => {
   const template = await load(config(source));
   const parts = [
