@@ -2,6 +2,7 @@
 #include "cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 
@@ -92,46 +93,34 @@ class CpuOps : public Ops {
 
   void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch,
                        const KvRegion& pool, int64_t layer, float* out) override {
-    struct Tile {
-      int64_t request;
-      int64_t token;
-      int64_t num_tokens;
-    };
+    const AttentionStep step{qkv, shape, batch, pool, layer, out};
+    tiles_.clear();
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     const int64_t tile_tokens = std::max<int64_t>(1, kTileQueries / group);
-    std::vector<Tile> tiles;
     for (int64_t request = 0; request < batch.num_requests(); ++request) {
       const int64_t end = batch.cu_seqlens_q[request + 1];
       for (int64_t token = batch.cu_seqlens_q[request]; token < end; token += tile_tokens) {
-        tiles.push_back({request, token, std::min(tile_tokens, end - token)});
+        for (int64_t kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
+          tiles_.push_back({request, token, std::min(tile_tokens, end - token), kv_head});
+        }
       }
     }
-    const KvLayout& layout = pool.layout;
-    const int64_t num_tiles = static_cast<int64_t>(tiles.size());
-    threads_.parallel_for(num_tiles * shape.num_kv_heads, [&](int64_t index, int thread) {
-      // The latest tokens, which see the most keys, are begun first, so that threads end together.
-      const Tile& tile = tiles[num_tiles - 1 - index / shape.num_kv_heads];
-      const int64_t kv_head = index % shape.num_kv_heads;
-      const uint8_t* const keys = pool.block(0) + layer * 2 * layout.kv_bytes() +
-                                  kv_head * layout.block_size * layout.head_dim * layout.element_bytes();
-      AttentionArgs args;
-      args.q = qkv + tile.token * shape.qkv_dim() + kv_head * group * shape.head_dim;
-      args.q_stride = shape.qkv_dim();
-      args.positions = batch.positions.data() + tile.token;
-      args.num_tokens = tile.num_tokens;
-      args.group_size = group;
-      args.head_dim = shape.head_dim;
-      args.block_table = batch.block_tables.data() + batch.cu_blocks[tile.request];
-      args.is_bfloat16 = layout.dtype == KvDtype::kBF16;
-      args.sliding_window = shape.sliding_window;
-      args.keys = keys;
-      args.values = keys + layout.kv_bytes();
-      args.block_stride = layout.block_bytes();
-      args.block_size = layout.block_size;
-      args.out = out + tile.token * shape.q_dim() + kv_head * group * shape.head_dim;
-      args.out_stride = shape.q_dim();
-      args.scratch = scratch(thread, attention_scratch_floats(tile.num_tokens * group, shape.head_dim));
-      kernels_.attention(args);
+    // The latest tokens, which see the most keys, are begun first, so that threads end together.
+    std::reverse(tiles_.begin(), tiles_.end());
+    plan_attention(step);
+    threads_.parallel_for(static_cast<int64_t>(pieces_.size()), [&](int64_t index, int thread) {
+      const Piece& piece = pieces_[index];
+      const Tile& tile = tiles_[piece.tile];
+      const AttentionArgs args = attention_args(step, tile, thread);
+      if (piece.span < 0) return kernels_.attention(args);
+      const int64_t state_floats = attention_state_floats(tile.num_tokens * args.group_size, args.head_dim);
+      float* const states = states_.data() + tile.first_state;
+      kernels_.attention_span(args, piece.span, states + (piece.span - tile.spans.begin) * state_floats);
+      // Whoever ends last has all spans before it.
+      const auto num_spans = tile.spans.end - tile.spans.begin;
+      if (spans_done_[piece.tile].fetch_add(1, std::memory_order_acq_rel) + 1 == num_spans) {
+        kernels_.attention_join(args, states, num_spans);
+      }
     });
   }
 
@@ -145,6 +134,8 @@ class CpuOps : public Ops {
  private:
   /** Queries of one attention tile: each packs its K and V anew, so many share it. */
   static constexpr int64_t kTileQueries = 256;
+  /** Tiles of at most this many queries are cut into spans wherever there is a thread to share them with. */
+  static constexpr int64_t kSplitQueries = 16;
   /** Of rows that one matmul task goes through for each panel: they stay in the second-level cache. */
   static constexpr int64_t kTaskBytes = 384 * 1024;
   /** Below this many floats a loop over rows costs less than telling another thread of it. */
@@ -155,6 +146,85 @@ class CpuOps : public Ops {
     std::vector<float>& floats = scratch_[thread];
     if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
     return floats.data();
+  }
+
+  /** What all tiles of one call share. */
+  struct AttentionStep {
+    const float* qkv;
+    const AttentionShape& shape;
+    const Batch& batch;
+    const KvRegion& pool;
+    int64_t layer;
+    float* out;
+  };
+
+  /** Tokens of one request, for one KV head. */
+  struct Tile {
+    int64_t request;
+    int64_t token;
+    int64_t num_tokens;
+    int64_t kv_head;
+    KeyRange spans = {0, 0};
+    int64_t first_state = 0;  // where its spans' states begin, in floats of states_
+  };
+
+  /** What one thread takes at a time: one span of a tile, or (span -1) all of it. */
+  struct Piece {
+    int64_t tile;
+    int64_t span;
+  };
+
+  AttentionArgs attention_args(const AttentionStep& step, const Tile& tile, int thread) {
+    const AttentionShape& shape = step.shape;
+    const KvLayout& layout = step.pool.layout;
+    const int64_t group = shape.num_heads / shape.num_kv_heads;
+    const int64_t head_dim = shape.head_dim;
+    AttentionArgs args;
+    args.q = step.qkv + tile.token * shape.qkv_dim() + tile.kv_head * group * head_dim;
+    args.q_stride = shape.qkv_dim();
+    args.positions = step.batch.positions.data() + tile.token;
+    args.num_tokens = tile.num_tokens;
+    args.group_size = group;
+    args.head_dim = head_dim;
+    args.block_table = step.batch.block_tables.data() + step.batch.cu_blocks[tile.request];
+    args.is_bfloat16 = layout.dtype == KvDtype::kBF16;
+    args.sliding_window = shape.sliding_window;
+    args.keys = step.pool.block(0) + step.layer * 2 * layout.kv_bytes() +
+                tile.kv_head * layout.block_size * head_dim * layout.element_bytes();
+    args.values = args.keys + layout.kv_bytes();
+    args.block_stride = layout.block_bytes();
+    args.block_size = layout.block_size;
+    args.out = step.out + tile.token * shape.q_dim() + tile.kv_head * group * head_dim;
+    args.out_stride = shape.q_dim();
+    args.scratch = scratch(thread, attention_scratch_floats(tile.num_tokens * group, head_dim));
+    return args;
+  }
+
+  /**
+   * Cuts tiles into spans where threads would otherwise wait for one another: always where one token decodes
+   * over a long context, and where there are few tiles. A span's state is as large as a tile's result.
+   */
+  void plan_attention(const AttentionStep& step) {
+    pieces_.clear();
+    const int64_t num_tiles = static_cast<int64_t>(tiles_.size());
+    const bool few = num_tiles < 2 * threads_.num_threads();
+    int64_t num_state_floats = 0;
+    for (int64_t i = 0; i < num_tiles; ++i) {
+      Tile& tile = tiles_[i];
+      const AttentionArgs args = attention_args(step, tile, 0);
+      const int64_t num_rows = tile.num_tokens * args.group_size;
+      tile.spans = spans_of(keys_of(args));
+      const int64_t num_spans = tile.spans.end - tile.spans.begin;
+      if (threads_.num_threads() == 1 || num_spans == 1 || !(few || num_rows <= kSplitQueries)) {
+        pieces_.push_back({i, -1});
+        continue;
+      }
+      tile.first_state = num_state_floats;
+      num_state_floats += num_spans * attention_state_floats(num_rows, args.head_dim);
+      for (int64_t span = tile.spans.begin; span < tile.spans.end; ++span) pieces_.push_back({i, span});
+    }
+    if (static_cast<int64_t>(states_.size()) < num_state_floats) states_.resize(num_state_floats);
+    if (num_state_floats > 0) spans_done_ = std::make_unique<std::atomic<int64_t>[]>(num_tiles);
   }
 
   void cache_row(const float* x, int64_t count, KvDtype dtype, uint8_t* out) const {
@@ -248,6 +318,12 @@ class CpuOps : public Ops {
   const Kernels& kernels_;
   ThreadPool threads_;
   std::vector<std::vector<float>> scratch_;
+
+  // Of one call of paged_attention; kept for the memory.
+  std::vector<Tile> tiles_;
+  std::vector<Piece> pieces_;
+  std::vector<float> states_;
+  std::unique_ptr<std::atomic<int64_t>[]> spans_done_;
   std::vector<uint8_t> rows_;
   std::vector<float> row_scales_;
 };

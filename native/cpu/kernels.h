@@ -12,6 +12,11 @@ constexpr int64_t kPanel = 32;
  * token's sums are formed the same way however its prompt was chunked.
  */
 constexpr int64_t kSegment = 64;
+/**
+ * Keys that one thread takes at a time of a long sequence, whole segments. Spans, too, lie on a fixed grid: the
+ * segments of each are merged on their own, then the spans in order, whoever computed them.
+ */
+constexpr int64_t kSpan = 8 * kSegment;
 
 struct MatmulArgs {
   /** (num_rows, k) as the kernel takes them: float32, or what `round_row` or `quantize_row` made of them. */
@@ -56,11 +61,44 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch_floats()
 };
 
-/** Floats that `attention` needs for a tile of `num_rows` = num_tokens * group_size queries. */
+/** Keys, spans or the like: [begin, end). */
+struct KeyRange {
+  int64_t begin;
+  int64_t end;
+};
+
+/** Positions that any query of the tile sees, from the beginning of a segment. */
+static inline KeyRange keys_of(const AttentionArgs& args) {
+  int64_t first = args.positions[0];
+  int64_t last = args.positions[0];
+  for (int64_t token = 1; token < args.num_tokens; ++token) {
+    const int64_t position = args.positions[token];
+    first = position < first ? position : first;
+    last = position > last ? position : last;
+  }
+  first = args.sliding_window > 0 ? first + 1 - args.sliding_window : 0;
+  return {first < 0 ? 0 : first / kSegment * kSegment, last + 1};
+}
+
+/** Numbers of the spans in which these keys lie. */
+static inline KeyRange spans_of(const KeyRange& keys) {
+  return {keys.begin / kSpan, (keys.end + kSpan - 1) / kSpan};
+}
+
+/** head_dim, padded to whole panels. */
+static inline int64_t value_dim_of(int64_t head_dim) { return (head_dim + kPanel - 1) / kPanel * kPanel; }
+
+/** Floats of what `attention_span` leaves behind of num_rows = num_tokens * group_size queries. */
+static inline int64_t attention_state_floats(int64_t num_rows, int64_t head_dim) {
+  return num_rows * (value_dim_of(head_dim) + 2);
+}
+
+/** Floats that the attention kernels need for a tile of `num_rows` queries. */
 static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
-  const int64_t value_dim = (head_dim + kPanel - 1) / kPanel * kPanel;
-  const int64_t packed = kSegment * (3 * head_dim + value_dim);
-  return packed + num_rows * (head_dim + kSegment + 2 * value_dim + 4);
+  const int64_t value_dim = value_dim_of(head_dim);
+  const int64_t packed = kSegment * (head_dim + value_dim);
+  const int64_t segment = num_rows * (head_dim + kSegment + value_dim + 2);
+  return packed + segment + 2 * attention_state_floats(num_rows, head_dim);
 }
 
 struct Kernels {
@@ -79,6 +117,10 @@ struct Kernels {
   /** (k) floats as matmul_int8 takes them; returns the scale, the row's largest magnitude / 127. */
   float (*quantize_row)(const float* x, int64_t k, int64_t padded_k, void* out);
   void (*attention)(const AttentionArgs& args);
+  /** The same in pieces: one span into `state`, attention_state_floats() of it… */
+  void (*attention_span)(const AttentionArgs& args, int64_t span, float* state);
+  /** …and all spans' states, one after the other and in order, into args.out. */
+  void (*attention_join)(const AttentionArgs& args, const float* states, int64_t num_states);
   /** out (dim) = x / sqrt(mean(x²) + eps) * weight; out may be x. */
   void (*rms_norm)(const float* x, int64_t dim, const float* weight, float eps, float* out);
   /** Rounds (count) floats to bfloat16, ties to even. */

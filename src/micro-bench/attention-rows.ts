@@ -1,4 +1,5 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
+import type { KvCacheDtype } from '../config.js';
 import type { NativeModelConfig } from '../native.js';
 import { memoryRead, multiplyPeak, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
@@ -8,24 +9,33 @@ const numContextTokens = 4096;
 /** Requests that decode together, so that their K and V are more than caches hold. */
 const numDecodeRequests = 4;
 const blockSize = 16;
+const dtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16'];
 
 export function attentionGroups(model: NativeModelConfig, threads: readonly number[]): RowGroup[] {
   return threads.map((numThreads) => ({
     family: 'attention',
     rows: [
-      prefillRow(model, numThreads, 0),
-      prefillRow(model, numThreads, numContextTokens),
-      decodeRow(model, numThreads),
+      ...dtypes.flatMap((dtype) => [
+        prefillRow(model, numThreads, 0, dtype),
+        prefillRow(model, numThreads, numContextTokens, dtype),
+        decodeRow(model, numThreads, numDecodeRequests, dtype),
+        decodeRow(model, numThreads, 1, dtype),
+      ]),
     ],
   }));
 }
 
-function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig) {
-  return { numLayers, numHeads, numKvHeads, headDim, blockSize, dtype: 'float32' } as const;
+function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig, dtype: KvCacheDtype) {
+  return { numLayers, numHeads, numKvHeads, headDim, blockSize, dtype };
 }
 
-function prefillRow(model: NativeModelConfig, numThreads: number, contextTokens: number): RowPlan {
-  const shape = shapeOf(model);
+function prefillRow(
+  model: NativeModelConfig,
+  numThreads: number,
+  contextTokens: number,
+  dtype: KvCacheDtype,
+): RowPlan {
+  const shape = shapeOf(model, dtype);
   const spec = {
     kind: 'attention',
     numThreads,
@@ -38,7 +48,7 @@ function prefillRow(model: NativeModelConfig, numThreads: number, contextTokens:
   const numPairs = numPrefillTokens * contextTokens + (numPrefillTokens * (numPrefillTokens + 1)) / 2;
   const flops = 4 * shape.numLayers * shape.numHeads * shape.headDim * numPairs;
   return {
-    name: `prefill ${numPrefillTokens} over ${contextTokens}`,
+    name: `prefill ${numPrefillTokens} over ${contextTokens} ${dtype}`,
     threads: numThreads,
     unit: 'GFLOP/s',
     limit: 'FMA peak',
@@ -46,20 +56,26 @@ function prefillRow(model: NativeModelConfig, numThreads: number, contextTokens:
   };
 }
 
-function decodeRow(model: NativeModelConfig, numThreads: number): RowPlan {
-  const shape = shapeOf(model);
+function decodeRow(
+  model: NativeModelConfig,
+  numThreads: number,
+  numRequests: number,
+  dtype: KvCacheDtype,
+): RowPlan {
+  const shape = shapeOf(model, dtype);
   const spec = {
     kind: 'attention',
     numThreads,
-    numRequests: numDecodeRequests,
+    numRequests,
     numTokens: 1,
     numContextTokens: numContextTokens - 1,
     ...shape,
   } as const;
+  const elementBytes = dtype === 'bfloat16' ? 2 : 4;
   const numBytes =
-    4 * 2 * shape.numLayers * shape.numKvHeads * shape.headDim * numContextTokens * numDecodeRequests;
+    elementBytes * 2 * shape.numLayers * shape.numKvHeads * shape.headDim * numContextTokens * numRequests;
   return {
-    name: `decode ${numDecodeRequests} × 1 over ${numContextTokens}`,
+    name: `decode ${numRequests} × 1 over ${numContextTokens} ${dtype}`,
     threads: numThreads,
     unit: 'GB/s',
     limit: 'memory read',

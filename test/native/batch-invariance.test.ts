@@ -160,6 +160,36 @@ for (const [name, shape] of Object.entries(shapes)) {
   });
 }
 
+test('a long sequence that threads share gives the bits of one thread and of its prefill', async () => {
+  // Two spans of 512 keys and a piece of a third.
+  const numLong = 1100;
+  const random = createRandomModel({ numLayers: 2, numHeads: 4, numKvHeads: 1, slidingWindows: [0, 700] });
+  const tokens = Array.from({ length: numLong }, (_, i) => (i * 31 + (i >> 3)) % 101);
+  const blockTable = Array.from({ length: Math.ceil(numLong / blockSize) }, (_, i) => i + 1).reverse();
+  const lastLogits = async (isa: string, numThreads: number, ends: readonly number[]) => {
+    const model = await loadModelFor(isa, random, numThreads);
+    const pool = createPool(model.config, blockTable.length + 1, blockSize, 'bfloat16');
+    const logits: Float32Array[] = [];
+    for (const [i, end] of ends.entries()) {
+      const chunk = { tokens, blockTable, begin: ends[i - 1] ?? 0, end };
+      logits.push(...(await forwardChunks(model, pool, [chunk])));
+    }
+    model.close();
+    pool.close();
+    return logits.slice(-3).map(bytes);
+  };
+  for (const isa of await availableIsas(random)) {
+    const expected = await lastLogits(isa, 1, [numLong]);
+    const decoded = [511, 512, 1024, numLong - 3, numLong - 2, numLong - 1, numLong];
+    for (const numThreads of [1, 3]) {
+      const what = `${isa}, ${numThreads} threads`;
+      assert.equal(await lastLogits(isa, numThreads, decoded), expected, `${what}, decoded`);
+      assert.equal(await lastLogits(isa, numThreads, [1090, numLong]), expected, `${what}, ten at once`);
+    }
+  }
+  random.remove();
+});
+
 test('avx2 and avx512 give the same bits, so hosts of both kinds may share KV', async () => {
   const random = createRandomModel({ numHeads: 6, numKvHeads: 2, headDim: 24, hiddenSize: 100 });
   const isas = (await availableIsas(random)).filter((isa) => isa !== 'portable');

@@ -72,7 +72,7 @@ async function compareWithReference(
   const random = createRandomModel(changes, dtype);
   const tokens = randomTokens(numTokens, random.config.vocabSize);
   const expected = referenceLogits(random, tokens, kvDtype === 'bfloat16' ? toBfloat16 : undefined);
-  // A K or V that lies between two bfloat16 may be rounded to the other one: a hundredth of that is allowed.
+  // In float32 a K or V may come out on the other side of the middle between two bfloat16, and is rounded there.
   const tolerance = kvDtype === 'bfloat16' ? 1e-2 : 1e-4;
   for (const isa of await availableIsas(random)) {
     const model = await loadModelFor(isa, random, 2);
@@ -145,8 +145,7 @@ test('logits agree with K and V in bfloat16, for every head size and ratio of he
   ] as const) {
     const shape = { headDim, numHeads, numKvHeads, numLayers: 1 };
     const what = `head size ${headDim}`;
-    await compareWithReference(what, shape, { numTokens: 100, blockSize: 7, kvDtype: 'bfloat16' });
-    await compareWithReference(what, shape, { numTokens: 100, blockSize: 7 });
+    await compareWithReference(what, shape, { numTokens: 70, blockSize: 7, kvDtype: 'bfloat16' });
   }
 });
 
