@@ -153,7 +153,7 @@ export default class Serve extends BaseCommand {
       'is for one node: it needs --role prefill, decode or both',
     );
     const needless = Object.keys(engineFlags).filter(
-      (name) => name !== 'kv-transfer' && name !== 'kv-lookup',
+      (name) => name !== 'kv-transfer' && name !== 'kv-lookup' && name !== 'first-token',
     );
     refuseFlags(flags, role === 'proxy', needless, 'is for nodes: a proxy alone runs no model');
     refuseFlags(
@@ -247,6 +247,7 @@ export default class Serve extends BaseCommand {
       decodeUrls: flags['decode-url'],
       mode: flags['kv-transfer'] ?? defaults.kvTransferMode,
       lookup: flags['kv-lookup'] ?? defaults.kvLookup,
+      firstToken: flags['first-token'] ?? defaults.firstToken,
       trustKvTransferParams: flags['trust-kv-transfer-params'],
       apiKeys: apiKeysOf(flags['api-key']),
     });

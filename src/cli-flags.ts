@@ -148,6 +148,12 @@ export const engineFlags = {
       'so that its KV is found even if the tokenizer would split it otherwise.',
     helpGroup: 'KV TRANSFER',
   }),
+  'first-token': option({
+    options: ['prefill', 'decode'] as const,
+    description: "Whose first token clients get: P's at once, or D's behind the hand-over of the KV.",
+    defaultHelp: async () => defaults.firstToken,
+    helpGroup: 'KV TRANSFER',
+  })(),
   'kv-recompute-threshold': count(
     'Fewer tokens than this are computed by P instead of pulled from D.',
     defaults.kvRecomputeThreshold,
@@ -201,6 +207,7 @@ export interface EngineFlagValues {
   readonly 'scheduling-policy'?: 'fcfs' | 'priority';
   readonly 'kv-transfer'?: 'uni' | 'bi';
   readonly 'kv-lookup'?: 'query' | 'ticket';
+  readonly 'first-token'?: 'prefill' | 'decode';
   readonly 'kv-recompute-threshold'?: number;
   /** Seconds. */
   readonly 'kv-lease-duration'?: number;
@@ -231,6 +238,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     kvTransfer: given({
       mode: flags['kv-transfer'],
       lookup: flags['kv-lookup'],
+      firstToken: flags['first-token'],
       kvRecomputeThreshold: flags['kv-recompute-threshold'],
       kvLeaseDurationMs: milliseconds(flags['kv-lease-duration']),
       decoderKvBlocksTtlMs: milliseconds(flags['decoder-kv-blocks-ttl']),

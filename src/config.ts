@@ -10,6 +10,9 @@ export type KvTransferMode = 'uni' | 'bi';
 /** How P learns what D holds: by asking it each turn, or by vLLM's ticket from the previous turn. */
 export type KvLookup = 'query' | 'ticket';
 
+/** Whose first token the client of a proxy gets: P's, at once, which D goes on from; or D's, behind the hand-over. */
+export type FirstToken = 'prefill' | 'decode';
+
 export type AgentKind = 'auto' | 'shm' | 'tcp';
 
 /** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
@@ -91,6 +94,8 @@ export interface KvTransferConfig {
   readonly role: NodeRole;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
+  /** The proxy's choice; nodes do as each request says. */
+  readonly firstToken: FirstToken;
   /** Fewer external tokens than this are computed by P instead of pulled from D. */
   readonly kvRecomputeThreshold: number;
   /** How long blocks are held for a peer that was told about them, in ms. */
@@ -175,6 +180,7 @@ export const defaults = {
   decoderKvBlocksTtlMs: 480_000,
   kvTransferMode: 'bi',
   kvLookup: 'query',
+  firstToken: 'prefill',
   agent: 'auto',
   sideChannelHost: '127.0.0.1',
   // vLLM fails the request; here a load that did not arrive costs recomputation only.
@@ -234,6 +240,7 @@ export function completeEngineConfig(
     kvTransfer: {
       mode: defaults.kvTransferMode,
       lookup: defaults.kvLookup,
+      firstToken: defaults.firstToken,
       kvRecomputeThreshold: defaults.kvRecomputeThreshold,
       kvLeaseDurationMs: defaults.kvLeaseDurationMs,
       decoderKvBlocksTtlMs: defaults.decoderKvBlocksTtlMs,

@@ -8,6 +8,8 @@ export type RequestStatus =
   | 'PREEMPTED'
   | 'FINISHED_STOPPED'
   | 'FINISHED_LENGTH_CAPPED'
+  /** P has sampled the first token; the answer goes on elsewhere. */
+  | 'FINISHED_HANDED_OVER'
   | 'FINISHED_ABORTED'
   | 'FINISHED_IGNORED'
   | 'FINISHED_ERROR';
@@ -77,6 +79,8 @@ export interface RequestInit {
   readonly kvTransferParams?: KvTransferParams | null;
   /** Lower goes first, where the scheduler looks at it. Default 0. */
   readonly priority?: number;
+  /** The answer's first token, when a peer has sampled it already. */
+  readonly firstTokenId?: number | null;
   /** Set for a cache query: the scheduler answers it with zero scheduled tokens. */
   readonly cacheQuery?: CacheQueryOptions | null;
 }
@@ -92,6 +96,8 @@ export class Request {
   /** Prompt followed by what was sampled so far. */
   readonly tokenIds: number[];
   readonly numPromptTokens: number;
+  /** Output tokens that a peer has sampled: 0 or 1. */
+  readonly numRemoteOutputTokens: number;
   readonly samplingParams: SamplingParams;
   readonly eosTokenIds: readonly number[];
   readonly cacheSalt: string | null;
@@ -116,7 +122,9 @@ export class Request {
     this.requestId = init.requestId;
     // Those of a cache query never grow, so they need not be copied.
     this.tokenIds = init.cacheQuery ? (init.promptTokenIds as number[]) : [...init.promptTokenIds];
+    if (init.firstTokenId != null) this.tokenIds.push(init.firstTokenId);
     this.numPromptTokens = init.promptTokenIds.length;
+    this.numRemoteOutputTokens = this.tokenIds.length - this.numPromptTokens;
     this.samplingParams = init.samplingParams;
     this.eosTokenIds = init.eosTokenIds ?? [];
     this.cacheSalt = init.cacheSalt ?? null;
@@ -133,6 +141,13 @@ export class Request {
 
   get numOutputTokens(): number {
     return this.tokenIds.length - this.numPromptTokens;
+  }
+
+  /** P was asked for the prompt's KV and for the first token; the others are D's. */
+  get endsWithFirstToken(): boolean {
+    return (
+      this.kvTransferParams?.do_remote_decode === true && this.kvTransferParams.return_first_token === true
+    );
   }
 
   get isFinished(): boolean {

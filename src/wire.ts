@@ -37,6 +37,44 @@ export interface KvTransferParams {
   readonly remote_prefill_stats?: PrefillStats;
   /** Shows that P said this about caching, and of which prompt, where nodes share a key. */
   readonly remote_claims_mac?: string;
+  /** To P: sample with the request's own parameters, end after one token and say which it was. */
+  readonly return_first_token?: boolean;
+  /** To D: the answer's first token, as P sampled it; D goes on behind it. */
+  readonly remote_first_token?: RemoteFirstToken | null;
+}
+
+/** The first token of an answer on its way from P to D. */
+export interface RemoteFirstToken {
+  readonly token_id: number;
+  /** Null when the request asked for none. */
+  readonly logprobs?: RemoteLogprobs | null;
+  /** The client has it already, as P wrote it: D is not to say it again. */
+  readonly streamed?: boolean;
+  /** `created` of the answer's chunks, which is the same in all of them. */
+  readonly created?: number;
+}
+
+/** `object` of what P says behind the first token's chunks, or in place of an answer. */
+export const handOverObject = 'kv_transfer.hand_over';
+
+/** Where an answer goes on that P has begun. */
+export interface HandOver {
+  readonly object: typeof handOverObject;
+  /** The answer's. */
+  readonly id: string;
+  readonly created: number;
+  readonly model: string;
+  readonly kv_transfer_params: KvTransferParams;
+  /** The prompt as P encoded it; null when it came as ids. */
+  readonly prompt_token_ids: readonly number[] | null;
+}
+
+export interface RemoteLogprobs {
+  readonly logprob: number;
+  /** 1-based. */
+  readonly rank: number;
+  /** Most likely first. */
+  readonly top: readonly { readonly token_id: number; readonly logprob: number }[];
 }
 
 /** Storage that a cached block lies in. */
@@ -105,6 +143,6 @@ export interface PrefillStats {
   /** Filled in by D: what the hand-over moved. */
   readonly kv_bytes_p_to_d: number;
   readonly kv_transfer_ms_p_to_d: number;
-  /** Filled in by D: prompt tokens that D itself ran through its model (1 after a full hand-over). */
+  /** Filled in by D: prompt tokens that D itself ran through its model (none after a full hand-over with P's first token, 1 without it). */
   readonly num_decode_computed_tokens: number;
 }

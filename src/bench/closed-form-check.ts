@@ -46,6 +46,9 @@ export function withExpectedLedgers(
       turn.error !== null ||
       !determined.get(turn.mode) ||
       sharing.has(turn.conversation_id) ||
+      // An answer of one token may be P's alone, and then D knows nothing of it.
+      turn.num_output_tokens === 1 ||
+      before?.num_output_tokens === 1 ||
       (!isFirst && (!before || turn.num_matching_history_tokens < turn.num_history_tokens))
     ) {
       return turn;

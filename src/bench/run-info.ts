@@ -1,5 +1,5 @@
 // What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
-import type { KvCacheDtypeChoice, KvLookup, KvTransferMode } from '../config.js';
+import type { FirstToken, KvCacheDtypeChoice, KvLookup, KvTransferMode } from '../config.js';
 import type { Check } from './checks.js';
 import type { HostInfo } from './host.js';
 
@@ -58,6 +58,8 @@ export interface RunConfig {
   readonly max_num_batched_tokens: number;
   readonly enable_prefix_caching: boolean;
   readonly kv_lookup: KvLookup;
+  /** Absent in runs from before there was a choice: `decode`. */
+  readonly first_token?: FirstToken;
   readonly kv_recompute_threshold: number;
   /** Absent in runs from before there was a choice: `cpu`. */
   readonly backend?: 'cpu' | 'onnx';

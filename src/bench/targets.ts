@@ -73,6 +73,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     max_num_batched_tokens: prefill.scheduler.maxNumBatchedTokens,
     enable_prefix_caching: prefill.cache.enablePrefixCaching,
     kv_lookup: prefill.kvTransfer.lookup,
+    first_token: prefill.kvTransfer.firstToken,
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
     backend: prefill.backend,
     kv_cache_dtype: prefill.kvCacheDtype,

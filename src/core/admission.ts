@@ -220,9 +220,9 @@ export class Admission {
     prefills.admitted(request, { numLocalTokens, numExternalTokens, numRemoteTokens, endsInCachedBlock });
     const stats = this.#prefixCacheStats;
     this.#prefixCacheStats = {
-      queries: stats.queries + request.numTokens,
+      queries: stats.queries + request.numPromptTokens,
       hits: stats.hits + numLocalTokens,
-      externalQueries: stats.externalQueries + (connector ? request.numTokens - numLocalTokens : 0),
+      externalQueries: stats.externalQueries + (connector ? request.numPromptTokens - numLocalTokens : 0),
       externalHits: stats.externalHits + numExternalTokens,
     };
     if (!connector) return;

@@ -94,8 +94,9 @@ function decodeNodeStats(request: Request, { facts, outcome }: Prefill): Prefill
   const handOver = {
     kv_bytes_p_to_d: outcome?.numBytes ?? 0,
     kv_transfer_ms_p_to_d: outcome?.transferMs ?? 0,
-    // A prompt that is there as a whole still has its last token run, for its logits.
-    num_decode_computed_tokens: numPromptTokens - Math.min(numReadyTokens, numPromptTokens - 1),
+    // A prompt that is there as a whole still has its last token run for its logits, unless P has sampled from these.
+    num_decode_computed_tokens:
+      numPromptTokens - Math.min(numReadyTokens, numPromptTokens - 1 + request.numRemoteOutputTokens),
   };
   const remote = statsFromP(request);
   if (remote) {

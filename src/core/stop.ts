@@ -7,7 +7,7 @@ export interface Stop {
 }
 
 /**
- * In vLLM's order: min_tokens, end of sequence, stop token ids, length. `maxTokens` of the whole sequence holds even
+ * In vLLM's order: min_tokens, end of sequence, stop token ids, length; then the end of what was asked of this node. `maxTokens` of the whole sequence holds even
  * below min_tokens, since nothing beyond it can be computed.
  */
 export function checkStop(request: Request, maxSequenceTokens: number): Stop | null {
@@ -22,5 +22,6 @@ export function checkStop(request: Request, maxSequenceTokens: number): Stop | n
     }
   }
   const isFull = request.numTokens >= maxSequenceTokens || numOutputTokens >= samplingParams.maxTokens;
-  return isFull ? { status: 'FINISHED_LENGTH_CAPPED', stopReason: null } : null;
+  if (isFull) return { status: 'FINISHED_LENGTH_CAPPED', stopReason: null };
+  return request.endsWithFirstToken ? { status: 'FINISHED_HANDED_OVER', stopReason: null } : null;
 }

@@ -10,6 +10,7 @@ const finishReasons: Partial<Record<FinishedStatus, FinishReason>> = {
   FINISHED_STOPPED: 'stop',
   FINISHED_LENGTH_CAPPED: 'length',
   FINISHED_ABORTED: 'abort',
+  FINISHED_HANDED_OVER: 'hand_over',
 };
 
 export class Answer {
@@ -72,7 +73,8 @@ export class Answer {
       text += check.text;
       if (check.stop !== null) return { text, stop: check.stop };
     }
-    if (output.finished === null) return { text, stop: null };
+    // What is held back belongs to who goes on.
+    if (output.finished === null || output.finished === 'FINISHED_HANDED_OVER') return { text, stop: null };
     const last = this.#stopChecker.push(this.#detokenizer.flush());
     return { text: text + last.text + this.#stopChecker.flush(), stop: last.stop };
   }

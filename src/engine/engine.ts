@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { EngineConfig, KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { withoutForgedClaims } from '../kv-transfer/claims.js';
+import { firstTokenOf } from '../kv-transfer/first-token.js';
 import type { ChatTemplate } from '../model/chat-template.js';
 import type { GenerationConfig } from '../model/generation-config.js';
 import type { Tokenizer } from '../model/tokenizer.js';
@@ -11,7 +12,7 @@ import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
 import { EngineCore } from './engine-core.js';
 import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
-import { checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
+import { checkFirstToken, checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
 import type { EngineState, KvTransferStats, PrefixCacheStats, StatLogger } from './stats.js';
 
@@ -54,6 +55,7 @@ export class Engine {
       tokenizer: folder.tokenizer,
       clock,
       finishRequest: (...args) => this.#core.finishRequest(...args),
+      maxSequenceTokens: parts.limits.maxModelLen,
       statLoggers: this.#statLoggers,
     });
     this.#core = new EngineCore({ scheduler, runner, listener: this.#outputs, clock });
@@ -101,7 +103,8 @@ export class Engine {
 
   /**
    * Queues a request; its pieces come out of the generator, which aborts it when it is left early and rejects when it
-   * fails. Throws INVALID_ARGUMENT, PROMPT_TOO_LONG or QUEUE_FULL at once.
+   * fails. A first token that P has sampled is `firstPiece` of the generator, and none of its pieces.
+   * Throws INVALID_ARGUMENT, PROMPT_TOO_LONG or QUEUE_FULL at once.
    */
   generate(input: GenerateInput): RequestStream {
     const { limits } = this.#parts;
@@ -117,9 +120,12 @@ export class Engine {
     };
     checkSampling(samplingParams, numPromptTokens, limits);
     const kvTransferParams = this.believed(input.kvTransferParams ?? null, input.promptTokenIds);
-    const request = this.#createRequest({ ...input, samplingParams, kvTransferParams });
+    const firstToken = firstTokenOf(kvTransferParams);
+    if (firstToken) checkFirstToken(firstToken, samplingParams, limits);
+    const firstTokenId = firstToken?.tokenId ?? null;
+    const request = this.#createRequest({ ...input, samplingParams, kvTransferParams, firstTokenId });
     this.#core.addRequest(request);
-    return this.#outputs.addRequest(request);
+    return this.#outputs.addRequest(request, firstToken);
   }
 
   /** Which blocks of this prompt are cached here. Runs no model and counts in no statistics. */

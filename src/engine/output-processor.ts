@@ -1,5 +1,7 @@
 // Carries what the loop reports to those who wait for it: pieces of answers, cache-query answers, statistics.
+import { checkStop } from '../core/stop.js';
 import { VllmPdError } from '../errors.js';
+import { type FirstToken, withFirstToken } from '../kv-transfer/first-token.js';
 import type { Tokenizer } from '../model/tokenizer.js';
 import type { EngineCoreOutput, KVConnectorOutput, SchedulerOutput } from '../outputs.js';
 import type { FinishedStatus, Request } from '../request.js';
@@ -27,6 +29,8 @@ export interface OutputProcessorInit {
   readonly clock: () => number;
   /** The core's; called when a stop string was found and when a caller leaves. */
   readonly finishRequest: EngineCore['finishRequest'];
+  /** The scheduler's. */
+  readonly maxSequenceTokens: number;
   readonly statLoggers: readonly StatLogger[];
 }
 
@@ -44,16 +48,44 @@ export class OutputProcessor implements EngineCoreListener {
     return this.#live.has(requestId) || this.#queries.has(requestId);
   }
 
-  addRequest(request: Request): RequestStream {
+  /** `firstToken`: the request's, if a peer has sampled it. The core must have been told of the request. */
+  addRequest(request: Request, firstToken: FirstToken | null = null): RequestStream {
     const { tokenizer, statLoggers } = this.#init;
     const stream = new RequestStream(request.requestId, () => this.abort(request.requestId));
-    this.#live.set(request.requestId, {
+    const live: Live = {
       request,
       stream,
       answer: new Answer(request, tokenizer),
       timer: new RequestTimer(request, statLoggers),
-    });
+    };
+    this.#live.set(request.requestId, live);
+    if (firstToken) this.#begin(live, firstToken);
     return stream;
+  }
+
+  /** Brings the answer to where it would be had the token been sampled here; it may end there. */
+  #begin(live: Live, { tokenId, logprobs }: FirstToken): void {
+    const { request, stream, answer } = live;
+    const { samplingParams, requestId } = request;
+    const ending = checkStop(request, this.#init.maxSequenceTokens);
+    const numTop = samplingParams.logprobs;
+    const { piece } = answer.add({
+      requestId,
+      newTokenIds: [tokenId],
+      newLogprobs: logprobs && numTop !== null ? [{ ...logprobs, top: logprobs.top.slice(0, numTop) }] : [],
+      finished: ending?.status ?? null,
+      stopReason: ending?.stopReason ?? null,
+      kvTransferParams: null,
+      prefillStats: null,
+      cacheQueryAnswer: null,
+      error: null,
+    });
+    stream.firstPiece = piece;
+    if (piece.finishReason === null) return;
+    const status = piece.finishReason === 'stop' ? 'FINISHED_STOPPED' : 'FINISHED_LENGTH_CAPPED';
+    this.#init.finishRequest(requestId, status, piece.stopReason);
+    stream.end();
+    this.#forget(live, status);
   }
 
   addQuery(request: Request): Promise<CacheQueryAnswer> {
@@ -124,7 +156,7 @@ export class OutputProcessor implements EngineCoreListener {
       this.#fail(live, output.finished, errorOf(output));
       return;
     }
-    const { piece, stop } = live.answer.add(output);
+    const { piece, stop } = live.answer.add(withOwnFirstToken(live.request, output));
     if (stop !== null && output.finished === null) {
       const last = this.#init.finishRequest(live.request.requestId, 'FINISHED_STOPPED', stop);
       live.stream.push({ ...piece, kvTransferParams: last?.kvTransferParams ?? null });
@@ -141,7 +173,8 @@ export class OutputProcessor implements EngineCoreListener {
   }
 
   #forget({ request, answer, timer }: Live, status: FinishedStatus): void {
-    timer.finished(this.#init.clock(), status, answer.numOutputTokens, request.prefillStats);
+    const numOwnTokens = answer.numOutputTokens - request.numRemoteOutputTokens;
+    timer.finished(this.#init.clock(), status, numOwnTokens, request.prefillStats);
     this.#live.delete(request.requestId);
     if (this.#live.size === 0) this.#onIdle?.();
   }
@@ -155,6 +188,14 @@ export class OutputProcessor implements EngineCoreListener {
     this.#queries.get(requestId)?.reject(error);
     this.#queries.delete(requestId);
   }
+}
+
+/** P's last word names the token that it sampled, for D to go on behind. */
+function withOwnFirstToken(request: Request, output: EngineCoreOutput): EngineCoreOutput {
+  const [tokenId] = output.newTokenIds;
+  if (output.finished === null || tokenId === undefined || !request.endsWithFirstToken) return output;
+  const [logprobs = null] = output.newLogprobs;
+  return { ...output, kvTransferParams: withFirstToken(output.kvTransferParams, tokenId, logprobs) };
 }
 
 function errorOf({ finished, error }: EngineCoreOutput): VllmPdError {

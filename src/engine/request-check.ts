@@ -1,6 +1,7 @@
 // What a request must fulfil before the scheduler hears of it.
 import type { SchedulerConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
+import type { FirstToken } from '../kv-transfer/first-token.js';
 import { remoteBlocksOf } from '../kv-transfer/params.js';
 import type { PeerPolicy } from '../kv-transfer/peer-policy.js';
 import type { SamplingParams } from '../request.js';
@@ -84,6 +85,31 @@ export function checkPriority(priority: number, policy: SchedulerConfig['policy'
   if (priority === 0 || policy === 'priority') return;
   const message = `Expected priority 0 but received ${priority}: priority scheduling is not enabled (--scheduling-policy priority).`;
   throw refusal(message, 'priority');
+}
+
+/** Throws INVALID_ARGUMENT when what came as P's first token cannot be this model's, or lacks what the request asks for. */
+export function checkFirstToken(
+  { tokenId, logprobs }: FirstToken,
+  params: SamplingParams,
+  { vocabSize }: RequestLimits,
+): void {
+  const param = 'kv_transfer_params.remote_first_token';
+  const unknown = [tokenId, ...(logprobs?.top ?? []).map((entry) => entry.tokenId)].find(
+    (id) => id >= vocabSize,
+  );
+  if (unknown !== undefined) {
+    throw refusal(
+      `Expected token ids from 0 to ${vocabSize - 1} in ${param} but received ${unknown}.`,
+      param,
+    );
+  }
+  const numWanted = Math.min(params.logprobs ?? 0, vocabSize);
+  if (params.logprobs !== null && (!logprobs || logprobs.top.length < numWanted)) {
+    const message =
+      `Expected ${param} with a log probability and ${numWanted} alternatives, since the request asks for them, ` +
+      `but received ${logprobs ? `${logprobs.top.length} alternatives` : 'none'}.`;
+    throw refusal(message, param);
+  }
 }
 
 function refusal(message: string, param: string): VllmPdError {

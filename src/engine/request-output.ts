@@ -1,8 +1,8 @@
 // What a caller of Engine.generate gets: pieces of one answer.
 import type { KvTransferParams, PrefillStats } from '../wire.js';
 
-/** `abort`: the caller or a shutdown ended it. */
-export type FinishReason = 'stop' | 'length' | 'abort';
+/** `abort`: the caller or a shutdown ended it. `hand_over`: the answer goes on elsewhere, behind its first token. */
+export type FinishReason = 'stop' | 'length' | 'abort' | 'hand_over';
 
 export interface TextLogprob {
   readonly tokenId: number;
@@ -35,7 +35,7 @@ export interface RequestOutput {
   readonly stopReason: number | string | null;
   /** In the last piece, when blocks are held for a peer. */
   readonly kvTransferParams: KvTransferParams | null;
-  /** From the piece with the first token on. */
+  /** From the piece with the first token that was computed here on. */
   readonly prefillStats: PrefillStats | null;
 }
 

@@ -13,6 +13,8 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
   readonly requestId: string;
   /** Resolves with the first piece, or with the end if there is none. */
   readonly begun: Promise<void>;
+  /** What the first token says when a peer has sampled it: known at once, and before all pieces. Null otherwise. */
+  firstPiece: RequestOutput | null = null;
   #markBegun: () => void = () => {};
   readonly #onAbort: () => void;
   #pending: RequestOutput | null = null;
@@ -40,6 +42,12 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
     } else {
       this.#pending = this.#pending ? mergeOutputs(this.#pending, output) : output;
     }
+  }
+
+  /** From the engine: `firstPiece` was all. */
+  end(): void {
+    this.#ended = true;
+    this.#markBegun();
   }
 
   /** From the engine: the request ended without an answer. */

@@ -36,6 +36,24 @@ const prefillStats = z
   })
   .refine((stats) => ledgerBins.reduce((sum, bin) => sum + stats.ledger[bin], 0) === stats.num_prompt_tokens);
 
+/** As many alternatives as a request may ask for. */
+const maxTopLogprobs = 20;
+
+const logprob = z.number().min(-1e30).max(1);
+
+const firstToken = z.object({
+  token_id: count,
+  logprobs: z
+    .object({
+      logprob,
+      rank: z.int().min(1).max(maxInt32),
+      top: z.array(z.object({ token_id: count, logprob })).max(maxTopLogprobs),
+    })
+    .nullish(),
+  streamed: z.boolean().optional(),
+  created: count.optional(),
+});
+
 interface Field {
   readonly schema: z.ZodType;
   /** Completes the sentence "Expected kv_transfer_params.<field> to be …". */
@@ -83,6 +101,11 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   remote_prefill_stats: {
     schema: prefillStats,
     expected: 'prefill statistics whose counts are not negative and whose ledger sums to num_prompt_tokens',
+  },
+  return_first_token: flag,
+  remote_first_token: {
+    schema: firstToken.nullable(),
+    expected: `null or a token id with, if asked for, its log probability and at most ${maxTopLogprobs} alternatives`,
   },
 };
 

@@ -1,7 +1,7 @@
 // The connector's scheduler half: what to pull from whom, what to hold for whom and for how long.
 import type { KvTransferConfig } from '../config.js';
 import type { FinishedPull, KVConnectorMetadata, KVConnectorOutput, PullSpec } from '../outputs.js';
-import type { Request } from '../request.js';
+import type { Request, RequestStatus } from '../request.js';
 import type { BlockHash, KvTransferParams } from '../wire.js';
 import { macOfClaims } from './claims.js';
 import type { FinishDecision, KVConnectorScheduler, PullOutcome, QueryLease } from './connector.js';
@@ -21,6 +21,13 @@ export interface PullConnectorSchedulerOptions {
 
 /** `prefill`: P keeps a prompt for D. `ticket`: D keeps a turn for P. `query`: a cache query asked for a lease. */
 type HoldKind = 'prefill' | 'ticket' | 'query';
+
+/** The request did all that was asked of this node. */
+const completeStatuses: ReadonlySet<RequestStatus> = new Set([
+  'FINISHED_STOPPED',
+  'FINISHED_LENGTH_CAPPED',
+  'FINISHED_HANDED_OVER',
+]);
 
 const nothingHeld: FinishDecision = { holdBlocks: false, kvTransferParams: null };
 
@@ -222,7 +229,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   }
 
   #holdKindFor(request: Request): HoldKind | null {
-    if (request.status !== 'FINISHED_STOPPED' && request.status !== 'FINISHED_LENGTH_CAPPED') return null;
+    if (!completeStatuses.has(request.status)) return null;
     const kind = classifyTransfer(request.kvTransferParams);
     if (kind === 'remote_decode') return 'prefill';
     const { role, mode, lookup } = this.#config;

@@ -23,6 +23,7 @@ export function engineArgs(options: EngineOptions): string[] {
     'scheduling-policy': scheduler.policy,
     'kv-transfer': kvTransfer.mode,
     'kv-lookup': kvTransfer.lookup,
+    'first-token': kvTransfer.firstToken,
     'kv-recompute-threshold': kvTransfer.kvRecomputeThreshold,
     'kv-lease-duration': seconds(kvTransfer.kvLeaseDurationMs),
     'decoder-kv-blocks-ttl': seconds(kvTransfer.decoderKvBlocksTtlMs),

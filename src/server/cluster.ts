@@ -70,6 +70,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
       mode: engine.kvTransfer?.mode ?? defaults.kvTransferMode,
       lookup: engine.kvTransfer?.lookup ?? defaults.kvLookup,
       apiKeys: options.apiKeys,
+      firstToken: engine.kvTransfer?.firstToken ?? defaults.firstToken,
     });
     const drainTimeoutMs = options.drainTimeoutMs ?? defaults.drainTimeoutMs;
     let closed: Promise<void> | null = null;

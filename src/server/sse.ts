@@ -21,6 +21,11 @@ export class SseWriter {
 
   async done(): Promise<void> {
     await this.#send('data: [DONE]\n\n');
+    this.end();
+  }
+
+  /** Ends it without saying that this was all. */
+  end(): void {
     this.#res.end();
   }
 

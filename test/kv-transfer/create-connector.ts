@@ -18,6 +18,7 @@ export function createConnector(config: Partial<KvTransferConfig> = {}) {
       role: 'prefill',
       mode: 'bi',
       lookup: 'query',
+      firstToken: 'prefill',
       kvRecomputeThreshold: 64,
       kvLeaseDurationMs: leaseMs,
       decoderKvBlocksTtlMs: ticketMs,

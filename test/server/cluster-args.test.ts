@@ -33,6 +33,7 @@ test('every choice arrives as it was made', async () => {
     kvTransfer: {
       mode: 'uni',
       lookup: 'ticket',
+      firstToken: 'decode',
       kvRecomputeThreshold: 0,
       kvLeaseDurationMs: 150,
       decoderKvBlocksTtlMs: 1_000,

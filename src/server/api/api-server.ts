@@ -1,7 +1,7 @@
 // One node's HTTP server: vLLM's endpoints on an engine.
 import type { Engine } from '../../engine/engine.js';
 import { VllmPdError } from '../../errors.js';
-import { packageVersion } from '../../version.js';
+import { packageVersion, productName } from '../../version.js';
 import {
   createHttpServer,
   type HttpOptions,
@@ -86,12 +86,15 @@ function routes(node: ApiNode): Route[] {
   ];
 }
 
+/** Tells a proxy whom it speaks to. */
+const serverProduct = `${productName}/${packageVersion()}`;
+
 /** 200 and nothing, as vLLM; 503 when the engine's loop has ended, and while the node finishes what it has. */
 function health({ engine }: ApiNode, { res, isDraining }: RouteContext): void {
   if (isDraining) sendError(res, new VllmPdError('OVERLOADED', 'This node is draining.'));
   else if (engine.fatal)
     sendError(res, new VllmPdError('OVERLOADED', engine.fatal.message, { cause: engine.fatal }));
-  else res.writeHead(200, { 'content-length': 0 }).end();
+  else res.writeHead(200, { 'content-length': 0, server: serverProduct }).end();
 }
 
 /** Requests that run or wait. */

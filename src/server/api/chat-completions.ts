@@ -2,11 +2,12 @@
 import type { RequestOutput } from '../../engine/request-output.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
 import { type RouteContext, readJson } from '../http.js';
+import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, requestIdOf, sessionIdOf, truncated } from './api-node.js';
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
-import { answerCall, type Chunk, type Dialect } from './openai-answer.js';
+import type { Chunk, Dialect } from './openai-answer.js';
 import { chatLogprobs, tokenNamer } from './openai-logprobs.js';
 import { chatSampling } from './openai-sampling.js';
 import { type ChatCompletionBody, chatCompletionSchema } from './openai-schema.js';

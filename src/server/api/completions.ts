@@ -3,6 +3,7 @@ import type { RequestOutput } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
 import { type RouteContext, readJson } from '../http.js';
+import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';
 import {
   type ApiNode,
@@ -15,7 +16,7 @@ import {
 } from './api-node.js';
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
-import { answerCall, type Dialect } from './openai-answer.js';
+import type { Dialect } from './openai-answer.js';
 import { completionLogprobs, tokenNamer } from './openai-logprobs.js';
 import { completionSampling, defaultCompletionTokens } from './openai-sampling.js';
 import { type CompletionBody, completionSchema } from './openai-schema.js';

@@ -27,6 +27,8 @@ export interface GenerationInput {
 export interface Choice {
   readonly index: number;
   readonly prompt: Prompt;
+  /** What a first token says that a peer has sampled; it comes before what `stream` says. */
+  readonly firstPiece: RequestOutput | null;
   readonly stream: AsyncGenerator<RequestOutput, void, void>;
 }
 
@@ -52,9 +54,7 @@ export class Choices {
     try {
       const list = input.prompts.flatMap((prompt, i) => this.#samplesOf(prompt, i * input.numSamples));
       const { onAnswer } = input;
-      this.list = onAnswer
-        ? list.map((choice) => ({ ...choice, stream: watched(choice.stream, onAnswer) }))
-        : list;
+      this.list = onAnswer ? list.map((choice) => ({ ...choice, stream: watched(choice, onAnswer) })) : list;
     } catch (error) {
       this.stop();
       throw error;
@@ -72,14 +72,15 @@ export class Choices {
   #samplesOf(prompt: Prompt, firstIndex: number): Choice[] {
     const { numSamples, kvTransferParams } = this.#input;
     const first = this.#start(prompt, firstIndex, 0, kvTransferParams);
-    const choices: Choice[] = [{ index: firstIndex, prompt, stream: first }];
+    const { firstPiece } = first;
+    const choices: Choice[] = [{ index: firstIndex, prompt, firstPiece, stream: first }];
     for (let sample = 1; sample < numSamples; sample++) {
       const index = firstIndex + sample;
       // What a peer holds can be fetched once; the other samples find it in the cache behind the first.
       const stream = kvTransferParams
         ? this.#startBehind(first, () => this.#start(prompt, index, sample, null))
         : this.#start(prompt, index, sample, null);
-      choices.push({ index, prompt, stream });
+      choices.push({ index, prompt, firstPiece: null, stream });
     }
     return choices;
   }
@@ -126,23 +127,23 @@ function checkBatch({ config: { scheduler } }: Engine, { prompts, numSamples }: 
 }
 
 async function* watched(
-  stream: Choice['stream'],
+  { firstPiece, stream }: Choice,
   onAnswer: NonNullable<GenerationInput['onAnswer']>,
 ): Choice['stream'] {
-  const texts: string[] = [];
-  const tokenIds: number[] = [];
+  const texts = [firstPiece?.text ?? ''];
+  const tokenIds = [...(firstPiece?.tokenIds ?? [])];
   for await (const piece of stream) {
     texts.push(piece.text);
     tokenIds.push(...piece.tokenIds);
     // Before the piece that ends the answer is passed on: the next turn may be quick.
-    if (piece.finishReason !== null) onAnswer(texts.join(''), tokenIds);
+    if (piece.finishReason !== null && piece.finishReason !== 'hand_over') onAnswer(texts.join(''), tokenIds);
     yield piece;
   }
 }
 
 /** Everything that a choice said, as one piece. Null when it was aborted before it said anything. */
-export async function collect(stream: Choice['stream']): Promise<RequestOutput | null> {
-  const pieces: RequestOutput[] = [];
+export async function collect({ firstPiece, stream }: Choice): Promise<RequestOutput | null> {
+  const pieces: RequestOutput[] = firstPiece ? [firstPiece] : [];
   for await (const piece of stream) pieces.push(piece);
   const last = pieces.at(-1);
   if (!last) return null;

@@ -10,6 +10,8 @@ import { MetricsRegistry } from './metrics-registry.js';
 const finishReasons: Readonly<Record<FinishedStatus, string>> = {
   FINISHED_STOPPED: 'stop',
   FINISHED_LENGTH_CAPPED: 'length',
+  // vLLM's P ends so.
+  FINISHED_HANDED_OVER: 'length',
   FINISHED_ABORTED: 'abort',
   FINISHED_IGNORED: 'length',
   FINISHED_ERROR: 'error',

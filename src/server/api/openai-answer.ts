@@ -1,11 +1,9 @@
-// Answers a completion call, whole or streamed; what differs between the endpoints is their dialect.
+// Writes the answer of a completion call, whole or streamed; what differs between the endpoints is their dialect.
 import { mergeOutputs, type RequestOutput } from '../../engine/request-output.js';
-import { VllmPdError } from '../../errors.js';
-import type { KvTransferParams } from '../../wire.js';
-import { disconnectSignal, type RouteContext, sendJson } from '../http.js';
-import { SseWriter } from '../sse.js';
+import { type RouteContext, sendJson } from '../http.js';
+import type { SseWriter } from '../sse.js';
 import type { ApiNode } from './api-node.js';
-import { type Choice, Choices, collect, type GenerationInput } from './generation.js';
+import { type Choice, type Choices, collect, type GenerationInput } from './generation.js';
 import type { GenerationBody } from './openai-schema.js';
 import { usageOf } from './openai-usage.js';
 
@@ -37,41 +35,28 @@ export interface Call {
   readonly dialect: Dialect;
 }
 
-export async function answerCall({ res }: RouteContext, asked: Call): Promise<void> {
-  const { node, body } = asked;
-  const input = { ...asked.input, kvTransferParams: believedParams(asked) };
-  const call = { ...asked, input };
-  if (body.stream_options && !body.stream) {
-    const message = 'Expected `stream` to be true when `stream_options` is given.';
-    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'stream_options' });
-  }
-  const choices = new Choices(node.engine, input, disconnectSignal(res));
-  try {
-    if (body.stream) await stream(new SseWriter(res), call, choices);
-    else await whole(res, call, choices);
-  } finally {
-    choices.stop();
-  }
+/** Fields that a whole answer and every chunk begin with. */
+export interface Envelope {
+  readonly id: string;
+  readonly object: string;
+  /** Seconds since 1970. */
+  readonly created: number;
+  readonly model: string;
 }
 
-/** Usage repeats what the prefill node said, so that must be what it said. */
-function believedParams({ node, input }: Call): KvTransferParams | null {
-  const [prompt] = input.prompts;
-  return prompt ? node.engine.believed(input.kvTransferParams, prompt.tokenIds) : input.kvTransferParams;
-}
-
-function envelope({ node, input }: Call, object: string): object {
+export function envelope({ node, input }: Call, object: string): Envelope {
   return {
     id: input.id,
     object,
-    created: Math.floor(Date.now() / 1000),
+    created: input.kvTransferParams?.remote_first_token?.created ?? Math.floor(Date.now() / 1000),
     model: node.engine.config.servedModelName,
   };
 }
 
-async function whole(res: RouteContext['res'], call: Call, { list }: Choices): Promise<void> {
+/** Answers when all choices are complete. */
+export async function whole(res: RouteContext['res'], call: Call, list: readonly Choice[]): Promise<void> {
   const { body, input, dialect } = call;
-  const outputs = await Promise.all(list.map((choice) => collect(choice.stream)));
+  const outputs = await Promise.all(list.map(collect));
   // Aborted before it said anything: the client is gone.
   if (!outputs.every((output) => output !== null)) return;
   sendJson(res, 200, {
@@ -86,26 +71,28 @@ async function whole(res: RouteContext['res'], call: Call, { list }: Choices): P
   });
 }
 
-async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<void> {
+export async function stream(
+  sse: SseWriter,
+  call: Call,
+  choices: Pick<Choices, 'list' | 'stop'>,
+): Promise<void> {
   const { body, input, dialect } = call;
   const latest: RequestOutput[] = [];
-  const usageInEveryChunk = body.stream_options?.include_usage && body.stream_options.continuous_usage_stats;
   const head = envelope(call, dialect.chunkObject);
 
   const streamChoice = async (choice: Choice) => {
-    for await (const piece of inIntervals(choice.stream, body.stream_interval ?? 1)) {
+    const { firstPiece } = choice;
+    if (firstPiece) {
+      latest[choice.index] = firstPiece;
+      // Made even if the client has them already: the dialect goes on from here.
+      const chunks = chunksOf(call, head, choice, firstPiece, true);
+      const isSaid = input.kvTransferParams?.remote_first_token?.streamed;
+      if (!isSaid) for (const chunk of chunks) await sse.write(chunk);
+    }
+    for await (const piece of inIntervals(choice.stream, body.stream_interval ?? 1, firstPiece === null)) {
       const isFirst = latest[choice.index] === undefined;
       latest[choice.index] = piece;
-      for (const part of dialect.chunks(choice, piece, isFirst)) {
-        const counted = part.saysNothing ? { ...piece, numOutputTokens: 0 } : piece;
-        await sse.write({
-          ...head,
-          choices: [part.choice],
-          ...part.fields,
-          ...(usageInEveryChunk && { usage: usageOf([counted], input.kvTransferParams, 1) }),
-          ...(piece.finishReason !== null && !part.saysNothing && lastFields(body, piece)),
-        });
-      }
+      for (const chunk of chunksOf(call, head, choice, piece, isFirst)) await sse.write(chunk);
     }
   };
 
@@ -125,13 +112,36 @@ async function stream(sse: SseWriter, call: Call, choices: Choices): Promise<voi
   }
 }
 
-/** Pieces of at least `numTokens` tokens, but for the first and the last one, which do not wait. */
+/** What one piece of a stream becomes. */
+export function chunksOf(
+  call: Call,
+  head: object,
+  choice: Choice,
+  piece: RequestOutput,
+  isFirst: boolean,
+): object[] {
+  const { body, input, dialect } = call;
+  const usageInEveryChunk = body.stream_options?.include_usage && body.stream_options.continuous_usage_stats;
+  return dialect.chunks(choice, piece, isFirst).map((part) => {
+    const counted = part.saysNothing ? { ...piece, numOutputTokens: 0 } : piece;
+    return {
+      ...head,
+      choices: [part.choice],
+      ...part.fields,
+      ...(usageInEveryChunk && { usage: usageOf([counted], input.kvTransferParams, 1) }),
+      ...(piece.finishReason !== null && !part.saysNothing && lastFields(body, piece)),
+    };
+  });
+}
+
+/** Pieces of at least `numTokens` tokens, but for the answer's first and last one, which do not wait. */
 async function* inIntervals(
   stream: AsyncIterable<RequestOutput>,
   numTokens: number,
+  beginsAnswer: boolean,
 ): AsyncGenerator<RequestOutput, void, void> {
   let held: RequestOutput | null = null;
-  let isFirst = true;
+  let isFirst = beginsAnswer;
   for await (const piece of stream) {
     held = held ? mergeOutputs(held, piece) : piece;
     if (!isFirst && held.tokenIds.length < numTokens && held.finishReason === null) continue;

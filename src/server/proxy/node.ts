@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream';
 import { errors, Pool } from 'undici';
 import { messageOf, VllmPdError } from '../../errors.js';
 import { createLogger } from '../../log.js';
+import { productName } from '../../version.js';
 
 const log = createLogger('proxy');
 
@@ -57,6 +58,7 @@ export class ProxyNode {
   readonly #inFlight = new Set<AbortController>();
   #healthy = true;
   #answersCacheQueries = true;
+  #passesFirstTokens = false;
   #probeTimer: NodeJS.Timeout | null = null;
   #watchTimer: NodeJS.Timeout | null = null;
   #closed = false;
@@ -83,6 +85,11 @@ export class ProxyNode {
   /** False once it has said that it has no such path, which vLLM's nodes have not; its tickets are used then. */
   get answersCacheQueries(): boolean {
     return this.#answersCacheQueries;
+  }
+
+  /** True if it is one of this project's: these can begin an answer for another node, or go on with one. */
+  get passesFirstTokens(): boolean {
+    return this.#passesFirstTokens;
   }
 
   lacksCacheQueries(): void {
@@ -217,6 +224,7 @@ export class ProxyNode {
       const signal = AbortSignal.timeout(this.#probeTimeoutMs);
       const response = await this.#pool.request({ method: 'GET', path: '/health', signal });
       await response.body.dump();
+      this.#passesFirstTokens = String(response.headers.server ?? '').startsWith(`${productName}/`);
       return response.statusCode === 200;
     } catch {
       return false;

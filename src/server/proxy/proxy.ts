@@ -1,5 +1,5 @@
 // The proxy: one OpenAI-style address in front of prefill and decode nodes.
-import type { KvLookup, KvTransferMode } from '../../config.js';
+import { defaults, type FirstToken, type KvLookup, type KvTransferMode } from '../../config.js';
 import { VllmPdError } from '../../errors.js';
 import {
   createHttpServer,
@@ -26,6 +26,8 @@ export interface ProxyOptions {
   readonly decodeUrls: readonly string[];
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
+  /** Default prefill, where both nodes of a turn are this project's; between others it is always decode. */
+  readonly firstToken?: FirstToken;
   /** Default false: `kv_transfer_params` of clients are dropped, since they name peers and blocks. */
   readonly trustKvTransferParams?: boolean;
   /** Default 2000. */
@@ -114,6 +116,7 @@ function createPlayer(
     conversations,
     metrics,
     lookup: { mode, lookup, queryTimeoutMs },
+    firstToken: options.firstToken ?? defaults.firstToken,
     keepsTicketsOf: (node) =>
       mode === 'bi' && !trustKvTransferParams && (lookup === 'ticket' || !node.answersCacheQueries),
   });

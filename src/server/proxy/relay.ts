@@ -1,5 +1,6 @@
 // D's answer on its way to the client: the same bytes, except that a ticket in it stays with the proxy.
 import type { ServerResponse } from 'node:http';
+import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
 import { drained } from '../http.js';
 import { SseWriter } from '../sse.js';
@@ -24,7 +25,7 @@ const eventEnd = Buffer.from('\n\n');
 /** Called with `kv_transfer_params` found in an answer, which are then taken out of it. */
 export type TakeTicket = (params: KvTransferParams) => void;
 
-export function isEventStream(response: NodeResponse): boolean {
+export function isEventStream(response: Pick<NodeResponse, 'headers'>): boolean {
   return String(response.headers['content-type'] ?? '').startsWith('text/event-stream');
 }
 
@@ -40,6 +41,17 @@ export function relayWhole(
   res.end(bytes);
 }
 
+/** Sends events of P's ahead of the stream of D's that they belong to. */
+export function beginEvents(
+  res: ServerResponse,
+  response: Pick<NodeResponse, 'headers'>,
+  requestId: string,
+  events: Buffer,
+): void {
+  res.writeHead(200, headersOf(response, requestId));
+  res.write(events);
+}
+
 /**
  * Passes events on as they come, whole ones only: an event that a dying node cut in two would spoil what follows it.
  * A node that dies in the middle ends the stream with an error event, as a failing node itself would: 'broken'.
@@ -53,6 +65,7 @@ export async function relayEvents(
   signal: AbortSignal,
   takeTicket: TakeTicket | null,
 ): Promise<'complete' | 'broken'> {
+  let hasPassedOn = false;
   try {
     let rest: Buffer = Buffer.alloc(0);
     for await (const chunk of response.body as AsyncIterable<Buffer>) {
@@ -63,6 +76,7 @@ export async function relayEvents(
       if (end === 0) continue;
       if (!res.headersSent) res.writeHead(response.status, headersOf(response, requestId));
       const events = bytes.subarray(0, end);
+      hasPassedOn = true;
       if (!res.write(takeTicket ? eventsWithoutTicket(events, takeTicket) : events)) await drained(res);
     }
     if (!res.headersSent) res.writeHead(response.status, headersOf(response, requestId));
@@ -70,10 +84,22 @@ export async function relayEvents(
     return 'complete';
   } catch (error) {
     const failure = node.failure(error, signal);
-    if (signal.aborted || !res.headersSent) throw failure;
+    if (signal.aborted || !hasPassedOn) throw failure;
     await new SseWriter(res).fail(failure);
     return 'broken';
   }
+}
+
+/** D will not go on with what was begun: its refusal, or what became of it, as an event, then the end. */
+export async function endEvents(res: ServerResponse, refusal: WholeResponse): Promise<void> {
+  const sse = new SseWriter(res);
+  const body = parseObject(refusal.bytes);
+  if (!body?.error) {
+    await sse.fail(new VllmPdError('INTERNAL', `The decode node answered ${refusal.status}.`));
+    return;
+  }
+  await sse.write(body);
+  await sse.done();
 }
 
 function headersOf(

@@ -89,6 +89,11 @@ export function prefillBody(turn: TurnRequest, params: KvTransferParams): JsonOb
   return { ...body, max_tokens: 1, stream: false, kv_transfer_params: params };
 }
 
+/** The answer's beginning as well: P takes the request as it is and ends it behind the first token. */
+export function firstTokenBody(turn: TurnRequest, params: KvTransferParams): JsonObject {
+  return { ...turn.body, kv_transfer_params: { ...params, return_first_token: true } };
+}
+
 export function decodeBody(turn: TurnRequest, params: KvTransferParams | null): JsonObject {
   return params === null ? turn.body : { ...turn.body, kv_transfer_params: params };
 }

@@ -47,10 +47,14 @@ export class ProxyRouter {
     return route;
   }
 
-  /** A healthy node of the role that was not tried yet. */
-  another(role: 'prefill' | 'decode', tried: ReadonlySet<ProxyNode>): ProxyNode | null {
+  /** A healthy node of the role that was not tried yet, and that suits. */
+  another(
+    role: 'prefill' | 'decode',
+    tried: ReadonlySet<ProxyNode>,
+    suits: (node: ProxyNode) => boolean = () => true,
+  ): ProxyNode | null {
     const nodes = role === 'prefill' ? this.#prefillNodes : this.#decodeNodes;
-    return nodes.find((node) => node.healthy && !tried.has(node)) ?? null;
+    return nodes.find((node) => node.healthy && !tried.has(node) && suits(node)) ?? null;
   }
 
   async #choose(

@@ -1,14 +1,24 @@
 // One turn through the proxy: what does D hold → P prefills → D decodes, streamed straight through.
 import type { ServerResponse } from 'node:http';
+import type { FirstToken } from '../../config.js';
 import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
+import { SseWriter } from '../sse.js';
 import type { ConversationTable } from './conversations.js';
+import { readFirstTokenAnswer } from './first-token.js';
 import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode, WholeResponse } from './node.js';
-import { isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
+import { beginEvents, endEvents, isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
 import { withReachableHost } from './remote-host.js';
-import { decodeBody, isBatch, prefillBody, type TurnRequest, withTokenIds } from './request.js';
+import {
+  decodeBody,
+  firstTokenBody,
+  isBatch,
+  prefillBody,
+  type TurnRequest,
+  withTokenIds,
+} from './request.js';
 import type { ProxyRouter } from './routing.js';
 
 /** What P left for D, and where. */
@@ -22,10 +32,14 @@ interface PrefillAnswer {
   readonly params: KvTransferParams | null;
   /** The prompt as P encoded it, if it was asked. */
   readonly promptTokenIds: readonly number[] | null;
+  /** What the client is to get at once: the first token, as P streams it. */
+  readonly begin: { readonly headers: WholeResponse['headers']; readonly events: Buffer } | null;
 }
 
 type PrefillOutcome =
   | ({ readonly kind: 'done'; readonly node: ProxyNode } & PrefillAnswer)
+  /** The answer's first token was its last; the client gets P's answer. */
+  | { readonly kind: 'complete'; readonly response: WholeResponse }
   /** The request itself is at fault; the client gets P's answer. */
   | { readonly kind: 'refused'; readonly response: WholeResponse }
   /** No prefill node did it: D prefills by itself. */
@@ -36,6 +50,7 @@ export class TurnPlayer {
   readonly #conversations: ConversationTable;
   readonly #metrics: ProxyMetrics;
   readonly #lookup: LookupOptions;
+  readonly #firstToken: FirstToken;
   readonly #keepsTicketsOf: (node: ProxyNode) => boolean;
 
   constructor(options: {
@@ -43,6 +58,7 @@ export class TurnPlayer {
     readonly conversations: ConversationTable;
     readonly metrics: ProxyMetrics;
     readonly lookup: LookupOptions;
+    readonly firstToken: FirstToken;
     /** Tickets of these stay here for the next turn, instead of going to the client. */
     readonly keepsTicketsOf: (node: ProxyNode) => boolean;
   }) {
@@ -50,6 +66,7 @@ export class TurnPlayer {
     this.#conversations = options.conversations;
     this.#metrics = options.metrics;
     this.#lookup = options.lookup;
+    this.#firstToken = options.firstToken;
     this.#keepsTicketsOf = options.keepsTicketsOf;
   }
 
@@ -65,14 +82,16 @@ export class TurnPlayer {
     if (prefill && !isBatch(turn)) {
       const offer = await lookUp(turn, decode, this.#lookup, this.#conversations, this.#metrics, signal);
       encodedTurn = withTokenIds(turn, offer.promptTokenIds);
-      const outcome = await this.#prefill(encodedTurn, prefill, offer, signal);
-      if (outcome.kind === 'refused') {
+      const outcome = await this.#prefill(encodedTurn, prefill, decode, offer, signal);
+      if (outcome.kind === 'refused' || outcome.kind === 'complete') {
         relayWhole(res, outcome.response, turn.requestId);
         return;
       }
       if (outcome.kind === 'done') {
+        const { begin, params } = outcome;
+        if (begin) beginEvents(res, begin, turn.requestId, begin.events);
         encodedTurn = withTokenIds(encodedTurn, outcome.promptTokenIds);
-        if (outcome.params) handOver = { node: outcome.node, params: outcome.params };
+        if (params) handOver = { node: outcome.node, params };
       }
     }
     await this.#decode(encodedTurn, decode, handOver, res, signal);
@@ -81,6 +100,7 @@ export class TurnPlayer {
   async #prefill(
     turn: TurnRequest,
     first: ProxyNode,
+    decode: ProxyNode,
     offer: Offer,
     signal: AbortSignal,
   ): Promise<PrefillOutcome> {
@@ -89,7 +109,9 @@ export class TurnPlayer {
     try {
       for (let node: ProxyNode | null = first; node; node = this.#router.another('prefill', tried)) {
         tried.add(node);
-        outcome = await this.#prefillOn(node, turn, offer.params, signal);
+        const givesFirstToken =
+          this.#firstToken === 'prefill' && node.passesFirstTokens && decode.passesFirstTokens;
+        outcome = await this.#prefillOn(node, turn, offer.params, givesFirstToken, signal);
         // A full queue is no fault of the request: another node may have room.
         const isFull = outcome.kind === 'refused' && outcome.response.status === 429;
         if (outcome.kind !== 'failed' && !isFull) break;
@@ -97,7 +119,8 @@ export class TurnPlayer {
       }
       return outcome;
     } finally {
-      if (outcome.kind !== 'done' && offer.hold) release(offer.hold.node, offer.hold.id);
+      const isUsed = outcome.kind === 'done' || outcome.kind === 'complete';
+      if (!isUsed && offer.hold) release(offer.hold.node, offer.hold.id);
     }
   }
 
@@ -105,15 +128,20 @@ export class TurnPlayer {
     node: ProxyNode,
     turn: TurnRequest,
     params: KvTransferParams,
+    givesFirstToken: boolean,
     signal: AbortSignal,
   ): Promise<PrefillOutcome> {
     const startedMs = performance.now();
     try {
       const { path, headers } = turn;
-      const body = prefillBody(turn, params);
+      const body = givesFirstToken ? firstTokenBody(turn, params) : prefillBody(turn, params);
       const response = await node.fetch({ method: 'POST', path, body, headers, signal });
       this.#metrics.hop('prefill', node.url, performance.now() - startedMs);
-      if (response.status < 300) return { kind: 'done', node, ...parsePrefill(response, node.url) };
+      if (response.status < 300) {
+        return givesFirstToken
+          ? firstTokenOutcome(response, node)
+          : { kind: 'done', node, ...parsePrefill(response, node.url) };
+      }
       // 501 says that no node of this kind can do what was asked.
       const isNodeAtFault = response.status >= 500 && response.status !== 501;
       return isNodeAtFault ? { kind: 'failed' } : { kind: 'refused', response };
@@ -135,16 +163,23 @@ export class TurnPlayer {
     try {
       for (let node: ProxyNode | null = first; node; ) {
         tried.add(node);
-        const next = this.#router.another('decode', tried);
+        const next = this.#router.another('decode', tried, (other) => canGoOn(other, handOver));
         try {
-          isTaken = await this.#decodeOn(node, turn, handOver?.params ?? null, res, signal, next !== null);
+          const params = handOver && paramsFor(node, handOver.params);
+          isTaken = await this.#decodeOn(node, turn, params, res, signal, next !== null);
           // The conversation's KV is here now.
           if (turn.sessionId !== null && node !== first) {
             this.#conversations.settle(turn.sessionId, { prefill: handOver?.node ?? null, decode: node });
           }
           return;
         } catch (error) {
-          if (!isUnreachable(error) || res.headersSent || !next) throw error;
+          // Nothing of this node's has been passed on: another one may go on from where P, or the client, left off.
+          if (!isUnreachable(error)) throw error;
+          if (!next && res.headersSent) {
+            await new SseWriter(res).fail(error);
+            return;
+          }
+          if (!next) throw error;
           this.#metrics.hopFailed('decode', node.url);
           node = next;
         }
@@ -182,6 +217,8 @@ export class TurnPlayer {
     if (isEventStream(response)) {
       const end = await relayEvents(res, response, node, requestId, signal, takeTicket);
       if (end === 'broken') this.#metrics.hopFailed('decode', node.url);
+    } else if (res.headersSent) {
+      await endEvents(res, await node.read(response, signal));
     } else {
       relayWhole(res, await node.read(response, signal), requestId, takeTicket);
     }
@@ -216,6 +253,39 @@ function isUnreachable(error: unknown): boolean {
   return error instanceof VllmPdError && error.code === 'NODE_UNREACHABLE';
 }
 
+/** Who has not got P's first token told must be able to go on behind what the client has got. */
+function canGoOn(node: ProxyNode, handOver: HandOver | null): boolean {
+  return node.passesFirstTokens || !handOver?.params.remote_first_token?.streamed;
+}
+
+/** Without the first token for a node that does not know it: that one samples it once more. */
+function paramsFor(node: ProxyNode, params: KvTransferParams): KvTransferParams {
+  if (node.passesFirstTokens || !params.remote_first_token) return params;
+  const { remote_first_token: _, ...rest } = params;
+  return rest;
+}
+
+/** An answer that cannot be understood is a failure: the client has got nothing of it. */
+function firstTokenOutcome(response: WholeResponse, node: ProxyNode): PrefillOutcome {
+  try {
+    const answer = readFirstTokenAnswer(response);
+    if (answer.kind === 'complete') return { kind: 'complete', response };
+    const { kv_transfer_params: held, prompt_token_ids: promptTokenIds } = answer.handOver;
+    const params = withReachableHost(held, node.url);
+    const token = params.remote_first_token;
+    if (!answer.events || !token) return { kind: 'done', node, params, promptTokenIds, begin: null };
+    return {
+      kind: 'done',
+      node,
+      params: { ...params, remote_first_token: { ...token, streamed: true } },
+      promptTokenIds,
+      begin: { headers: response.headers, events: answer.events },
+    };
+  } catch {
+    return { kind: 'failed' };
+  }
+}
+
 /** An answer that cannot be understood hands nothing over. */
 function parsePrefill(response: WholeResponse, url: string): PrefillAnswer {
   try {
@@ -228,8 +298,9 @@ function parsePrefill(response: WholeResponse, url: string): PrefillAnswer {
     return {
       params: kv_transfer_params ? withReachableHost(kv_transfer_params, url) : null,
       promptTokenIds: prompt_token_ids ?? choices?.[0]?.prompt_token_ids ?? null,
+      begin: null,
     };
   } catch {
-    return { params: null, promptTokenIds: null };
+    return { params: null, promptTokenIds: null, begin: null };
   }
 }
