@@ -39,11 +39,16 @@ for (const arch of publishedShapeNames.filter((name) => name.startsWith('tiny-')
       const engine = (backend: 'cpu' | 'onnx', mode: 'uni' | 'bi'): EngineOptions => ({
         model,
         backend,
+        dtype: 'float32',
         kvCacheDtype: 'float32',
         kvTransfer: { mode },
       });
       const [aggregated, uni, bi] = await Promise.all([
-        play({ prefill: 0, decode: 1, engine: { model, backend: 'cpu', kvCacheDtype: 'float32' } }),
+        play({
+          prefill: 0,
+          decode: 1,
+          engine: { model, backend: 'cpu', dtype: 'float32', kvCacheDtype: 'float32' },
+        }),
         play({ engine: engine('onnx', 'uni') }),
         play({ engine: engine('cpu', 'bi') }),
       ]);
