@@ -39,7 +39,7 @@ for (const arch of publishedShapeNames.filter((name) => name.startsWith('tiny-')
       const engine = (backend: 'cpu' | 'onnx', mode: 'uni' | 'bi'): EngineOptions => ({
         model,
         backend,
-        dtype: 'float32',
+        dtype: backend === 'cpu' ? 'float32' : 'auto',
         kvCacheDtype: 'float32',
         kvTransfer: { mode },
       });
