@@ -1,7 +1,14 @@
 // The engine's flags, with vLLM's names: one definition for `serve` and the benchmarks.
 import { CLIError } from '@oclif/core/errors';
 import { boolean, custom, integer, option, string } from '@oclif/core/flags';
-import { defaults, type EngineOptions, given } from './config.js';
+import {
+  defaults,
+  type EngineOptions,
+  type EvictionPolicyName,
+  evictionPolicyNames,
+  given,
+  type KvStoreOptions,
+} from './config.js';
 import { VllmPdError } from './errors.js';
 
 const maxInt32 = 2 ** 31 - 1;
@@ -47,6 +54,82 @@ export function apiKeysOf(given: readonly string[] | undefined): readonly string
     'Expected API keys of printable characters without spaces and commas but received another one.';
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'api-key' });
 }
+
+const threshold = custom<number | 'auto'>({
+  parse: async (input) => {
+    if (input === 'auto') return input;
+    const value = Number(input);
+    if (/^\d+$/.test(input) && value <= maxInt32) return value;
+    throw new CLIError(`Expected a whole number of tokens or auto but received: ${input}`);
+  },
+});
+
+const units: Readonly<Record<string, number>> = { '': 1, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40 };
+
+const size = custom<number>({
+  parse: async (input) => {
+    const [, value, unit = ''] = /^(\d+(?:\.\d+)?)(?:([kmgt])(?:i?b)?|b)?$/i.exec(input.trim()) ?? [];
+    const bytes = Math.floor(Number(value) * (units[unit.toLowerCase()] ?? Number.NaN));
+    if (bytes > 0 && bytes <= Number.MAX_SAFE_INTEGER) return bytes;
+    throw new CLIError(`Expected a size such as 512MiB or 10GiB but received: ${input}`);
+  },
+});
+
+const storeGroup = { helpGroup: 'KV STORES' };
+
+const policy = (tier: string) =>
+  option({
+    options: evictionPolicyNames,
+    description: `Which blocks leave a full ${tier} first. session: the tail of the conversation idle for longest.`,
+    defaultHelp: async () => defaults.kvStorePolicy,
+    ...storeGroup,
+  })();
+
+const storeFlags = {
+  'kv-store-memory': size({
+    description: 'Host memory of each node for blocks that leave its pool, such as 512MiB.',
+    helpValue: 'SIZE',
+    ...storeGroup,
+  }),
+  'kv-store-dir': string({
+    description:
+      'Directory on the node’s disk for its blocks; each node of a cluster takes a folder of its own in it.',
+    helpValue: 'DIR',
+    ...storeGroup,
+  }),
+  'kv-store-dir-capacity': size({
+    description: 'Most that --kv-store-dir may hold for one node; without limit if absent.',
+    helpValue: 'SIZE',
+    ...storeGroup,
+  }),
+  'kv-store-policy': policy('memory or directory of a node'),
+  'kv-store-ttl': seconds({
+    description:
+      'Blocks in the memory or directory of a node are dropped this many seconds after they were written.',
+    ...storeGroup,
+  }),
+  'kv-shared-store': string({
+    description: 'Store that all nodes reach: a directory on a shared file system, or redis://host:port.',
+    helpValue: 'DIR|URL',
+    ...storeGroup,
+  }),
+  'kv-shared-store-capacity': size({
+    description: 'Most that the shared store may hold; without limit if absent.',
+    helpValue: 'SIZE',
+    ...storeGroup,
+  }),
+  'kv-shared-store-policy': policy('shared store'),
+  'kv-shared-store-ttl': seconds({
+    description: 'Blocks in the shared store are dropped this many seconds after they were written.',
+    ...storeGroup,
+  }),
+  'hop-planner': boolean({
+    description:
+      'Read what the shared store has from there and never from a peer (on unless switched off, which shows what it saves).',
+    allowNo: true,
+    ...storeGroup,
+  }),
+};
 
 export const engineFlags = {
   model: text('A built-in model (`default`, `tiny`) or a Hugging Face folder.', defaults.model, 'MODEL'),
@@ -154,13 +237,14 @@ export const engineFlags = {
     defaultHelp: async () => defaults.firstToken,
     helpGroup: 'KV TRANSFER',
   })(),
-  'kv-recompute-threshold': count(
-    'Fewer tokens than this are computed by P instead of pulled from D.',
-    defaults.kvRecomputeThreshold,
-    0,
-    maxInt32,
-    'KV TRANSFER',
-  ),
+  'kv-recompute-threshold': threshold({
+    description:
+      'Fewer tokens than this are computed by P instead of pulled from D or read from a store. auto: whatever was ' +
+      'measured to cost less.',
+    defaultHelp: async () => String(defaults.kvRecomputeThreshold),
+    helpGroup: 'KV TRANSFER',
+    helpValue: 'N|auto',
+  }),
   'kv-lease-duration': seconds({
     description: 'How long blocks are held for a peer that was told about them, in seconds.',
     defaultHelp: async () => String(defaults.kvLeaseDurationMs / 1000),
@@ -183,10 +267,25 @@ export const engineFlags = {
     defaultHelp: async () => defaults.kvLoadFailurePolicy,
     helpGroup: 'KV TRANSFER',
   })(),
+  ...storeFlags,
 };
 
+/** What `storeFlags` parse to. Sizes in bytes, times in seconds. */
+interface StoreFlagValues {
+  readonly 'kv-store-memory'?: number;
+  readonly 'kv-store-dir'?: string;
+  readonly 'kv-store-dir-capacity'?: number;
+  readonly 'kv-store-policy'?: EvictionPolicyName;
+  readonly 'kv-store-ttl'?: number;
+  readonly 'kv-shared-store'?: string;
+  readonly 'kv-shared-store-capacity'?: number;
+  readonly 'kv-shared-store-policy'?: EvictionPolicyName;
+  readonly 'kv-shared-store-ttl'?: number;
+  readonly 'hop-planner'?: boolean;
+}
+
 /** What `engineFlags` parse to; a flag that was not given is absent. */
-export interface EngineFlagValues {
+export interface EngineFlagValues extends StoreFlagValues {
   readonly model?: string;
   readonly 'served-model-name'?: string;
   readonly 'max-model-len'?: number;
@@ -208,7 +307,7 @@ export interface EngineFlagValues {
   readonly 'kv-transfer'?: 'uni' | 'bi';
   readonly 'kv-lookup'?: 'query' | 'ticket';
   readonly 'first-token'?: 'prefill' | 'decode';
-  readonly 'kv-recompute-threshold'?: number;
+  readonly 'kv-recompute-threshold'?: number | 'auto';
   /** Seconds. */
   readonly 'kv-lease-duration'?: number;
   /** Seconds. */
@@ -245,6 +344,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
       agent: flags['kv-agent'],
       kvLoadFailurePolicy: flags['kv-load-failure-policy'],
     }),
+    kvStore: unlessEmpty<KvStoreOptions>(storeOptions(flags)),
     backend: flags.backend,
     kvCacheDtype: flags['kv-cache-dtype'],
     dtype: flags.dtype,
@@ -253,6 +353,35 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     seed: flags.seed,
     reuseTokenIds: flags['reuse-token-ids'],
   });
+}
+
+function storeOptions(flags: StoreFlagValues): {
+  [K in keyof KvStoreOptions]: KvStoreOptions[K] | undefined;
+} {
+  return {
+    memoryBytes: flags['kv-store-memory'],
+    directory: flags['kv-store-dir'],
+    shared: flags['kv-shared-store'],
+    hopPlanner: flags['hop-planner'],
+    dedicatedTier: unlessEmpty({
+      capacityBytes: flags['kv-store-dir-capacity'],
+      ttlMs: milliseconds(flags['kv-store-ttl']),
+      policy: flags['kv-store-policy'],
+    }),
+    sharedTier: unlessEmpty({
+      capacityBytes: flags['kv-shared-store-capacity'],
+      ttlMs: milliseconds(flags['kv-shared-store-ttl']),
+      policy: flags['kv-shared-store-policy'],
+    }),
+  };
+}
+
+/** As `given`; undefined when nothing was. */
+function unlessEmpty<T extends object>(
+  choices: { readonly [K in keyof T]: T[K] | undefined },
+): T | undefined {
+  const chosen = given<T>(choices);
+  return Object.keys(chosen).length === 0 ? undefined : chosen;
 }
 
 function milliseconds(seconds: number | undefined): number | undefined {

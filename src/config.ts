@@ -96,8 +96,8 @@ export interface KvTransferConfig {
   readonly lookup: KvLookup;
   /** The proxy's choice; nodes do as each request says. */
   readonly firstToken: FirstToken;
-  /** Fewer external tokens than this are computed by P instead of pulled from D. */
-  readonly kvRecomputeThreshold: number;
+  /** Fewer external tokens than this are computed by P instead of pulled from D; `auto` = whatever was measured to cost less. */
+  readonly kvRecomputeThreshold: number | 'auto';
   /** How long blocks are held for a peer that was told about them, in ms. */
   readonly kvLeaseDurationMs: number;
   /** How long D holds a finished turn's blocks in ticket mode, in ms. */
@@ -200,12 +200,16 @@ export function mergeEngineOptions(base: EngineOptions, over: EngineOptions): En
     cache: { ...base.cache, ...over.cache },
     scheduler: { ...base.scheduler, ...over.scheduler },
     kvTransfer: { ...base.kvTransfer, ...over.kvTransfer },
-    kvStore: {
-      ...base.kvStore,
-      ...over.kvStore,
-      dedicatedTier: { ...base.kvStore?.dedicatedTier, ...over.kvStore?.dedicatedTier },
-      sharedTier: { ...base.kvStore?.sharedTier, ...over.kvStore?.sharedTier },
-    },
+    kvStore: mergeKvStore(base.kvStore, over.kvStore),
+  };
+}
+
+function mergeKvStore(base: KvStoreOptions = {}, over: KvStoreOptions = {}): KvStoreOptions {
+  return {
+    ...base,
+    ...over,
+    dedicatedTier: { ...base.dedicatedTier, ...over.dedicatedTier },
+    sharedTier: { ...base.sharedTier, ...over.sharedTier },
   };
 }
 

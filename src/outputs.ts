@@ -81,16 +81,57 @@ export interface PullSpec {
   readonly blockHashes: readonly BlockHash[];
 }
 
+/** A block that a load reads from one of this node's stores. */
+export interface StoreBlockRead {
+  readonly hash: BlockHash;
+  readonly localBlockId: number;
+  readonly tier: 'dedicated' | 'shared';
+  /** Where the peer holds it too, should the store have lost it; null = nowhere. */
+  readonly remoteBlockId: number | null;
+}
+
+/** One request's load of which at least one block comes from a store. */
+export interface StoreLoadSpec {
+  readonly requestId: string;
+  /** The conversation, for the eviction policies of stores. */
+  readonly chain: string;
+  /** All blocks of the load, in the order of the prompt. */
+  readonly localBlockIds: readonly number[];
+  readonly blocks: readonly StoreBlockRead[];
+  /** What comes from the peer, notified when all has ended; no blocks = notify only; null = there is no peer. */
+  readonly pull: PullSpec | null;
+}
+
 export interface KVConnectorMetadata {
   readonly pulls: readonly PullSpec[];
+  readonly storeLoads?: readonly StoreLoadSpec[];
+}
+
+/** What of a load came from stores. */
+export interface StoreReads {
+  /** Of the load's intact leading blocks. */
+  readonly numBlocks: number;
+  readonly dedicatedBytes: number;
+  readonly sharedBytes: number;
+}
+
+/** How long bytes took from where. */
+export interface ReadTiming {
+  readonly source: 'peer' | 'dedicated' | 'shared';
+  readonly numBytes: number;
+  readonly ms: number;
 }
 
 /** End of one load, successful or not; always reported, also for an aborted request. */
 export interface FinishedPull {
   readonly requestId: string;
   readonly numBlocks: number;
+  /** From the peer. */
   readonly numBytes: number;
   readonly transferMs: number;
+  /** Absent when no store was asked. */
+  readonly stores?: StoreReads;
+  readonly timings?: readonly ReadTiming[];
   /**
    * `expired`: the owner's hold had ended before it was read, and blocks went to others since. `stale`: it stood, yet
    * blocks were not what they should be. `failed`: the peer could not be read.

@@ -30,6 +30,8 @@ export interface KvTransferParams {
 
   /** How long the owner will hold the blocks from when it said so, in ms. */
   readonly remote_lease_expires_in_ms?: number;
+  /** Blocks of the prompt that the owner knows in the shared store: named, so that they need not be sent. */
+  readonly remote_shared_block_hashes?: readonly BlockHash[];
   /** The request is a cache query; `lease` asks for the found blocks to be held. */
   readonly cache_query?: boolean;
   readonly lease?: boolean;
@@ -92,7 +94,10 @@ export interface CacheQueryAnswer {
   readonly num_blocks: number;
   readonly block_ids: readonly number[];
   readonly block_hashes: readonly BlockHash[];
+  /** Of `block_ids`: those that can be used or leased as they are. */
   readonly tier: Tier;
+  /** Storage of each block of the longest prefix that this node could use without computing it; local blocks first. */
+  readonly block_tiers?: readonly (readonly Tier[])[];
   readonly lease: { readonly id: string; readonly expires_in_ms: number } | null;
   /** What a proxy hands to P unchanged, so that P may pull these blocks; null when nothing was leased. */
   readonly kv_transfer_params: KvTransferParams | null;
@@ -129,6 +134,26 @@ export type LedgerBin = (typeof ledgerBins)[number];
 
 export type Ledger = Readonly<Record<LedgerBin, number>>;
 
+/** Ways of KV, by where from and to: `p` and `d` are the nodes that prefill and decode. */
+export const kvHops = [
+  'd_to_p',
+  'p_to_d',
+  'dedicated_to_p',
+  'shared_to_p',
+  'dedicated_to_d',
+  'shared_to_d',
+] as const;
+
+export type KvHop = (typeof kvHops)[number];
+
+/** What it was thought to cost to read what P could have read, before it did or did not; for judging the choice. */
+export interface WirePullEstimate {
+  readonly num_tokens: number;
+  readonly num_pulled_tokens: number;
+  readonly pull_ms: number;
+  readonly recompute_ms: number;
+}
+
 /** How a prompt's tokens came to have KV on the node that prefilled it. Also a wire object: `prefill_stats`. */
 export interface PrefillStats {
   readonly num_prompt_tokens: number;
@@ -145,4 +170,10 @@ export interface PrefillStats {
   readonly kv_transfer_ms_p_to_d: number;
   /** Filled in by D: prompt tokens that D itself ran through its model (none after a full hand-over with P's first token, 1 without it). */
   readonly num_decode_computed_tokens: number;
+  /** Bytes by hop; one that moved nothing is absent. */
+  readonly kv_hop_bytes?: Readonly<Partial<Record<KvHop, number>>>;
+  /** Bytes read from a peer although the reader could have read them from the shared store. */
+  readonly two_hop_bytes?: number;
+  /** Null when P could have read nothing. */
+  readonly pull_estimate?: WirePullEstimate | null;
 }

@@ -1,5 +1,5 @@
 // A benchmark from beginning to end: systems up, texts made, turns played, everything checked, the run kept.
-import type { EngineOptions, KvTransferMode } from '../config.js';
+import type { EngineOptions, KvStoreConfig, KvTransferMode } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageVersion } from '../version.js';
 import {
@@ -139,12 +139,17 @@ function withExpectations({ workload, url, engine }: BenchOptions, played: RunRe
     numPrefillBlocks: prefill.cache.numBlocks,
     numDecodeBlocks: decode.cache.numBlocks,
     kvRecomputeThreshold: prefill.kvTransfer.kvRecomputeThreshold,
+    usesStores: usesStores(prefill.kvStore) || usesStores(decode.kvStore),
     lookup: prefill.kvTransfer.lookup,
     enablePrefixCaching: prefill.cache.enablePrefixCaching,
     evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
     numPrefillNodes: 1,
     numDecodeNodes: 1,
   });
+}
+
+function usesStores({ memoryBytes, directory, shared }: KvStoreConfig): boolean {
+  return memoryBytes !== null || directory !== null || shared !== null;
 }
 
 function checkTurns({ workload, modes, url }: BenchOptions, turns: readonly TurnRecord[]): Check[] {

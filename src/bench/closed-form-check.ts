@@ -9,7 +9,10 @@ export interface ClosedFormScope {
   /** Blocks of each node's pool, the null block included. */
   readonly numPrefillBlocks: number;
   readonly numDecodeBlocks: number;
-  readonly kvRecomputeThreshold: number;
+  /** `auto`: what was measured decides, not lengths. */
+  readonly kvRecomputeThreshold: number | 'auto';
+  /** Blocks that leave a pool may come back from elsewhere. */
+  readonly usesStores: boolean;
   readonly lookup: KvLookup;
   readonly enablePrefixCaching: boolean;
   readonly evictPrefillBetweenTurns: boolean;
@@ -25,8 +28,10 @@ export function withExpectedLedgers(
   scope: ClosedFormScope,
 ): TurnRecord[] {
   const sharing = conversationsThatShareBlocks(firstPrompts, scope.blockSize);
+  const { kvRecomputeThreshold } = scope;
   const isDetermined = (mode: KvTransferMode) =>
     scope.enablePrefixCaching &&
+    !scope.usesStores &&
     scope.numPrefillNodes === 1 &&
     scope.numDecodeNodes === 1 &&
     everythingFits(
@@ -44,6 +49,7 @@ export function withExpectedLedgers(
     if (
       turn.warmup ||
       turn.error !== null ||
+      kvRecomputeThreshold === 'auto' ||
       !determined.get(turn.mode) ||
       sharing.has(turn.conversation_id) ||
       // An answer of one token may be P's alone, and then D knows nothing of it.
@@ -54,7 +60,7 @@ export function withExpectedLedgers(
       return turn;
     }
     const ledger = expectedLedger(
-      { ...scope, mode: turn.mode },
+      { ...scope, kvRecomputeThreshold, mode: turn.mode },
       {
         numPromptTokens: turn.num_prompt_tokens,
         previous: before && {

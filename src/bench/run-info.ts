@@ -1,5 +1,5 @@
 // What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
-import type { FirstToken, KvCacheDtypeChoice, KvLookup, KvTransferMode } from '../config.js';
+import type { FirstToken, KvCacheDtypeChoice, KvLookup, KvStoreConfig, KvTransferMode } from '../config.js';
 import type { Check } from './checks.js';
 import type { HostInfo } from './host.js';
 
@@ -60,7 +60,9 @@ export interface RunConfig {
   readonly kv_lookup: KvLookup;
   /** Absent in runs from before there was a choice: `decode`. */
   readonly first_token?: FirstToken;
-  readonly kv_recompute_threshold: number;
+  readonly kv_recompute_threshold: number | 'auto';
+  /** Storage beyond the pools; absent in runs without any. */
+  readonly kv_store?: KvStoreConfig;
   /** Absent in runs from before there was a choice: `cpu`. */
   readonly backend?: 'cpu' | 'onnx';
   /** What was asked for. Absent in runs from before there was a choice: `float32`. */

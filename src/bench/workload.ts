@@ -73,7 +73,7 @@ const engineSchema = z.strictObject({
   block_size: positiveInteger.optional(),
   max_model_len: positiveInteger.optional(),
   max_num_batched_tokens: positiveInteger.optional(),
-  kv_recompute_threshold: z.number().int().min(0).optional(),
+  kv_recompute_threshold: z.union([z.number().int().min(0), z.literal('auto')]).optional(),
   dtype: z.enum(['auto', 'float32', 'bfloat16']).optional(),
   quantization: z.enum(['none', 'int8']).optional(),
 });

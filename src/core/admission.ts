@@ -28,12 +28,16 @@ interface Start {
   readonly numExternalTokens: number;
 }
 
+//      ┌──► lookups (WAITING_FOR_REMOTE_KVS, without blocks) ──► waiting again, each step
+//      │
 //   waiting ──────────────────────────────────────────────────────────────► running
 //      └──► loads (WAITING_FOR_REMOTE_KVS) ──► ended ──► loaded ──────────────┘
 export class Admission {
   readonly #parts: AdmissionParts;
   readonly #waiting: WaitingQueue;
   readonly #loads: RemoteLoads;
+  /** Those of whom the connector does not know yet what could be loaded. They hold nothing. */
+  readonly #lookups = new Set<Request>();
   #ended: EndedLoad[] = [];
   /** Loaded and ready to run. They hold blocks and cannot be preempted, so they go before all that wait. */
   #loaded: Request[] = [];
@@ -67,7 +71,7 @@ export class Admission {
   }
 
   get numWaitingForRemoteKvs(): number {
-    return this.#loads.requests().length;
+    return this.#loads.requests().length + this.#lookups.size;
   }
 
   append(request: Request): void {
@@ -82,6 +86,7 @@ export class Admission {
   /** The request ends. A load under way stays known, since it goes on. */
   remove(request: Request): void {
     this.#waiting.remove(request);
+    this.#lookups.delete(request);
     this.#loaded = this.#loaded.filter((candidate) => candidate !== request);
     this.#ended = this.#ended.filter((load) => load.request !== request);
   }
@@ -129,6 +134,16 @@ export class Admission {
     }
   }
 
+  /** Asks again about those that were not known; in the order in which they came, before all others. */
+  promoteLookedUp(): void {
+    const lookups = [...this.#lookups];
+    this.#lookups.clear();
+    for (const request of lookups.reverse()) {
+      request.status = 'WAITING';
+      this.#waiting.prepend(request);
+    }
+  }
+
   // -------------------------------------------------------------------------------------------- admitting
 
   /** Moves requests into `running`, in the order of the queue, until one does not fit. */
@@ -139,6 +154,12 @@ export class Admission {
       const hasRoom = this.#hasRoom(plan, running);
       if (!hasRoom && !this.#parts.connector) return;
       const start = this.#findStart(request);
+      if (!start) {
+        this.#waiting.remove(request);
+        request.status = 'WAITING_FOR_REMOTE_KVS';
+        this.#lookups.add(request);
+        continue;
+      }
       // A load takes neither budget nor a running slot.
       if (!hasRoom && start.numExternalTokens === 0) return;
       if (!this.#begin(plan, running, request, start, numReservedBlocks)) return;
@@ -171,12 +192,13 @@ export class Admission {
     return numBlocks;
   }
 
-  #findStart(request: Request): Start {
+  /** Null when it is not known yet what could be loaded. */
+  #findStart(request: Request): Start | null {
     const { kvCache, connector } = this.#parts;
     const hit = kvCache.getComputedBlocks(request);
     const numLocalTokens = hit.length * kvCache.blockSize;
-    const numExternalTokens = connector?.getNumNewMatchedTokens(request, numLocalTokens) ?? 0;
-    return { hit, numLocalTokens, numExternalTokens };
+    const numExternalTokens = connector ? connector.getNumNewMatchedTokens(request, numLocalTokens) : 0;
+    return numExternalTokens === null ? null : { hit, numLocalTokens, numExternalTokens };
   }
 
   /** False, and no effect, if the request does not fit now. */
@@ -217,7 +239,9 @@ export class Admission {
     const { connector, hasher, prefills } = this.#parts;
     this.#admitted.add(request);
     const numRemoteTokens = connector?.getNumRemoteTokens(request) ?? null;
-    prefills.admitted(request, { numLocalTokens, numExternalTokens, numRemoteTokens, endsInCachedBlock });
+    const pullEstimate = connector?.getPullEstimate?.(request) ?? null;
+    const facts = { numLocalTokens, numExternalTokens, numRemoteTokens, endsInCachedBlock, pullEstimate };
+    prefills.admitted(request, facts);
     const stats = this.#prefixCacheStats;
     this.#prefixCacheStats = {
       queries: stats.queries + request.numPromptTokens,

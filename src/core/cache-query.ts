@@ -1,7 +1,7 @@
 // Cache queries: the longest cached prefix of a prompt, looked up without touching anything, leased if asked for.
 import type { KVConnectorScheduler } from '../kv-transfer/connector.js';
 import type { Request } from '../request.js';
-import type { CacheQueryAnswer } from '../wire.js';
+import type { CacheQueryAnswer, Tier } from '../wire.js';
 import type { KVCacheManager } from './kv-cache-manager.js';
 
 export interface CacheQueryParts {
@@ -66,7 +66,19 @@ function answerCacheQuery(
     block_ids: blockIds,
     block_hashes: request.blockHashes.slice(0, blocks.length),
     tier: 'local',
+    block_tiers: tiersOfPrefix(request, kvCache),
     lease: lease && { id: lease.id, expires_in_ms: lease.expiresInMs },
     kv_transfer_params: lease?.kvTransferParams ?? null,
   };
+}
+
+/** One entry a block, up to the first that lies nowhere. */
+function tiersOfPrefix(
+  { blockHashes, numPromptTokens }: Request,
+  kvCache: KVCacheManager,
+): (readonly Tier[])[] {
+  const usable = blockHashes.slice(0, Math.floor((numPromptTokens - 1) / kvCache.blockSize));
+  const tiers = usable.map((hash) => kvCache.mediaOf(hash));
+  const firstMissing = tiers.findIndex((media) => media.length === 0);
+  return firstMissing < 0 ? tiers : tiers.slice(0, firstMissing);
 }

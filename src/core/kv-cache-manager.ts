@@ -1,7 +1,7 @@
 // The KV cache manager: requests' block tables over the pool, prefix hits, holds for peers.
 import type { CacheConfig } from '../config.js';
 import type { Request } from '../request.js';
-import type { BlockHash } from '../wire.js';
+import type { BlockHash, Tier } from '../wire.js';
 import { BlockHolds } from './block-holds.js';
 import { BlockPool } from './block-pool.js';
 import type { BlockTableSink } from './block-table-sink.js';
@@ -25,6 +25,23 @@ export interface Admission {
   readonly numReservedBlocks: number;
 }
 
+/** A full block that can be found from now on. */
+export interface CachedBlock {
+  readonly blockId: number;
+  readonly hash: BlockHash;
+  readonly request: Request;
+  /** 0 = the prompt's first block. */
+  readonly index: number;
+}
+
+/** What the manager is told about storage beyond the pool, and whom it tells of new blocks. */
+export interface ExternalStorage {
+  /** Tiers that hold the block, as far as this node knows. */
+  tiersOf(hash: BlockHash): readonly Tier[];
+  /** Called in the middle of scheduling; its contents are complete now and may be gone later. */
+  onBlockCached(block: CachedBlock): void;
+}
+
 const noBlockIds: readonly number[] = [];
 
 export class KVCacheManager {
@@ -32,9 +49,11 @@ export class KVCacheManager {
   readonly #enablePrefixCaching: boolean;
   readonly #pool: BlockPool;
   readonly #holds: BlockHolds;
+  readonly #external: ExternalStorage | null;
   readonly #tables = new Map<string, BlockTable>();
 
-  constructor(config: CacheConfig, sink: BlockTableSink) {
+  constructor(config: CacheConfig, sink: BlockTableSink, external: ExternalStorage | null = null) {
+    this.#external = external;
     this.blockSize = config.blockSize;
     this.#enablePrefixCaching = config.enablePrefixCaching;
     this.#pool = new BlockPool(config.numBlocks, sink);
@@ -83,6 +102,12 @@ export class KVCacheManager {
     return this.#pool.getCachedBlock(hash) !== null;
   }
 
+  /** Where a block can be had without computing it: the pool, and what is known of the stores. */
+  mediaOf(hash: BlockHash): readonly Tier[] {
+    const external = this.#external?.tiersOf(hash) ?? [];
+    return this.isCached(hash) ? ['local', ...external] : external;
+  }
+
   /**
    * Gives the request blocks for `numNewTokens` behind its computed ones; with an admission, behind hit and external
    * tokens. Returns the request's whole table, live; null, without any effect, if that does not fit. An admission also
@@ -120,7 +145,10 @@ export class KVCacheManager {
     const numFullBlocks = Math.floor(numTokens / this.blockSize);
     for (; table.numCachedBlocks < numFullBlocks; table.numCachedBlocks += 1) {
       const i = table.numCachedBlocks;
-      this.#pool.cacheBlock(table.blocks[i]!, request.blockHashes[i]!);
+      const block = table.blocks[i]!;
+      const hash = request.blockHashes[i]!;
+      this.#pool.cacheBlock(block, hash);
+      this.#external?.onBlockCached({ blockId: block.blockId, hash, request, index: i });
     }
   }
 

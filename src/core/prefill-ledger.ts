@@ -12,6 +12,8 @@ export interface PrefillFacts {
   readonly numExternalTokens: number;
   /** …and how many of them arrived. */
   readonly numArrivedTokens: number;
+  /** Of these, how many came from stores of this node. */
+  readonly numStoreTokens?: number;
   /** Why the others did not. */
   readonly failure: 'lease_expired' | 'transfer_failed' | null;
   /** End of what D offered, from position 0; null = not asked. */
@@ -52,10 +54,15 @@ export function prefillLedger(facts: PrefillFacts): Ledger {
   const { numPromptTokens, numLocalTokens, numExternalTokens, numRemoteTokens, known } = facts;
   const cuts = new Cuts(0, numPromptTokens);
   cuts.upTo(numLocalTokens, 'local_hit');
-  cuts.upTo(numLocalTokens + facts.numArrivedTokens, 'pulled_from_d');
+  // Counts, not places: peer and stores may take turns.
+  cuts.upTo(numLocalTokens + facts.numArrivedTokens - (facts.numStoreTokens ?? 0), 'pulled_from_d');
+  cuts.upTo(numLocalTokens + facts.numArrivedTokens, 'pulled_from_store');
   cuts.upTo(numLocalTokens + numExternalTokens, facts.failure ?? 'transfer_failed');
-  if (numExternalTokens === 0 && numRemoteTokens !== null) {
-    cuts.upTo(Math.min(numRemoteTokens, numPromptTokens - 1), 'below_threshold');
+  if (numRemoteTokens !== null) {
+    // Behind a load only whole blocks can have been left out on purpose: a part of one cannot be checked.
+    const end =
+      numExternalTokens === 0 ? numRemoteTokens : numRemoteTokens - (numRemoteTokens % facts.blockSize);
+    cuts.upTo(Math.min(end, numPromptTokens - 1), 'below_threshold');
   }
   if (facts.endsInCachedBlock && cuts.position === numPromptTokens - facts.blockSize) {
     cuts.upTo(numPromptTokens, 'last_token');

@@ -1,7 +1,8 @@
 // Follows each request's first prefill from admission to its last prompt token, and makes its statistics.
 import type { PullOutcome } from '../kv-transfer/connector.js';
+import type { PullEstimate } from '../kv-transfer/load-plan.js';
 import type { Request } from '../request.js';
-import type { PrefillStats } from '../wire.js';
+import type { KvHop, PrefillStats } from '../wire.js';
 import type { BlockHasher } from './block-hash.js';
 import {
   completeLedger,
@@ -17,10 +18,13 @@ import { TokenHistory } from './token-history.js';
 export type AdmissionFacts = Pick<
   PrefillFacts,
   'numLocalTokens' | 'numExternalTokens' | 'numRemoteTokens' | 'endsInCachedBlock'
->;
+> & {
+  /** Absent or null = there was nothing to read. */
+  readonly pullEstimate?: PullEstimate | null;
+};
 
 interface Prefill {
-  facts: PrefillFacts;
+  facts: PrefillFacts & AdmissionFacts;
   outcome: PullOutcome | null;
 }
 
@@ -36,7 +40,7 @@ export class PrefillTracker {
 
   /** At the first admission only: what happens again after a preemption is not in the ledger. */
   admitted(request: Request, admission: AdmissionFacts): void {
-    const facts: PrefillFacts = {
+    const facts = {
       ...admission,
       numPromptTokens: request.numPromptTokens,
       numArrivedTokens: 0,
@@ -50,7 +54,11 @@ export class PrefillTracker {
   loadEnded(request: Request, outcome: PullOutcome, numArrivedTokens: number): void {
     const prefill = this.#prefills.get(request.requestId)!;
     prefill.outcome = outcome;
-    prefill.facts = { ...prefill.facts, numArrivedTokens, failure: outcome.failure };
+    const numStoreTokens = Math.min(
+      numArrivedTokens,
+      (outcome.stores?.numBlocks ?? 0) * this.#hasher.blockSize,
+    );
+    prefill.facts = { ...prefill.facts, numArrivedTokens, numStoreTokens, failure: outcome.failure };
   }
 
   /** The prompt is computed for the first time. */
@@ -85,6 +93,8 @@ function prefillNodeStats(request: Request, { facts, outcome }: Prefill): Prefil
     kv_bytes_p_to_d: 0,
     kv_transfer_ms_p_to_d: 0,
     num_decode_computed_tokens: 0,
+    ...hopCosts(outcome, 'd', 'p'),
+    ...estimateOf(facts),
   });
 }
 
@@ -98,6 +108,7 @@ function decodeNodeStats(request: Request, { facts, outcome }: Prefill): Prefill
     num_decode_computed_tokens:
       numPromptTokens - Math.min(numReadyTokens, numPromptTokens - 1 + request.numRemoteOutputTokens),
   };
+  const hops = hopCosts(outcome, 'p', 'd');
   const remote = statsFromP(request);
   if (remote) {
     const costs: PrefillCosts = {
@@ -105,6 +116,9 @@ function decodeNodeStats(request: Request, { facts, outcome }: Prefill): Prefill
       kv_bytes_d_to_p: remote.kv_bytes_d_to_p,
       kv_transfer_ms_d_to_p: remote.kv_transfer_ms_d_to_p,
       ...handOver,
+      ...(remote.pull_estimate && { pull_estimate: remote.pull_estimate }),
+      kv_hop_bytes: { ...remote.kv_hop_bytes, ...hops.kv_hop_bytes },
+      two_hop_bytes: (remote.two_hop_bytes ?? 0) + hops.two_hop_bytes,
     };
     return toPrefillStats(
       numPromptTokens,
@@ -119,7 +133,37 @@ function decodeNodeStats(request: Request, { facts, outcome }: Prefill): Prefill
     kv_bytes_d_to_p: 0,
     kv_transfer_ms_d_to_p: 0,
     ...handOver,
+    ...hops,
   });
+}
+
+/** What the node's own load moved, from its peer and from its stores. */
+function hopCosts(outcome: PullOutcome | null, peer: 'p' | 'd', self: 'p' | 'd') {
+  const hops: readonly [KvHop, number][] = [
+    [peer === 'd' ? 'd_to_p' : 'p_to_d', outcome?.numBytes ?? 0],
+    [`dedicated_to_${self}`, outcome?.stores?.dedicatedBytes ?? 0],
+    [`shared_to_${self}`, outcome?.stores?.sharedBytes ?? 0],
+  ];
+  return {
+    kv_hop_bytes: Object.fromEntries(hops.filter(([, numBytes]) => numBytes > 0)),
+    two_hop_bytes: outcome?.twoHopBytes ?? 0,
+  };
+}
+
+function estimateOf({
+  pullEstimate,
+  numExternalTokens,
+}: AdmissionFacts): Pick<PrefillStats, 'pull_estimate'> {
+  if (!pullEstimate) return {};
+  const { numTokens, pullMs, recomputeMs } = pullEstimate;
+  return {
+    pull_estimate: {
+      num_tokens: numTokens,
+      num_pulled_tokens: numExternalTokens,
+      pull_ms: pullMs,
+      recompute_ms: recomputeMs,
+    },
+  };
 }
 
 /** Null when P sent none, or such that cannot be of this prompt. */

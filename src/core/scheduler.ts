@@ -10,12 +10,12 @@ import type {
   SchedulerOutput,
 } from '../outputs.js';
 import type { FinishedStatus, Request } from '../request.js';
-import type { CacheQueryAnswer } from '../wire.js';
+import type { BlockHash, CacheQueryAnswer } from '../wire.js';
 import { Admission } from './admission.js';
 import { assertTokenIds, BlockHasher, type HashBlocks } from './block-hash.js';
 import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
-import { KVCacheManager } from './kv-cache-manager.js';
+import { type ExternalStorage, KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
 import { byPriority } from './priority-request-queue.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
@@ -31,6 +31,8 @@ export interface SchedulerInit {
   /** Null = an aggregated engine. */
   readonly connector: KVConnectorScheduler | null;
   readonly sink: BlockTableSink;
+  /** Absent = the pool is all there is. */
+  readonly external?: ExternalStorage;
   /** Hashes many blocks at once; absent = the hasher of core does. */
   readonly hashBlocks?: HashBlocks;
   /** Milliseconds, monotonic; the same clock as the connector's. */
@@ -83,7 +85,7 @@ export class Scheduler {
     this.#init = init;
     this.#connector = init.connector;
     this.#hasher = new BlockHasher(init.cache.blockSize, init.cache.hashSeed, init.hashBlocks);
-    this.#kvCache = new KVCacheManager(init.cache, init.sink);
+    this.#kvCache = new KVCacheManager(init.cache, init.sink, init.external);
     this.#prefills = new PrefillTracker(this.#hasher);
     this.#admission = new Admission({
       maxNumSeqs: init.scheduler.maxNumSeqs,
@@ -127,6 +129,14 @@ export class Scheduler {
       return;
     }
     this.#hasher.extend(request);
+    const numLocalTokens = this.#kvCache.getComputedBlocks(request).length * this.#kvCache.blockSize;
+    this.#connector?.requestAdded?.(request, numLocalTokens);
+  }
+
+  /** Names the blocks of a request's prompt, before or after it is added. Token ids must be checked. */
+  hashPrompt(request: Request): readonly BlockHash[] {
+    this.#hasher.extend(request);
+    return request.blockHashes;
   }
 
   /** As finishRequest(requestId, 'FINISHED_ABORTED'). */
@@ -175,6 +185,7 @@ export class Scheduler {
     this.#freeEndedHolds();
     const cacheQueryAnswers = this.#answerCacheQueries();
     this.#admission.promoteLoaded();
+    this.#admission.promoteLookedUp();
     const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
     this.#scheduleRunning(plan);
     if (plan.numPreemptions === 0) this.#admit(plan);

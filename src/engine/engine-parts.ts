@@ -12,8 +12,11 @@ import { loadModelFolder, type ModelFolder } from '../model/model-folder.js';
 import { type KvPool, loadNative } from '../native.js';
 import { ModelRunner } from '../worker/model-runner.js';
 import { Sampler } from '../worker/sampler.js';
+import type { StepRunner } from './engine-core.js';
+import { MeasuredRunner } from './measured-runner.js';
 import { modelFingerprint } from './model-fingerprint.js';
 import type { RequestLimits } from './request-check.js';
+import { openStorage, type Storage } from './storage.js';
 
 const log = createLogger('engine');
 
@@ -25,7 +28,8 @@ export interface EngineParts {
   readonly connectorScheduler: PullConnectorScheduler;
   readonly connectorWorker: PullConnectorWorker;
   readonly scheduler: Scheduler;
-  readonly runner: ModelRunner;
+  readonly runner: StepRunner;
+  readonly storage: Storage;
   /** Monotonic, in ms; one clock for requests, scheduler and leases. */
   readonly clock: () => number;
   readonly limits: RequestLimits;
@@ -42,6 +46,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
     quantization: config.quantization,
   });
   let pool: KvPool | null = null;
+  let storage: Storage | null = null;
   try {
     const { numBlocks, blockSize } = config.cache;
     pool = loadNative().createPool({
@@ -51,15 +56,18 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
       dtype: resolveKvCacheDtype(config.kvCacheDtype, config.backend, loadNative().defaultDtype),
     });
     const peers = new PeerPolicy(config.kvTransfer.peers);
+    const compatibility = await compatibilityOf(config);
+    storage = await openStorage(config, pool, compatibility);
     const agent = await createTransferAgent({
       config: config.kvTransfer,
       engineId: config.kvTransfer.engineId,
       pool,
-      compatibility: await compatibilityOf(config),
+      compatibility,
       peers,
     });
-    return { ...connectParts(config, folder, pool, agent), peers };
+    return { ...connectParts(config, folder, pool, agent, storage), peers };
   } catch (error) {
+    await storage?.stores.close();
     pool?.close();
     folder.model.close();
     throw error;
@@ -78,6 +86,7 @@ function connectParts(
   folder: ModelFolder,
   pool: KvPool,
   agent: TransferAgent,
+  storage: Storage,
 ): Omit<EngineParts, 'peers'> {
   const { cache, kvTransfer } = config;
   const limits = limitsOf(config, folder);
@@ -86,6 +95,7 @@ function connectParts(
     blockSize: cache.blockSize,
     host: agent.host,
     port: agent.port,
+    planner: storage.planner,
     clock,
   });
   const connectorWorker = new PullConnectorWorker({
@@ -93,6 +103,7 @@ function connectParts(
     pool,
     isHeld: (id) => connectorScheduler.isHeld(id),
     heldBlocks: (id) => connectorScheduler.heldBlocks(id),
+    stores: storage.stores,
   });
   const scheduler = new Scheduler({
     engineId: kvTransfer.engineId,
@@ -101,6 +112,7 @@ function connectParts(
     kvLoadFailurePolicy: kvTransfer.kvLoadFailurePolicy,
     connector: connectorScheduler,
     sink: pool,
+    ...(storage.external && { external: storage.external }),
     hashBlocks: (...blocks) => loadNative().hashBlocks(...blocks),
     clock,
   });
@@ -108,14 +120,16 @@ function connectParts(
     suppressTokenIds: folder.generationConfig.suppressTokens,
     seed: config.seed,
   });
+  const runner = new ModelRunner({ model: folder.model, pool, sampler, connector: connectorWorker });
   return {
     folder,
     pool,
+    storage,
     agent,
     connectorScheduler,
     connectorWorker,
     scheduler,
-    runner: new ModelRunner({ model: folder.model, pool, sampler, connector: connectorWorker }),
+    runner: new MeasuredRunner(runner, storage.costs, clock),
     clock,
     limits,
   };
@@ -133,8 +147,15 @@ function limitsOf({ cache, scheduler }: EngineConfig, { model }: ModelFolder): R
 }
 
 /** The engine's loop must have ended. */
-export async function closeParts({ connectorWorker, agent, folder, pool }: EngineParts): Promise<void> {
+export async function closeParts({
+  connectorWorker,
+  storage,
+  agent,
+  folder,
+  pool,
+}: EngineParts): Promise<void> {
   await connectorWorker.close();
+  await storage.stores.close();
   await agent.close();
   folder.model.close();
   pool.close();

@@ -14,7 +14,14 @@ import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
 import { checkFirstToken, checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
-import type { EngineState, KvTransferStats, PrefixCacheStats, StatLogger } from './stats.js';
+import type {
+  EngineState,
+  KvHopBytes,
+  KvStoreStats,
+  KvTransferStats,
+  PrefixCacheStats,
+  StatLogger,
+} from './stats.js';
 
 export interface GenerateInput {
   /** Must be unique among what runs; a random one if absent. */
@@ -60,6 +67,7 @@ export class Engine {
     });
     this.#core = new EngineCore({ scheduler, runner, listener: this.#outputs, clock });
     connectorWorker.onProgress(() => this.#core.wake());
+    parts.storage.lookups.onProgress(() => this.#core.wake());
     this.#core.start();
   }
 
@@ -140,8 +148,15 @@ export class Engine {
       samplingParams: defaultSamplingParams,
       cacheQuery: { lease },
     });
+    await this.#lookUp(request);
     this.#core.addRequest(request);
     return this.#outputs.addQuery(request);
+  }
+
+  /** For a query's answer to say what stores hold, they are asked first; a slow one is not waited for longer than its guard allows. */
+  async #lookUp(request: Request): Promise<void> {
+    const { scheduler, storage } = this.#parts;
+    if (storage.external) await storage.stores.locate(scheduler.hashPrompt(request));
   }
 
   /** Ends a lease before it was read or has expired. False if there is none of that id (any more). */
@@ -182,6 +197,16 @@ export class Engine {
 
   prefixCacheStats(): PrefixCacheStats {
     return this.#parts.scheduler.prefixCacheStats;
+  }
+
+  /** One entry a store. */
+  kvStoreStats(): readonly KvStoreStats[] {
+    return this.#parts.storage.stores.stats();
+  }
+
+  /** Bytes that came to this node, by where from. */
+  kvHopBytes(): KvHopBytes {
+    return this.#parts.connectorScheduler.hops;
   }
 
   kvTransferStats(): Pick<KvTransferStats, 'bytesSent' | 'bytesReceived' | 'numExpiredHolds'> {

@@ -4,10 +4,12 @@ import type {
   SchedulerPrefixCacheStats as PrefixCacheStats,
   SchedulerStepStats as StepStats,
 } from '../core/scheduler-stats.js';
+import type { NamedStoreStats as KvStoreStats } from '../kv-store/node-stores.js';
+import type { HopBytes as KvHopBytes } from '../kv-transfer/load-planner.js';
 import type { FinishedStatus } from '../request.js';
 import type { PrefillStats } from '../wire.js';
 
-export type { EngineState, PrefixCacheStats, StepStats };
+export type { EngineState, KvHopBytes, KvStoreStats, PrefixCacheStats, StepStats };
 
 /** Taken once per request, when it ends. Times in ms; null where the request never got there. */
 export interface FinishedRequestStats {

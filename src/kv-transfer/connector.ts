@@ -1,7 +1,8 @@
 // The KV connector's two halves as interfaces: one decides inside the scheduler, one moves bytes beside the model.
-import type { KVConnectorMetadata, KVConnectorOutput } from '../outputs.js';
+import type { KVConnectorMetadata, KVConnectorOutput, StoreReads } from '../outputs.js';
 import type { Request } from '../request.js';
 import type { BlockHash, KvTransferParams } from '../wire.js';
+import type { PullEstimate } from './load-plan.js';
 
 /** What a finished request leaves behind. */
 export interface FinishDecision {
@@ -20,8 +21,13 @@ export interface QueryLease {
 /** Why a load ended as it did, for the ledger. */
 export interface PullOutcome {
   readonly requestId: string;
+  /** From the peer. */
   readonly numBytes: number;
   readonly transferMs: number;
+  /** Absent when no store was asked. */
+  readonly stores?: StoreReads;
+  /** Of `numBytes`, those that the shared store had too. */
+  readonly twoHopBytes?: number;
   readonly failure: 'lease_expired' | 'transfer_failed' | null;
 }
 
@@ -29,9 +35,14 @@ export interface PullOutcome {
 export interface KVConnectorScheduler {
   /**
    * Prompt tokens that can be loaded beyond `numLocalTokens` (block-aligned local hit). No side effects; may be asked
-   * often. 0 once the request's one load was started, and whenever this node may not pull.
+   * often. 0 once the request's one load was started, and whenever this node may not pull. Null: not known yet, since
+   * stores are being asked; the engine is woken when it is.
    */
-  getNumNewMatchedTokens(request: Request, numLocalTokens: number): number;
+  getNumNewMatchedTokens(request: Request, numLocalTokens: number): number | null;
+  /** A new request, of whose prompt this many tokens are cached here: the time to ask stores for the others. */
+  requestAdded?(request: Request, numLocalTokens: number): void;
+  /** What the load that was planned last for this request was thought to cost; null when there was nothing to read. */
+  getPullEstimate?(request: Request): PullEstimate | null;
   /** Tokens (from position 0) that the peer offers for this request whether or not they will be pulled; null = not asked. */
   getNumRemoteTokens(request: Request): number | null;
   /**

@@ -8,8 +8,8 @@ export interface Offer {
   readonly numOfferedTokens: number;
   /** Of these, what can be used for this prompt and checked by block hash. */
   readonly numUsableTokens: number;
-  /** Fewer external tokens than this are not worth a transfer. */
-  readonly minTokens: number;
+  /** Fewer external tokens than this are not worth a transfer; `auto` = what it costs decides. */
+  readonly minTokens: number | 'auto';
 }
 
 /** Null when the request does not bring an offer, or this node may not take it. */
@@ -25,7 +25,12 @@ export function offerOf(request: Request, config: KvTransferConfig, blockSize: n
   return null;
 }
 
-function measure(request: Request, blockSize: number, limit: number, minTokens: number): Offer | null {
+function measure(
+  request: Request,
+  blockSize: number,
+  limit: number,
+  minTokens: Offer['minTokens'],
+): Offer | null {
   const params = request.kvTransferParams;
   const blockIds = remoteBlocksOf(params)?.blockIds ?? [];
   const numCoveredTokens = blockIds.length * blockSize;

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
 import type { RemoteBlocks } from '../outputs.js';
-import { type KvTransferParams, ledgerBins, type PrefillStats } from '../wire.js';
+import { type KvTransferParams, kvHops, ledgerBins, type PrefillStats } from '../wire.js';
 
 const maxInt32 = 2 ** 31 - 1;
 /** A million tokens at the default block size. */
@@ -33,6 +33,11 @@ const prefillStats = z
     kv_bytes_p_to_d: measure,
     kv_transfer_ms_p_to_d: measure,
     num_decode_computed_tokens: count,
+    kv_hop_bytes: z.partialRecord(z.enum(kvHops), measure).optional(),
+    two_hop_bytes: measure.optional(),
+    pull_estimate: z
+      .object({ num_tokens: count, num_pulled_tokens: count, pull_ms: measure, recompute_ms: measure })
+      .nullish(),
   })
   .refine((stats) => ledgerBins.reduce((sum, bin) => sum + stats.ledger[bin], 0) === stats.num_prompt_tokens);
 
@@ -98,6 +103,10 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   cache_query: flag,
   lease: flag,
   remote_claims_mac: { schema: z.string().length(64), expected: 'a string of 64 characters' },
+  remote_shared_block_hashes: {
+    schema: z.array(z.string().regex(/^[0-9a-f]{64}$/)).max(maxRemoteBlocks),
+    expected: `at most ${maxRemoteBlocks} block hashes of 64 hex digits`,
+  },
   remote_prefill_stats: {
     schema: prefillStats,
     expected: 'prefill statistics whose counts are not negative and whose ledger sums to num_prompt_tokens',

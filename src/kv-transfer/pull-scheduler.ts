@@ -1,12 +1,20 @@
 // The connector's scheduler half: what to pull from whom, what to hold for whom and for how long.
 import type { KvTransferConfig } from '../config.js';
-import type { FinishedPull, KVConnectorMetadata, KVConnectorOutput, PullSpec } from '../outputs.js';
+import type {
+  FinishedPull,
+  KVConnectorMetadata,
+  KVConnectorOutput,
+  PullSpec,
+  StoreLoadSpec,
+} from '../outputs.js';
 import type { Request, RequestStatus } from '../request.js';
 import type { BlockHash, KvTransferParams } from '../wire.js';
 import { macOfClaims } from './claims.js';
 import type { FinishDecision, KVConnectorScheduler, PullOutcome, QueryLease } from './connector.js';
 import { type HoldEnd, Leases } from './leases.js';
-import { offerOf } from './offer.js';
+import type { PullEstimate } from './load-plan.js';
+import { type HopBytes, LoadPlanner } from './load-planner.js';
+import { type Offer, offerOf } from './offer.js';
 import { cachedTokensOf, classifyTransfer, remoteBlocksOf } from './params.js';
 
 export interface PullConnectorSchedulerOptions {
@@ -15,6 +23,8 @@ export interface PullConnectorSchedulerOptions {
   /** Where peers reach this node's agent. */
   readonly host: string;
   readonly port: number;
+  /** Absent = no stores, and costs that nobody measured. */
+  readonly planner?: LoadPlanner;
   /** Monotonic, in ms; the clock that `Request.arrivalTimeMs` was read from. */
   readonly clock: () => number;
 }
@@ -37,12 +47,14 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   readonly #host: string;
   readonly #port: number;
   readonly #clock: () => number;
+  readonly #planner: LoadPlanner;
   readonly #leases = new Leases();
   /** Live requests whose one load, or whose notification in its place, was queued. */
   readonly #settled = new Set<string>();
   /** Loads queued and not yet reported back. */
   readonly #pendingLoads = new Set<string>();
   #queue: PullSpec[] = [];
+  #storeLoads: StoreLoadSpec[] = [];
   #numLeasesGranted = 0;
 
   constructor(options: PullConnectorSchedulerOptions) {
@@ -51,19 +63,28 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#host = options.host;
     this.#port = options.port;
     this.#clock = options.clock;
+    const { blockSize, config } = options;
+    this.#planner =
+      options.planner ??
+      new LoadPlanner({ blockSize, blockBytes: 0, minTokens: config.kvRecomputeThreshold });
   }
 
-  getNumNewMatchedTokens(request: Request, numLocalTokens: number): number {
-    if (this.#settled.has(request.requestId) || this.#isOwnHold(request)) return 0;
-    const offer = offerOf(request, this.#config, this.#blockSize);
-    if (!offer) return 0;
-    const numExternalTokens = Math.max(0, offer.numUsableTokens - numLocalTokens);
-    return numExternalTokens < offer.minTokens ? 0 : numExternalTokens;
+  requestAdded(request: Request, numLocalTokens: number): void {
+    this.#planner.requestAdded(request, numLocalTokens);
+  }
+
+  getNumNewMatchedTokens(request: Request, numLocalTokens: number): number | null {
+    if (this.#settled.has(request.requestId)) return 0;
+    const plan = this.#planner.plan(request, numLocalTokens, this.#offerOf(request));
+    return plan?.numExternalTokens ?? null;
+  }
+
+  getPullEstimate(request: Request): PullEstimate | null {
+    return this.#planner.planned(request.requestId).estimate;
   }
 
   getNumRemoteTokens(request: Request): number | null {
-    if (this.#isOwnHold(request)) return null;
-    return offerOf(request, this.#config, this.#blockSize)?.numOfferedTokens ?? null;
+    return this.#offerOf(request)?.numOfferedTokens ?? null;
   }
 
   updateStateAfterAlloc(
@@ -76,44 +97,56 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     if (this.#settled.has(request.requestId)) return;
     if (numExternalTokens === 0) {
       this.#releasePeer(request);
+      this.#settled.add(request.requestId);
       return;
     }
-    const source = remoteBlocksOf(request.kvTransferParams);
-    if (!source) return;
     this.#settled.add(request.requestId);
     const first = numLocalTokens / this.#blockSize;
     const end = Math.ceil((numLocalTokens + numExternalTokens) / this.#blockSize);
-    this.#queue.push({
+    const localBlockIds = blockIds.slice(first, end);
+    const hashes = blockHashes.slice(first, end);
+    const source = this.#peerOf(request);
+    const whole = source && {
       requestId: request.requestId,
       remote: source.remote,
-      remoteBlockIds: source.blockIds.slice(first, end),
-      localBlockIds: blockIds.slice(first, end),
-      blockHashes: blockHashes.slice(first, end),
-    });
+      // A peer that may not be read is told at least that it need not wait.
+      remoteBlockIds: this.#offerOf(request) ? source.blockIds.slice(first, end) : [],
+      localBlockIds,
+      blockHashes: hashes,
+    };
+    const load = this.#planner.split(request, localBlockIds, hashes, whole);
+    if ('pull' in load) this.#queue.push(load.pull);
+    else this.#storeLoads.push(load.storeLoad);
     this.#pendingLoads.add(request.requestId);
   }
 
   get hasQueuedPulls(): boolean {
-    return this.#queue.length > 0;
+    return this.#queue.length + this.#storeLoads.length > 0;
   }
 
   buildConnectorMeta(): KVConnectorMetadata | null {
-    if (this.#queue.length === 0) return null;
+    if (!this.hasQueuedPulls) return null;
     const pulls = this.#queue;
+    const storeLoads = this.#storeLoads;
     this.#queue = [];
-    return { pulls };
+    this.#storeLoads = [];
+    return storeLoads.length > 0 ? { pulls, storeLoads } : { pulls };
   }
 
   updateConnectorOutput(output: KVConnectorOutput): readonly PullOutcome[] {
     for (const { requestId } of output.finishedSending) this.#leases.end(requestId, 'notified');
     return output.finishedRecving.flatMap((pull) => {
       if (!this.#pendingLoads.delete(pull.requestId)) return [];
+      const twoHopBytes = this.#planner.loadEnded(pull);
+      if (!this.#settled.has(pull.requestId)) this.#planner.forget(pull.requestId);
       return [
         {
           requestId: pull.requestId,
           numBytes: pull.numBytes,
           transferMs: pull.transferMs,
           failure: failureOf(pull),
+          ...(pull.stores && { stores: pull.stores }),
+          ...(twoHopBytes > 0 && { twoHopBytes }),
         },
       ];
     });
@@ -131,8 +164,10 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
+    const shared = this.#planner.sharedHashes(request);
     const claimed = {
       ...params,
+      ...(shared.length > 0 && { remote_shared_block_hashes: shared }),
       remote_prefill_cached_tokens: cachedTokensOf(stats),
       remote_prefill_stats: stats,
     };
@@ -142,6 +177,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   requestDropped(request: Request): void {
     this.#releasePeer(request);
     this.#settled.delete(request.requestId);
+    if (!this.#pendingLoads.has(request.requestId)) this.#planner.forget(request.requestId);
   }
 
   grantLease(request: Request, blockIds: readonly number[], numTokens: number): QueryLease {
@@ -196,6 +232,25 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     return this.#leases.numEnded(how);
   }
 
+  /** Bytes that came here since start. */
+  get hops(): HopBytes {
+    return this.#planner.hops;
+  }
+
+  /** Who holds blocks for the request; a hold of this node itself ends here. */
+  #peerOf(request: Request): ReturnType<typeof remoteBlocksOf> {
+    const kind = classifyTransfer(request.kvTransferParams);
+    const source = remoteBlocksOf(request.kvTransferParams);
+    if (!source || (kind !== 'remote_prefill' && kind !== 'remote_decode')) return null;
+    if (!this.#isOwnHold(request)) return source;
+    this.#leases.end(source.remote.requestId, 'released');
+    return null;
+  }
+
+  #offerOf(request: Request): Offer | null {
+    return this.#isOwnHold(request) ? null : offerOf(request, this.#config, this.#blockSize);
+  }
+
   /** The params name this very node: reading from itself would deadlock on its own hold, so that is ended instead. */
   #isOwnHold(request: Request): boolean {
     return request.kvTransferParams?.remote_engine_id === this.#config.engineId;
@@ -204,14 +259,9 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   /** Ends, without a read, what a peer (or this node itself) holds for the request. Once per request. */
   #releasePeer(request: Request): void {
     if (this.#settled.has(request.requestId)) return;
-    const kind = classifyTransfer(request.kvTransferParams);
-    const source = remoteBlocksOf(request.kvTransferParams);
-    if (!source || (kind !== 'remote_prefill' && kind !== 'remote_decode')) return;
+    const source = this.#peerOf(request);
+    if (!source) return;
     this.#settled.add(request.requestId);
-    if (this.#isOwnHold(request)) {
-      this.#leases.end(source.remote.requestId, 'released');
-      return;
-    }
     this.#queue.push({
       requestId: request.requestId,
       remote: source.remote,

@@ -8,9 +8,15 @@ import type {
   KVConnectorMetadata,
   KVConnectorOutput,
   PullSpec,
+  ReadTiming,
+  RemoteBlocks,
+  StoreLoadSpec,
+  StoreReads,
 } from '../outputs.js';
 import type { HeldBlocks, TransferAgent } from './agent.js';
 import type { KVConnectorWorker } from './connector.js';
+import type { BlockStores } from './store-lookups.js';
+import { readTiered } from './tiered-read.js';
 
 export interface PullConnectorWorkerOptions {
   /** Stays the caller's: close it after the worker. */
@@ -20,8 +26,24 @@ export interface PullConnectorWorkerOptions {
   readonly isHeld: (requestId: string) => boolean;
   /** The blocks held under that id, which is all that a peer may read over tcp. Default: none. */
   readonly heldBlocks?: HeldBlocks;
+  /** Null or absent = there are none. */
+  readonly stores?: Pick<BlockStores, 'read'> | null;
   /** A read that takes longer is given up, and its tokens are computed instead. Default 30 s. */
   readonly readTimeoutMs?: number;
+}
+
+/** A load as the worker runs it, from wherever its blocks come. */
+interface Load {
+  readonly requestId: string;
+  /** Who is told when it has ended; null = nobody. */
+  readonly remote: RemoteBlocks | null;
+  readonly localBlockIds: readonly number[];
+  read(signal: AbortSignal): Promise<{
+    readonly valid: Uint8Array;
+    readonly numBytes: number;
+    readonly stores?: StoreReads;
+    readonly timings?: readonly ReadTiming[];
+  }>;
 }
 
 /** How long `close` waits for notifications that are under way. */
@@ -30,6 +52,7 @@ const lastNotifsMs = 1000;
 export class PullConnectorWorker implements KVConnectorWorker {
   readonly #agent: TransferAgent;
   readonly #pool: KvPool;
+  readonly #stores: Pick<BlockStores, 'read'> | null;
   readonly #readTimeoutMs: number;
   readonly #logger = createLogger('kv-transfer');
   readonly #aborts = new Set<AbortController>();
@@ -45,10 +68,12 @@ export class PullConnectorWorker implements KVConnectorWorker {
     pool,
     isHeld,
     heldBlocks = () => null,
+    stores = null,
     readTimeoutMs = 30_000,
   }: PullConnectorWorkerOptions) {
     this.#agent = agent;
     this.#pool = pool;
+    this.#stores = stores;
     this.#readTimeoutMs = readTimeoutMs;
     agent.guardReads(heldBlocks);
     agent.onNotif((notif) => {
@@ -59,12 +84,13 @@ export class PullConnectorWorker implements KVConnectorWorker {
     });
   }
 
-  startLoadKv({ pulls }: KVConnectorMetadata): void {
+  startLoadKv({ pulls, storeLoads = [] }: KVConnectorMetadata): void {
     for (const pull of pulls) {
       // A bare notification is not a load: nobody waits for it, so it is not reported.
-      if (pull.remoteBlockIds.length === 0) void this.#notify(pull, 0);
-      else void this.#track(this.#reads, this.#load(pull));
+      if (pull.remoteBlockIds.length === 0) void this.#notify(pull.remote, 0);
+      else void this.#track(this.#reads, this.#load(this.#pullLoad(pull)));
     }
+    for (const spec of storeLoads) void this.#track(this.#reads, this.#load(this.#tieredLoad(spec)));
   }
 
   getFinished(): KVConnectorOutput | null {
@@ -101,45 +127,58 @@ export class PullConnectorWorker implements KVConnectorWorker {
     clearTimeout(timer);
   }
 
-  async #load(pull: PullSpec): Promise<void> {
+  #pullLoad(pull: PullSpec): Load {
+    const { requestId, remote, localBlockIds } = pull;
+    return { requestId, remote, localBlockIds, read: (signal) => this.#agent.read(pull, this.#pool, signal) };
+  }
+
+  #tieredLoad(spec: StoreLoadSpec): Load {
+    const { requestId, localBlockIds, pull } = spec;
+    const stores = this.#stores ?? { read: async (_, hashes) => hashes.map(() => null) };
+    const parts = { agent: this.#agent, pool: this.#pool, stores };
+    const remote = pull?.remote ?? null;
+    return { requestId, remote, localBlockIds, read: (signal) => readTiered(spec, parts, signal) };
+  }
+
+  async #load({ requestId, remote, localBlockIds, read }: Load): Promise<void> {
     const startedAtMs = performance.now();
     const abort = new AbortController();
     this.#aborts.add(abort);
     const timer = setTimeout(() => abort.abort(), this.#readTimeoutMs);
     let numValidBlocks = 0;
-    let numBytes = 0;
+    let result: Awaited<ReturnType<Load['read']>> | null = null;
     let failure: FinishedPull['failure'] = null;
     try {
-      const result = await this.#agent.read(pull, this.#pool, abort.signal);
+      result = await read(abort.signal);
       const firstInvalid = result.valid.indexOf(0);
-      numValidBlocks = firstInvalid === -1 ? pull.localBlockIds.length : firstInvalid;
-      numBytes = result.numBytes;
+      numValidBlocks = firstInvalid === -1 ? localBlockIds.length : firstInvalid;
       if (firstInvalid !== -1) failure = 'stale';
     } catch (error) {
-      this.#logger.warn(`Blocks for ${pull.requestId} were not read: ${messageOf(error)}`);
+      this.#logger.warn(`Blocks for ${requestId} were not read: ${messageOf(error)}`);
       failure = 'failed';
     } finally {
       clearTimeout(timer);
       this.#aborts.delete(abort);
     }
     const transferMs = performance.now() - startedAtMs;
-    const notified = this.#notify(pull, numValidBlocks);
+    const notified = remote && this.#notify(remote, numValidBlocks);
     // Only the owner knows whether its hold had ended by then; a good load does not wait for what it says.
     if (failure === 'stale' && (await notified) === false) failure = 'expired';
     this.#finishedRecving.push({
-      requestId: pull.requestId,
+      requestId,
       numBlocks: numValidBlocks,
-      numBytes,
+      numBytes: result?.numBytes ?? 0,
       transferMs,
       failure,
+      ...(result?.stores && { stores: result.stores, timings: result.timings ?? [] }),
     });
     // KV behind a hole is of no use: everything from the first bad block on is computed again.
-    this.#invalidBlockIds.push(...pull.localBlockIds.slice(numValidBlocks));
+    this.#invalidBlockIds.push(...localBlockIds.slice(numValidBlocks));
     this.#wake();
   }
 
-  #notify(pull: PullSpec, numBlocks: number): Promise<boolean | null> {
-    return this.#track(this.#notifs, this.#agent.sendNotif(pull.remote, numBlocks));
+  #notify(remote: RemoteBlocks, numBlocks: number): Promise<boolean | null> {
+    return this.#track(this.#notifs, this.#agent.sendNotif(remote, numBlocks));
   }
 
   #track<T>(set: Set<Promise<T>>, work: Promise<T>): Promise<T> {

@@ -3,7 +3,8 @@ import type { EngineOptions } from '../config.js';
 
 /** The inverse of the command line's parsing; what is absent is left to the defaults. */
 export function engineArgs(options: EngineOptions): string[] {
-  const { cache = {}, scheduler = {}, kvTransfer = {} } = options;
+  const { cache = {}, scheduler = {}, kvTransfer = {}, kvStore = {} } = options;
+  const { dedicatedTier = {}, sharedTier = {} } = kvStore;
   const flags: Readonly<Record<string, string | number | undefined>> = {
     model: options.model,
     'served-model-name': options.servedModelName,
@@ -29,6 +30,15 @@ export function engineArgs(options: EngineOptions): string[] {
     'decoder-kv-blocks-ttl': seconds(kvTransfer.decoderKvBlocksTtlMs),
     'kv-agent': kvTransfer.agent,
     'kv-load-failure-policy': kvTransfer.kvLoadFailurePolicy,
+    'kv-store-memory': kvStore.memoryBytes ?? undefined,
+    'kv-store-dir': kvStore.directory ?? undefined,
+    'kv-store-dir-capacity': dedicatedTier.capacityBytes ?? undefined,
+    'kv-store-policy': dedicatedTier.policy,
+    'kv-store-ttl': seconds(dedicatedTier.ttlMs ?? undefined),
+    'kv-shared-store': kvStore.shared ?? undefined,
+    'kv-shared-store-capacity': sharedTier.capacityBytes ?? undefined,
+    'kv-shared-store-policy': sharedTier.policy,
+    'kv-shared-store-ttl': seconds(sharedTier.ttlMs ?? undefined),
     'side-channel-host': kvTransfer.sideChannelHost,
     'side-channel-port': kvTransfer.sideChannelPort,
   };
@@ -39,6 +49,8 @@ export function engineArgs(options: EngineOptions): string[] {
   if (options.reuseTokenIds) args.push('--reuse-token-ids');
   if (cache.enablePrefixCaching === true) args.push('--enable-prefix-caching');
   if (cache.enablePrefixCaching === false) args.push('--no-enable-prefix-caching');
+  if (kvStore.hopPlanner === true) args.push('--hop-planner');
+  if (kvStore.hopPlanner === false) args.push('--no-hop-planner');
   return args;
 }
 

@@ -1,5 +1,6 @@
 // Prefill nodes, decode nodes and the proxy on this machine: started together, watched, stopped together.
 import { randomBytes } from 'node:crypto';
+import path from 'node:path';
 import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../config.js';
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
@@ -125,7 +126,7 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
       const port = firstPort === 0 ? 0 : firstPort + i;
       return new ClusterNode({
         role,
-        engine: mergeEngineOptions(engine, over),
+        engine: withOwnFolder(mergeEngineOptions(engine, over), `${role}-${i}`),
         port,
         forwardLogs,
         stopGraceMs,
@@ -152,6 +153,13 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
   } finally {
     options.signal?.removeEventListener('abort', abort);
   }
+}
+
+/** What a node keeps on disk is its own, and found again by the node of the same role and number after a restart. */
+function withOwnFolder(engine: EngineOptions, name: string): EngineOptions {
+  const directory = engine.kvStore?.directory;
+  if (directory == null) return engine;
+  return mergeEngineOptions(engine, { kvStore: { directory: path.join(directory, name) } });
 }
 
 async function stopAll(nodes: readonly ClusterNode[]): Promise<void> {

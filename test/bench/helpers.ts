@@ -14,6 +14,7 @@ export function createScope(fields: Partial<ClosedFormScope>): ClosedFormScope {
     numPrefillBlocks: 1024,
     numDecodeBlocks: 1024,
     kvRecomputeThreshold: 64,
+    usesStores: false,
     lookup: 'query',
     enablePrefixCaching: true,
     evictPrefillBetweenTurns: false,

@@ -62,7 +62,7 @@ test('a load reads the blocks behind the local hit, aligned at the prefix', () =
 test('a longer remote list than the prompt needs is cut at its end, not at its beginning (trap d)', () => {
   const { connector } = createConnector();
   const request = createRequest(450, offerFromD(499));
-  const numExternalTokens = connector.getNumNewMatchedTokens(request, 192);
+  const numExternalTokens = connector.getNumNewMatchedTokens(request, 192)!;
   allocate(connector, request, 192, numExternalTokens);
   const [pull] = takePulls(connector);
   assert.equal(pull?.remoteBlockIds, idsFrom(112, 16));
@@ -82,7 +82,7 @@ test('a partial last block is one more block, with its own hash', () => {
 test('there is one load a request, honoured in both count and start, also after preemption (trap e)', () => {
   const { connector } = createConnector();
   const request = createRequest(550, offerFromD(496));
-  allocate(connector, request, 192, connector.getNumNewMatchedTokens(request, 192));
+  allocate(connector, request, 192, connector.getNumNewMatchedTokens(request, 192)!);
   assert.is(connector.getNumNewMatchedTokens(request, 0), 0);
   assert.is(connector.getNumRemoteTokens(request), 496, 'what was offered stays known');
   assert.is(takePulls(connector).length, 1);
@@ -387,7 +387,7 @@ test('two turns through both connectors: every hold and load ends', () => {
 
   const lease = d.grantLease(createRequest(550, { cache_query: true }, 'q'), idsFrom(1, 31), 496);
   const onP = createRequest(550, lease.kvTransferParams, 'p1');
-  allocate(p, onP, 192, p.getNumNewMatchedTokens(onP, 192));
+  allocate(p, onP, 192, p.getNumNewMatchedTokens(onP, 192)!);
   const [pullFromD] = takePulls(p);
   p.updateConnectorOutput(received(finishedPull('p1')));
   d.updateConnectorOutput(notified(pullFromD!.remote.requestId));

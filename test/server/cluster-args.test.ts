@@ -40,8 +40,18 @@ test('every choice arrives as it was made', async () => {
       agent: 'tcp',
       kvLoadFailurePolicy: 'fail',
     },
+    kvStore: {
+      memoryBytes: 1000,
+      directory: '/some folder',
+      shared: 'redis://127.0.0.1:6379',
+      hopPlanner: false,
+      dedicatedTier: { capacityBytes: 2 ** 40, ttlMs: 1500, policy: 'session' },
+      sharedTier: { capacityBytes: 5, ttlMs: 60_000, policy: 'lfu' },
+    },
   };
   assert.equal(await roundTrip(options), options);
+  const auto = { kvTransfer: { kvRecomputeThreshold: 'auto' } } as const;
+  assert.equal(await roundTrip(auto), { ...nothing, ...auto });
   assert.equal(await roundTrip({ cache: { enablePrefixCaching: true } }), {
     ...nothing,
     cache: { enablePrefixCaching: true },
