@@ -12,6 +12,8 @@
 
 #include "block_hash.h"
 #include "cpu/isa.h"
+#include "cuda/cublaslt.h"
+#include "cuda/driver.h"
 #include "error.h"
 #include "kv_cache.h"
 #include "model.h"
@@ -217,6 +219,38 @@ Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
 
 Napi::Value count_transfer_threads(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), num_transfer_threads());
+}
+
+// cudaFacts() → what src/native.ts declares as CudaFacts
+Napi::Value cuda_facts(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const cuda::CudaFacts facts = cuda::cuda_facts();
+  auto object = Napi::Object::New(env);
+  auto devices = Napi::Array::New(env, facts.devices.size());
+  for (uint32_t i = 0; i < facts.devices.size(); ++i) {
+    const cuda::DeviceInfo& device = facts.devices[i];
+    auto entry = Napi::Object::New(env);
+    entry.Set("name", device.name);
+    entry.Set("capability",
+              std::to_string(device.capability_major) + "." + std::to_string(device.capability_minor));
+    entry.Set("numMultiprocessors", device.num_multiprocessors);
+    entry.Set("memoryBytes", static_cast<double>(device.memory_bytes));
+    devices.Set(i, entry);
+  }
+  object.Set("driverVersion", facts.driver_version);
+  object.Set("devices", devices);
+  object.Set("fatbinBytes", static_cast<double>(facts.fatbin_bytes));
+  object.Set("whyNot", facts.why_not);
+  object.Set("whyNoCublasLt", cuda::why_no_cublaslt());
+  return object;
+}
+
+// buildFacts() → { compiler, nvcc }, nvcc being empty where the kernels were left out
+Napi::Value build_facts(const Napi::CallbackInfo& info) {
+  auto object = Napi::Object::New(info.Env());
+  object.Set("compiler", VLLM_PD_COMPILER);
+  object.Set("nvcc", VLLM_PD_NVCC_VERSION);
+  return object;
 }
 
 // createPool(layout) → handle
@@ -479,6 +513,8 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("defaultDtype", Napi::Function::New<guarded<default_dtype>>(env));
   exports.Set("numTransferThreads", Napi::Function::New<guarded<count_transfer_threads>>(env));
   exports.Set("hashBlocks", Napi::Function::New<guarded<hash_blocks_of>>(env));
+  exports.Set("cudaFacts", Napi::Function::New<guarded<cuda_facts>>(env));
+  exports.Set("buildFacts", Napi::Function::New<guarded<build_facts>>(env));
   exports.Set("createPool", Napi::Function::New<guarded<create_pool>>(env));
   exports.Set("poolFd", Napi::Function::New<guarded<pool_fd>>(env));
   exports.Set("publish", Napi::Function::New<guarded<publish>>(env));

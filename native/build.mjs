@@ -25,6 +25,13 @@ function cmake(args) {
     fail(`${stdout}${stderr}\nvllm-pd could not compile its native module; the lines above say why.`);
 }
 
+/** Where it is found unless VLLM_PD_CUDA is off; empty without. */
+function nvcc() {
+  if (process.env.VLLM_PD_CUDA === 'off') return '';
+  const candidates = [process.env.NVCC, 'nvcc', '/usr/local/cuda/bin/nvcc'].filter(Boolean);
+  return candidates.find(runs) ?? '';
+}
+
 function packageDir(name) {
   return path.dirname(require.resolve(`${name}/package.json`));
 }
@@ -50,5 +57,6 @@ cmake([
   ...(fresh && runs('ninja') ? ['-G', 'Ninja'] : []),
   `-DNODE_ADDON_API_DIR=${packageDir('node-addon-api')}`,
   `-DNODE_API_HEADERS_DIR=${packageDir('node-api-headers')}`,
+  `-DVLLM_PD_NVCC=${nvcc()}`,
 ]);
 cmake(['--build', buildDir, '--parallel']);

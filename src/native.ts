@@ -215,6 +215,32 @@ export interface Probe {
   close(): void;
 }
 
+/** What this process could use of CUDA. */
+export interface CudaFacts {
+  /** 13000 is CUDA 13.0; 0 without a driver. */
+  readonly driverVersion: number;
+  readonly devices: readonly {
+    readonly name: string;
+    /** Compute capability, e.g. `9.0`. */
+    readonly capability: string;
+    readonly numMultiprocessors: number;
+    readonly memoryBytes: number;
+  }[];
+  /** Size of the kernels in the module; 0 where it was built without nvcc. */
+  readonly fatbinBytes: number;
+  /** A whole sentence, or empty where a device can be used. */
+  readonly whyNot: string;
+  /** Likewise for cuBLASLt. */
+  readonly whyNoCublasLt: string;
+}
+
+/** How the module was compiled. */
+export interface BuildFacts {
+  readonly compiler: string;
+  /** Version of nvcc; null where the CUDA kernels were left out. */
+  readonly nvcc: string | null;
+}
+
 export interface Native {
   createPool(layout: KvPoolLayout): KvPool;
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
@@ -246,12 +272,16 @@ export interface Native {
   readonly isa: string;
   /** What weights are best kept as on this machine: bfloat16 where AVX-512 or AMX multiply it. */
   readonly defaultDtype: NativeWeights['dtype'];
+  readonly build: BuildFacts;
+  /** Looks for a CUDA driver on the first call. */
+  cudaFacts(): CudaFacts;
 }
 
 class LoadedNative implements Native {
   readonly isa: string;
   readonly defaultDtype: NativeWeights['dtype'];
   readonly numTransferThreads: number;
+  readonly build: BuildFacts;
   readonly #addon: Addon;
   readonly hashBlocks: Native['hashBlocks'];
 
@@ -262,6 +292,12 @@ class LoadedNative implements Native {
     this.isa = cross(() => addon.isa());
     this.defaultDtype = cross(() => addon.defaultDtype());
     this.numTransferThreads = cross(() => addon.numTransferThreads());
+    const { compiler, nvcc } = addon.buildFacts();
+    this.build = { compiler, nvcc: nvcc || null };
+  }
+
+  cudaFacts(): CudaFacts {
+    return cross(() => this.#addon.cudaFacts());
   }
 
   createPool(layout: KvPoolLayout): KvPool {

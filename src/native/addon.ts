@@ -1,6 +1,6 @@
 // What crosses into the native module, and how its errors come back.
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
-import type { NativeModelConfig, NativeWeights, TensorLocation, WeightSource } from '../native.js';
+import type { CudaFacts, NativeModelConfig, NativeWeights, TensorLocation, WeightSource } from '../native.js';
 
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {
@@ -15,6 +15,8 @@ export interface Addon {
     hex: Uint8Array,
   ): void;
   defaultDtype(): NativeWeights['dtype'];
+  cudaFacts(): CudaFacts;
+  buildFacts(): { readonly compiler: string; readonly nvcc: string };
   createPool(layout: readonly number[]): PoolHandle;
   poolFd(pool: PoolHandle): number;
   publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;
@@ -70,7 +72,7 @@ export type ModelHandle = { readonly kind: 'model' };
 export type ProbeHandle = { readonly kind: 'probe' };
 
 /** The codes that native/ throws with. */
-const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED'];
+const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED', 'NOT_SUPPORTED'];
 
 function toVllmPdError(error: unknown): VllmPdError {
   const code = nativeCodes.find((known) => known === (error as { code?: unknown }).code) ?? 'INTERNAL';

@@ -1,0 +1,2 @@
+// The kernels themselves, compiled for the host.
+#include "cuda/kernels.cu"

@@ -1,0 +1,13 @@
+// All kernels as one translation unit, so that nvcc makes one fatbin of them.
+#include "cuda/convert.cu"
+#include "cuda/copy_blocks.cu"
+#include "cuda/embed.cu"
+#include "cuda/gather_rows.cu"
+#include "cuda/matmul.cu"
+#include "cuda/paged_attention_decode.cu"
+#include "cuda/paged_attention_prefill.cu"
+#include "cuda/paged_attention_reduce.cu"
+#include "cuda/rms_norm.cu"
+#include "cuda/rotate_and_cache.cu"
+#include "cuda/sample.cu"
+#include "cuda/swiglu.cu"
