@@ -134,7 +134,14 @@ async function onnxAvailability(whyNoModule: string | null): Promise<Availabilit
 /** Makes a pool of one block and maps it as a peer would. */
 function shmAvailability(native: Native | undefined, whyNoModule: string | null): Availability {
   if (!native) return failing(whyNoModule);
-  const layout = { numBlocks: 1, numLayers: 1, numKvHeads: 1, blockSize: 1, headDim: 8, dtype: 'float32' } as const;
+  const layout = {
+    numBlocks: 1,
+    numLayers: 1,
+    numKvHeads: 1,
+    blockSize: 1,
+    headDim: 8,
+    dtype: 'float32',
+  } as const;
   const { value, whyNot } = attempt(() => {
     const pool = native.createPool(layout);
     try {
