@@ -110,7 +110,8 @@ test("the toy proxy: parameters without this project's additions, and with newer
     assert.is(response.status, 200);
     assert.is((await pulledTokens(decodeUrl)) - pulledBefore, answer.usage.prompt_tokens);
     if (answer.prefill_stats) assert.is(answer.prefill_stats.num_decode_computed_tokens, 1);
-    if ('dcp_size' in additions) assert.is(answer.usage.prompt_tokens_details.cached_tokens, 3);
+    // No node of this key has said so: a count that somebody made up is not repeated.
+    if ('dcp_size' in additions) assert.is(answer.usage.prompt_tokens_details.cached_tokens, 0);
   }
 });
 
