@@ -14,6 +14,7 @@
 #include "cpu/isa.h"
 #include "cuda/cublaslt.h"
 #include "cuda/driver.h"
+#include "data_channel.h"
 #include "error.h"
 #include "kv_cache.h"
 #include "model.h"
@@ -40,7 +41,13 @@ struct Instance {
   /** Used by jobs on `transfers` only, which hold it until the last of them has ended. */
   std::shared_ptr<ThreadPool> transfer_pool;
 
+  /** Their receiving is ended before its threads are waited for. */
+  std::vector<std::weak_ptr<DataLanes>> lanes;
+
   ~Instance() {
+    for (const auto& weak : lanes) {
+      if (const auto open = weak.lock()) open->shut_down();
+    }
     for (const auto& thread : threads) thread->stop();
   }
 
@@ -58,6 +65,26 @@ struct PoolHandle {
 
 struct PeerHandle {
   std::shared_ptr<KvRegion> region;
+};
+
+struct DataServerHandle {
+  std::shared_ptr<KvCache> cache;
+  std::unique_ptr<DataServer> server;
+};
+
+struct DataLanesHandle {
+  std::shared_ptr<DataLanes> lanes;
+  /** One a lane. */
+  std::vector<std::shared_ptr<JobThread>> threads;
+
+  ~DataLanesHandle() { close(); }
+
+  void close() {
+    if (lanes) lanes->shut_down();
+    lanes.reset();
+    for (const auto& thread : threads) thread->stop();
+    threads.clear();
+  }
 };
 
 struct ProbeHandle {
@@ -361,6 +388,112 @@ Napi::Value read_peer_pool(const Napi::CallbackInfo& info) {
       });
 }
 
+DataServer& open_server(const Napi::Value& value) {
+  const auto& server = handle<DataServerHandle>(value).server;
+  if (!server) throw Error("INVALID_ARGUMENT", "The data server is closed.");
+  return *server;
+}
+
+// createDataServer(pool, host) → handle
+Napi::Value create_data_server(const Napi::CallbackInfo& info) {
+  const auto cache = open_cache(info[0]);
+  auto server = std::make_unique<DataServer>(cache, info[1].As<Napi::String>().Utf8Value());
+  return new_handle(info.Env(), new DataServerHandle{cache, std::move(server)});
+}
+
+Napi::Value data_server_port(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), open_server(info[0]).port());
+}
+
+Napi::Value data_bytes_sent(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(open_server(info[0]).num_bytes_sent()));
+}
+
+// openDataSession(server, secret: 32 bytes to write to) → session id
+Napi::Value open_data_session(const Napi::CallbackInfo& info) {
+  Secret secret;
+  const uint32_t id = open_server(info[0]).open_session(&secret);
+  std::copy(secret.begin(), secret.end(), info[1].As<Napi::Uint8Array>().Data());
+  return Napi::Number::New(info.Env(), id);
+}
+
+Napi::Value close_data_session(const Napi::CallbackInfo& info) {
+  open_server(info[0]).close_session(static_cast<uint32_t>(to_int(info[1])));
+  return info.Env().Undefined();
+}
+
+// sendBlocks(server, session, lane, seq, blockIds, hashes) → whether that connection is there to send them
+Napi::Value send_blocks(const Napi::CallbackInfo& info) {
+  auto& server = open_server(info[0]);
+  SendJob job{static_cast<uint32_t>(to_int(info[3])), to_ints(info[4]), to_bytes(info[5])};
+  check_block_ids(handle<DataServerHandle>(info[0]).cache->layout(), job.block_ids);
+  const bool queued = server.send(static_cast<uint32_t>(to_int(info[1])), static_cast<int>(to_int(info[2])),
+                                  std::move(job));
+  return Napi::Boolean::New(info.Env(), queued);
+}
+
+Napi::Value close_data_server(const Napi::CallbackInfo& info) {
+  auto& server = handle<DataServerHandle>(info[0]);
+  server.server.reset();
+  server.cache.reset();
+  return info.Env().Undefined();
+}
+
+// openDataLanes(host, port, secret, numLanes) → Promise<handle>
+Napi::Value open_data_lanes(const Napi::CallbackInfo& info) {
+  auto& instance = *info.Env().GetInstanceData<Instance>();
+  const int num_lanes = static_cast<int>(to_int(info[3]));
+  std::vector<std::shared_ptr<JobThread>> threads;
+  for (int lane = 0; lane < num_lanes; ++lane) threads.push_back(instance.new_thread());
+  Secret secret;
+  std::copy_n(info[2].As<Napi::Uint8Array>().Data(), kSecretBytes, secret.begin());
+  const auto lanes = std::make_shared<std::shared_ptr<DataLanes>>();
+  return run_on(
+      info.Env(), *threads[0],
+      [=, host = info[0].As<Napi::String>().Utf8Value(),
+       port = static_cast<int>(to_int(info[1]))] {
+        try {
+          *lanes = std::make_shared<DataLanes>(host, port, secret, num_lanes);
+        } catch (...) {
+          for (const auto& thread : threads) thread->stop();
+          throw;
+        }
+      },
+      [=](Napi::Env env) {
+        auto& open = env.GetInstanceData<Instance>()->lanes;
+        const auto gone = [](const std::weak_ptr<DataLanes>& weak) { return weak.expired(); };
+        open.erase(std::remove_if(open.begin(), open.end(), gone), open.end());
+        open.push_back(*lanes);
+        return new_handle(env, new DataLanesHandle{std::move(*lanes), threads});
+      });
+}
+
+// receiveBlocks(lanes, lane, seq, pool, blockIds) → Promise<Uint8Array>
+Napi::Value receive_blocks(const Napi::CallbackInfo& info) {
+  const auto& owner = handle<DataLanesHandle>(info[0]);
+  if (!owner.lanes) throw Error("PEER_FAILED", "The data connections are closed.");
+  const auto lane = static_cast<int>(to_int(info[1]));
+  const auto cache = open_cache(info[3]);
+  const auto block_ids = to_ints(info[4]);
+  check_block_ids(cache->layout(), block_ids);
+  const auto valid = std::make_shared<std::vector<uint8_t>>();
+  return run_on(
+      info.Env(), *owner.threads.at(lane),
+      [=, lanes = owner.lanes, seq = static_cast<uint32_t>(to_int(info[2]))] {
+        *valid = lanes->receive(lane, seq, cache->region(), block_ids);
+      },
+      [valid](Napi::Env env) -> Napi::Value {
+        auto array = Napi::Uint8Array::New(env, valid->size());
+        std::copy(valid->begin(), valid->end(), array.Data());
+        return array;
+      });
+}
+
+Napi::Value close_data_lanes(const Napi::CallbackInfo& info) {
+  handle<DataLanesHandle>(info[0]).close();
+  return info.Env().Undefined();
+}
+
 Napi::Value close_peer_pool(const Napi::CallbackInfo& info) {
   handle<PeerHandle>(info[0]).region.reset();
   return info.Env().Undefined();
@@ -527,6 +660,16 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("openPeerPool", Napi::Function::New<guarded<open_peer_pool>>(env));
   exports.Set("readPeerPool", Napi::Function::New<guarded<read_peer_pool>>(env));
   exports.Set("closePeerPool", Napi::Function::New<guarded<close_peer_pool>>(env));
+  exports.Set("createDataServer", Napi::Function::New<guarded<create_data_server>>(env));
+  exports.Set("dataServerPort", Napi::Function::New<guarded<data_server_port>>(env));
+  exports.Set("dataBytesSent", Napi::Function::New<guarded<data_bytes_sent>>(env));
+  exports.Set("openDataSession", Napi::Function::New<guarded<open_data_session>>(env));
+  exports.Set("closeDataSession", Napi::Function::New<guarded<close_data_session>>(env));
+  exports.Set("sendBlocks", Napi::Function::New<guarded<send_blocks>>(env));
+  exports.Set("closeDataServer", Napi::Function::New<guarded<close_data_server>>(env));
+  exports.Set("openDataLanes", Napi::Function::New<guarded<open_data_lanes>>(env));
+  exports.Set("receiveBlocks", Napi::Function::New<guarded<receive_blocks>>(env));
+  exports.Set("closeDataLanes", Napi::Function::New<guarded<close_data_lanes>>(env));
   exports.Set("loadModel", Napi::Function::New<guarded<load_model>>(env));
   exports.Set("forward", Napi::Function::New<guarded<forward>>(env));
   exports.Set("weightSource", Napi::Function::New<guarded<weight_source>>(env));

@@ -8,6 +8,7 @@ import { messageOf, VllmPdError } from './errors.js';
 import { type Addon, cross, crossAsync } from './native/addon.js';
 import { checkModelConfig, checkTensors, checkWeights, wholeNumber } from './native/arguments.js';
 import { NativeBlockHash } from './native/block-hash.js';
+import { NativeDataLanes, NativeDataServer } from './native/data-channel.js';
 import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
 import { LoadedNativeModel } from './native/model.js';
 import { NativeProbe } from './native/probe.js';
@@ -63,6 +64,38 @@ export interface PeerPool {
     localBlockIds: readonly number[],
     hashes: readonly string[],
   ): Promise<Uint8Array>;
+  close(): void;
+}
+
+/** The owner's end of the data channel (native/data_channel.h): sends blocks on threads of its own. */
+export interface DataServer {
+  readonly port: number;
+  /** Bytes of valid blocks, since it was made. */
+  readonly bytesSent: number;
+  /** Connections that begin with the secret (64 hex digits) belong to this session. */
+  openSession(): { readonly id: number; readonly secret: string };
+  closeSession(id: number): void;
+  /** Queues a reply; which blocks may be read is the caller's business. False where the session has no such connection. */
+  send(
+    session: number,
+    lane: number,
+    seq: number,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): boolean;
+  /** Ends all connections. Idempotent. */
+  close(): void;
+}
+
+/** The reader's end: connections to one owner, a native thread for each. */
+export interface DataLanes {
+  /**
+   * Receives the connection's next reply, which must be number `seq`, into the blocks; resolves to one byte a block: 1 =
+   * arrived intact, 0 = stale (local bytes undefined). Rejects with PEER_FAILED; the connection is of no use then. When it
+   * is settled, nothing writes into the blocks any more.
+   */
+  receive(lane: number, seq: number, into: KvPool, blockIds: readonly number[]): Promise<Uint8Array>;
+  /** Ends receives under way. Idempotent. */
   close(): void;
 }
 
@@ -245,6 +278,14 @@ export interface Native {
   createPool(layout: KvPoolLayout): KvPool;
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool;
+  /** Listens on any free port of that host. Throws INVALID_ARGUMENT when it is not this machine's. */
+  createDataServer(pool: KvPool, host: string): DataServer;
+  /** Rejects with PEER_FAILED when the owner cannot be reached or does not know the secret. */
+  openDataLanes(
+    address: { readonly host: string; readonly port: number },
+    secret: string,
+    numLanes: number,
+  ): Promise<DataLanes>;
   /** Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. */
   loadModel(
     config: NativeModelConfig,
@@ -302,6 +343,18 @@ class LoadedNative implements Native {
 
   createPool(layout: KvPoolLayout): KvPool {
     return new NativeKvPool(this.#addon, layout);
+  }
+
+  createDataServer(pool: KvPool, host: string): DataServer {
+    return new NativeDataServer(this.#addon, pool, host);
+  }
+
+  openDataLanes(
+    address: { readonly host: string; readonly port: number },
+    secret: string,
+    numLanes: number,
+  ): Promise<DataLanes> {
+    return NativeDataLanes.open(this.#addon, address, secret, numLanes);
   }
 
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool {

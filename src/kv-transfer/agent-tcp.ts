@@ -1,49 +1,104 @@
-// Reading a peer's blocks over its side channel: the owner verifies and sends, this end copies in.
-import type { KvPool } from '../native.js';
+// Reading a peer's blocks over tcp: asked for on the side channel, received natively on connections of their own.
+import { VllmPdError } from '../errors.js';
+import { type DataLanes, type KvPool, loadNative } from '../native.js';
 import type { PullSpec } from '../outputs.js';
 import type { ReadResult } from './agent.js';
-import { decodeBlocks, encodeRead, maxBlocksPerChunk } from './messages.js';
+import { countValid, decodeOpened, encodeOpen, encodeRead, maxBlocksPerChunk } from './messages.js';
 import type { PeerConnection } from './peer-connection.js';
 
-/** Chunks asked for ahead, so that the owner copies while the network carries. */
-const numChunksAhead = 3;
+/** Data connections to each peer; each has a thread at both ends. */
+export const numLanes = 2;
+/** Chunks asked for ahead on each, so that the owner sends on while the next one is asked for. */
+const numChunksAhead = 2;
 
-/** `onBytes` hears of every chunk that arrived. When this settles, nothing writes into `into` any more. */
-export async function readOverTcp(
-  connection: PeerConnection,
-  pull: PullSpec,
-  into: KvPool,
-  onBytes: (numBytes: number) => void,
-): Promise<ReadResult> {
-  const numBlocks = pull.remoteBlockIds.length;
-  const chunkBlocks = maxBlocksPerChunk(into.blockBytes);
-  const valid = new Uint8Array(numBlocks);
-  let numBytes = 0;
-  let next = 0;
+export interface TcpPeerOptions {
+  readonly connection: PeerConnection;
+  readonly host: string;
+  /** Hears of every chunk that arrived. */
+  readonly onBytes: (numBytes: number) => void;
+}
 
-  const readChunks = async () => {
-    while (next < numBlocks) {
-      const first = next;
-      const end = Math.min(numBlocks, first + chunkBlocks);
-      next = end;
-      const blockIds = pull.remoteBlockIds.slice(first, end);
-      const hashes = pull.blockHashes.slice(first, end);
-      const body = await connection.request(
-        'read',
-        (seq) => encodeRead({ seq, requestId: pull.remote.requestId, blockIds, hashes }),
-        'blocks',
-      );
-      const chunk = decodeBlocks(body, end - first, into.blockBytes);
-      onBytes(chunk.data.length);
-      numBytes += chunk.data.length;
-      valid.set(chunk.valid, first);
-      const arrived = pull.localBlockIds.slice(first, end).filter((_, i) => chunk.valid[i] === 1);
-      if (arrived.length > 0) into.copyIn(arrived, chunk.data);
+/** One owner's blocks. Ends with the side channel's connection, and ends that when its own fail. */
+export class TcpPeer {
+  readonly #options: TcpPeerOptions;
+  #lanes: Promise<DataLanes> | null = null;
+
+  constructor(options: TcpPeerOptions) {
+    this.#options = options;
+    void options.connection.closed.then(() => this.#close());
+  }
+
+  /** When this settles, nothing writes into `into` any more. */
+  async read(pull: PullSpec, into: KvPool): Promise<ReadResult> {
+    this.#lanes ??= this.#open();
+    try {
+      return await this.#readChunks(await this.#lanes, pull, into);
+    } catch (error) {
+      // What else is on its way on the data connections would be taken for the answer to the next read.
+      this.#options.connection.destroy();
+      throw error;
     }
-  };
+  }
 
-  // All of them, also after one has failed: a chunk that is still under way would write later.
-  const outcomes = await Promise.allSettled(Array.from({ length: numChunksAhead }, readChunks));
-  for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
-  return { valid, numBytes };
+  async #readChunks(lanes: DataLanes, pull: PullSpec, into: KvPool): Promise<ReadResult> {
+    const numBlocks = pull.remoteBlockIds.length;
+    const chunkBlocks = Math.min(maxBlocksPerChunk(into.blockBytes), Math.ceil(numBlocks / numLanes));
+    const valid = new Uint8Array(numBlocks);
+    let next = 0;
+    const readOn = async (lane: number) => {
+      while (next < numBlocks) {
+        const first = next;
+        next = Math.min(numBlocks, first + chunkBlocks);
+        valid.set(await this.#readChunk(lanes, lane, sliceOf(pull, first, next), into), first);
+      }
+    };
+    // All of them, also after one has failed: a chunk that is still under way would write later.
+    const readers = Array.from({ length: numLanes * numChunksAhead }, (_, i) => readOn(i % numLanes));
+    const outcomes = await Promise.allSettled(readers.map((reader) => this.#endingAll(reader)));
+    for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
+    return { valid, numBytes: countValid(valid) * into.blockBytes };
+  }
+
+  async #endingAll(reader: Promise<void>): Promise<void> {
+    try {
+      await reader;
+    } catch (error) {
+      this.#options.connection.destroy();
+      throw error;
+    }
+  }
+
+  async #readChunk(lanes: DataLanes, lane: number, chunk: PullSpec, into: KvPool): Promise<Uint8Array> {
+    const { remote, remoteBlockIds: blockIds, blockHashes: hashes } = chunk;
+    // In the same breath: replies come in the order in which they were asked for.
+    const seq = this.#options.connection.post('read', (number) =>
+      encodeRead({ seq: number, lane, requestId: remote.requestId, blockIds, hashes }),
+    );
+    const valid = await lanes.receive(lane, seq, into, chunk.localBlockIds);
+    this.#options.onBytes(countValid(valid) * into.blockBytes);
+    return valid;
+  }
+
+  async #open(): Promise<DataLanes> {
+    const { connection, host } = this.#options;
+    const { port, secret } = decodeOpened(await connection.request('open', encodeOpen, 'opened'));
+    const lanes = await loadNative().openDataLanes({ host, port }, secret, numLanes);
+    if (!connection.isClosed) return lanes;
+    lanes.close();
+    throw new VllmPdError('PEER_FAILED', 'The connection was closed.');
+  }
+
+  async #close(): Promise<void> {
+    const lanes = await this.#lanes?.catch(() => null);
+    lanes?.close();
+  }
+}
+
+function sliceOf(pull: PullSpec, first: number, end: number): PullSpec {
+  return {
+    ...pull,
+    remoteBlockIds: pull.remoteBlockIds.slice(first, end),
+    localBlockIds: pull.localBlockIds.slice(first, end),
+    blockHashes: pull.blockHashes.slice(first, end),
+  };
 }

@@ -8,14 +8,16 @@ const frameTypes = {
   welcome: 2,
   /** Owner → reader, JSON: why not; the owner closes behind it. */
   refuse: 3,
-  /** Reader → owner: block ids and the hashes expected in them. */
+  /** Reader → owner: block ids and the hashes expected in them; answered on a data connection. */
   read: 4,
-  /** Owner → reader: which of these are valid, and their bytes. */
-  blocks: 5,
   /** Reader → owner, JSON behind the sequence number: done with what you hold for me. */
   notif: 6,
   /** Owner → reader: the notification was delivered; was the hold still there? */
   ack: 7,
+  /** Reader → owner: I want to open data connections. */
+  open: 8,
+  /** Owner → reader, JSON behind the sequence number: where, and the secret that each begins with. */
+  opened: 9,
   /** Owner → reader, JSON: prove that you know the key, as I do here. */
   challenge: 16,
   /** Reader → owner, JSON: the proof. */

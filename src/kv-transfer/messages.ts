@@ -5,10 +5,12 @@ import type { FinishedSend } from '../outputs.js';
 import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
-export const protocolVersion = 2;
+export const protocolVersion = 3;
 
-/** Most block bytes in one `blocks` frame; a single block may be larger. */
-const maxChunkBytes = 4 * 2 ** 20;
+/** Most block bytes that one `read` frame asks for; a single block may be larger. */
+const maxChunkBytes = 8 * 2 ** 20;
+/** Most data connections of a reader. */
+export const maxLanes = 16;
 /** Most blocks in one `read` frame. */
 export const maxBlocksPerRead = 4096;
 /** Longest JSON body. */
@@ -16,8 +18,8 @@ export const maxJsonBytes = 16 * 2 ** 10;
 
 const hashBytes = 32;
 const bytesPerBlockRef = 4 + hashBytes;
-/** seq, n, length of the request id */
-const readHeadBytes = 12;
+/** seq, n, length of the request id, data connection */
+const readHeadBytes = 16;
 /** 512 characters of UTF-8 at most, as `text` below. */
 const maxRequestIdBytes = 2048;
 /** Longest body that an owner accepts from a reader. */
@@ -26,11 +28,6 @@ export const maxReadBodyBytes = readHeadBytes + maxBlocksPerRead * bytesPerBlock
 /** Blocks of `blockBytes` that one `read` frame may ask for. */
 export function maxBlocksPerChunk(blockBytes: number): number {
   return Math.min(maxBlocksPerRead, Math.max(1, Math.floor(maxChunkBytes / blockBytes)));
-}
-
-/** Longest body that a reader accepts from an owner. */
-export function maxBlocksBodyBytes(blockBytes: number): number {
-  return Math.max(maxJsonBytes, 8 + maxBlocksPerChunk(blockBytes) * (blockBytes + 1));
 }
 
 // ---------------------------------------------------------------------------------------------- handshake, JSON
@@ -70,6 +67,8 @@ const challenge = z.object({ nonce: hexBytes, proof: hexBytes });
 export type Challenge = z.infer<typeof challenge>;
 
 const proof = z.object({ proof: hexBytes });
+
+const opened = z.object({ port: z.int().min(1).max(65_535), secret: hexBytes });
 
 const refusal = z.object({ reason: z.string().max(2048) });
 
@@ -138,16 +137,41 @@ export function decodeAck(body: Buffer): boolean {
   return body[4] === 1;
 }
 
+export function encodeOpen(seq: number): Buffer {
+  return sequenced(seq, Buffer.alloc(0));
+}
+
+export function decodeOpen(body: Buffer): number {
+  if (body.length !== 4)
+    throw new VllmPdError('PEER_FAILED', `Expected a number but received ${body.length} bytes.`);
+  return body.readUInt32BE(0);
+}
+
+/** Where data connections are opened, and the secret (64 hex digits) that each begins with. */
+export interface DataAddress {
+  readonly port: number;
+  readonly secret: string;
+}
+
+export function encodeOpened(seq: number, { port, secret }: DataAddress): Buffer {
+  return sequenced(seq, Buffer.from(JSON.stringify({ port, secret })));
+}
+
+/** Of a body whose number has been looked at. */
+export const decodeOpened = (body: Buffer): DataAddress => parseJson('a port', opened, body.subarray(4));
+
 export interface ReadRequest {
   readonly seq: number;
+  /** Which of the data connections the blocks are to be sent on. */
+  readonly lane: number;
   /** The owner's id of what it holds for this reader: only blocks under it may be read. */
   readonly requestId: string;
   readonly blockIds: readonly number[];
   readonly hashes: readonly BlockHash[];
 }
 
-/** seq, n, length of the request id, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
-export function encodeRead({ seq, requestId, blockIds, hashes }: ReadRequest): Buffer {
+/** seq, n, length of the request id, data connection, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
+export function encodeRead({ seq, lane, requestId, blockIds, hashes }: ReadRequest): Buffer {
   const idStart = readHeadBytes + blockIds.length * bytesPerBlockRef;
   const numIdBytes = Buffer.byteLength(requestId);
   const body = Buffer.allocUnsafe(idStart + numIdBytes);
@@ -155,6 +179,7 @@ export function encodeRead({ seq, requestId, blockIds, hashes }: ReadRequest): B
   body.write(requestId, idStart);
   body.writeUInt32BE(seq, 0);
   body.writeUInt32BE(blockIds.length, 4);
+  body.writeUInt32BE(lane, 12);
   for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, readHeadBytes + 4 * i);
   for (const [i, hash] of hashes.entries()) {
     body.write(hash, readHeadBytes + 4 * blockIds.length + hashBytes * i, hashBytes, 'hex');
@@ -184,35 +209,14 @@ export function decodeRead(body: Buffer, numBlocks: number, maxBlocks: number): 
     return body.toString('hex', start, start + hashBytes);
   });
   const requestId = body.toString('utf8', body.length - numIdBytes);
-  return { seq: body.readUInt32BE(0), requestId, blockIds, hashes };
-}
-
-/** What stands in a `blocks` body before the bytes of its valid blocks: seq, n, n validity bytes. */
-export function encodeBlocksHead(seq: number, valid: Uint8Array): Buffer {
-  const head = Buffer.allocUnsafe(8 + valid.length);
-  head.writeUInt32BE(seq, 0);
-  head.writeUInt32BE(valid.length, 4);
-  head.set(valid, 8);
-  return head;
-}
-
-/** Throws PEER_FAILED unless the reply is to `numBlocks` blocks and carries the bytes of the valid ones, no more, no less. */
-export function decodeBlocks(
-  body: Buffer,
-  numBlocks: number,
-  blockBytes: number,
-): { readonly valid: Uint8Array; readonly data: Uint8Array } {
-  const n = body.length < 8 ? 0 : body.readUInt32BE(4);
-  const valid = body.subarray(8, 8 + numBlocks);
-  const data = body.subarray(8 + numBlocks);
-  const isFlags = valid.length === numBlocks && valid.every((flag) => flag <= 1);
-  if (n !== numBlocks || !isFlags || data.length !== countValid(valid) * blockBytes) {
+  const lane = body.readUInt32BE(12);
+  if (lane >= maxLanes) {
     throw new VllmPdError(
       'PEER_FAILED',
-      `Expected ${numBlocks} blocks but received a reply of ${body.length} bytes.`,
+      `Expected one of ${maxLanes} data connections but received ${lane}.`,
     );
   }
-  return { valid, data };
+  return { seq: body.readUInt32BE(0), lane, requestId, blockIds, hashes };
 }
 
 export function countValid(valid: Uint8Array): number {

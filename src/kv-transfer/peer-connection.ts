@@ -113,17 +113,20 @@ export class PeerConnection {
     this.#socket.destroy();
   }
 
-  /** Sends what `encode` makes of a fresh number; resolves to the reply's body. Rejects when the connection ends. */
-  request(type: FrameType, encode: (seq: number) => Buffer, replyType: FrameType): Promise<Buffer> {
+  /** Sends what `encode` makes of a fresh number, which is returned. Throws when the connection has ended. */
+  post(type: FrameType, encode: (seq: number) => Buffer): number {
+    if (this.isClosed) throw this.#lost();
     const seq = this.#nextSeq;
     this.#nextSeq = seq === 0xffff_ffff ? 1 : seq + 1;
+    this.#socket.write(encodeFrame(type, encode(seq)));
+    return seq;
+  }
+
+  /** The same; resolves to the reply's body. Rejects when the connection ends. */
+  request(type: FrameType, encode: (seq: number) => Buffer, replyType: FrameType): Promise<Buffer> {
     return new Promise((resolve, reject) => {
-      if (this.isClosed) {
-        reject(this.#lost());
-        return;
-      }
+      const seq = this.post(type, encode);
       this.#waiting.set(seq, { replyType, resolve, reject });
-      this.#socket.write(encodeFrame(type, encode(seq)));
     });
   }
 

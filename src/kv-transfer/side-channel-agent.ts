@@ -6,9 +6,9 @@ import { type KvPool, loadNative } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 import type { HeldBlocks, ReadResult, TransferAgent } from './agent.js';
 import { MappedPool } from './agent-shm.js';
-import { readOverTcp } from './agent-tcp.js';
+import { TcpPeer } from './agent-tcp.js';
 import { newNonce } from './authentication.js';
-import { decodeAck, encodeNotif, maxBlocksBodyBytes, protocolVersion, type Welcome } from './messages.js';
+import { decodeAck, encodeNotif, maxJsonBytes, protocolVersion, type Welcome } from './messages.js';
 import { PeerConnection } from './peer-connection.js';
 import type { PeerPolicy } from './peer-policy.js';
 import type { SideChannelServer } from './side-channel-server.js';
@@ -18,8 +18,8 @@ const notifTimeoutMs = 5000;
 
 interface Peer {
   readonly connection: PeerConnection;
-  /** Null where blocks are read over the connection. */
-  readonly mapped: MappedPool | null;
+  /** What blocks are read from. */
+  readonly blocks: MappedPool | TcpPeer;
 }
 
 export interface SideChannelAgentOptions {
@@ -133,6 +133,8 @@ export class SideChannelAgent implements TransferAgent {
         return await use(peer);
       } catch (error) {
         if (isRetry || signal?.aborted || !peer.connection.isClosed) throw error;
+        // Only then is it forgotten, and a new one made.
+        await peer.connection.closed;
       } finally {
         signal?.removeEventListener('abort', abort);
       }
@@ -169,10 +171,14 @@ export class SideChannelAgent implements TransferAgent {
         nonce: newNonce(),
       },
       key: this.#key,
-      maxBodyBytes: maxBlocksBodyBytes(this.#pool.blockBytes),
+      maxBodyBytes: maxJsonBytes,
       signal: this.#closing.signal,
     });
+    const onBytes = (numBytes: number) => {
+      this.#bytesReceived += numBytes;
+    };
     const mapped = this.#map(connection);
+    const blocks = mapped ?? new TcpPeer({ connection, host, onBytes });
     this.#transports.set(engineId, mapped ? 'shm' : 'tcp');
     void connection.closed.then(() => {
       onClose();
@@ -180,7 +186,7 @@ export class SideChannelAgent implements TransferAgent {
       const unmapping = mapped.close().finally(() => this.#unmapping.delete(unmapping));
       this.#unmapping.add(unmapping);
     });
-    return { connection, mapped };
+    return { connection, blocks };
   }
 
   /** Null where the pool is to be read, or can only be read, over the connection. */
@@ -207,12 +213,8 @@ export class SideChannelAgent implements TransferAgent {
     const numPeerBlocks = peer.connection.welcome.num_blocks;
     const firstUnknown = pull.remoteBlockIds.findIndex((id) => id >= numPeerBlocks);
     if (firstUnknown !== -1) return this.#readPrefix(peer, pull, firstUnknown, into);
-    if (!peer.mapped) {
-      return readOverTcp(peer.connection, pull, into, (numBytes) => {
-        this.#bytesReceived += numBytes;
-      });
-    }
-    const result = await peer.mapped.read(pull, into);
+    if (peer.blocks instanceof TcpPeer) return peer.blocks.read(pull, into);
+    const result = await peer.blocks.read(pull, into);
     this.#bytesReceived += result.numBytes;
     const { engineId } = pull.remote;
     this.#unseenBytes.set(engineId, (this.#unseenBytes.get(engineId) ?? 0) + result.numBytes);

@@ -3,18 +3,19 @@ import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
-import type { KvPool } from '../native.js';
+import { type DataServer, type KvPool, loadNative } from '../native.js';
 import type { FinishedSend } from '../outputs.js';
 import type { HeldBlocks } from './agent.js';
-import { encodeFrame, type Frame, FrameDecoder, frameHeader } from './frames.js';
+import { encodeFrame, type Frame, FrameDecoder } from './frames.js';
 import { Greeting } from './greeting.js';
 import {
-  countValid,
+  type DataAddress,
   decodeNotif,
+  decodeOpen,
   decodeRead,
   encodeAck,
-  encodeBlocksHead,
   encodeJson,
+  encodeOpened,
   maxBlocksPerChunk,
   maxJsonBytes,
   maxReadBodyBytes,
@@ -24,6 +25,12 @@ import {
 /** A connection that has not said hello by then is closed. */
 const helloTimeoutMs = 5000;
 const maxConnections = 1024;
+const noHash = '0'.repeat(64);
+
+/** One reader's data connections; `id` is null until it asks for them. */
+interface DataSession {
+  id: number | null;
+}
 
 export interface SideChannelServerOptions {
   readonly pool: KvPool;
@@ -42,7 +49,10 @@ export class SideChannelServer {
   readonly #connections = new Map<Socket, Promise<void>>();
   #listener: (notif: FinishedSend) => boolean = () => false;
   #heldBlocks: HeldBlocks = () => null;
-  #bytesSent = 0;
+  /** Read one-sided, as readers told. */
+  #bytesRead = 0;
+  #host = '';
+  #data: DataServer | null = null;
 
   constructor({ pool, identity, logger, key }: SideChannelServerOptions) {
     this.#pool = pool;
@@ -55,6 +65,7 @@ export class SideChannelServer {
 
   /** Resolves to the port. Rejects with ADDRESS_IN_USE, or INVALID_ARGUMENT when the host is not this machine's. */
   async listen(host: string, port: number): Promise<number> {
+    this.#host = host;
     try {
       this.#server.listen(port, host);
       await once(this.#server, 'listening');
@@ -88,7 +99,7 @@ export class SideChannelServer {
   }
 
   get bytesSent(): number {
-    return this.#bytesSent;
+    return this.#bytesRead + (this.#data?.bytesSent ?? 0);
   }
 
   async close(): Promise<void> {
@@ -97,20 +108,23 @@ export class SideChannelServer {
     for (const socket of this.#connections.keys()) socket.destroy();
     await Promise.all(this.#connections.values());
     await closed;
+    this.#data?.close();
   }
 
   #accept(socket: Socket): void {
-    const done = this.#serve(socket)
+    const session: DataSession = { id: null };
+    const done = this.#serve(socket, session)
       .catch((error) => this.#logger.info(`Side channel connection closed: ${messageOf(error)}`))
       .finally(() => {
         socket.destroy();
+        if (session.id !== null) this.#data?.closeSession(session.id);
         this.#connections.delete(socket);
       });
     this.#connections.set(socket, done);
   }
 
   /** One connection, from hello to end. Throwing closes this connection and no other. */
-  async #serve(socket: Socket): Promise<void> {
+  async #serve(socket: Socket, session: DataSession): Promise<void> {
     const decoder = new FrameDecoder(maxJsonBytes);
     const greeting = new Greeting(this.#identity, this.#key);
     let isKnown = false;
@@ -120,7 +134,7 @@ export class SideChannelServer {
     for await (const chunk of socket) {
       for (const frame of decoder.push(chunk as Buffer)) {
         if (isKnown) {
-          this.#answer(socket, frame);
+          this.#answer(socket, session, frame);
         } else {
           const step = greeting.next(frame);
           if (step.kind === 'refuses') {
@@ -140,12 +154,15 @@ export class SideChannelServer {
     }
   }
 
-  #answer(socket: Socket, { type, body }: Frame): void {
+  #answer(socket: Socket, session: DataSession, { type, body }: Frame): void {
     if (type === 'read') {
-      this.#serveRead(socket, body);
+      this.#serveRead(session, body);
+    } else if (type === 'open') {
+      const seq = decodeOpen(body);
+      socket.write(encodeFrame('opened', encodeOpened(seq, this.#openSession(session))));
     } else if (type === 'notif') {
       const { seq, requestId, numBlocks, numUnseenBytes } = decodeNotif(body);
-      this.#bytesSent += numUnseenBytes;
+      this.#bytesRead += numUnseenBytes;
       const wasHeld = this.#listener({ requestId, numBlocks });
       socket.write(encodeFrame('ack', encodeAck(seq, wasHeld)));
     } else {
@@ -153,29 +170,27 @@ export class SideChannelServer {
     }
   }
 
-  #serveRead(socket: Socket, body: Buffer): void {
+  /** Which blocks may be read is decided here; their bytes go from the pool to the data connection natively. */
+  #serveRead(session: DataSession, body: Buffer): void {
     const { layout, blockBytes } = this.#pool;
     const request = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
-    const { seq, blockIds, hashes } = request;
+    const { seq, lane, blockIds, hashes } = request;
     const held = this.#heldBlocks(request.requestId);
     const isHeld = blockIds.every((id) => held?.has(id));
-    const { data, valid } = isHeld
-      ? this.#pool.copyOut(blockIds, hashes)
-      : { data: Buffer.alloc(0), valid: new Uint8Array(blockIds.length) };
-    const head = encodeBlocksHead(seq, valid);
-    const numDataBytes = countValid(valid) * blockBytes;
-    socket.cork();
-    socket.write(frameHeader('blocks', head.length + numDataBytes));
-    socket.write(head);
-    if (numDataBytes === data.length) {
-      socket.write(data);
-    } else {
-      for (const [i, flag] of valid.entries()) {
-        if (flag === 1) socket.write(data.subarray(i * blockBytes, (i + 1) * blockBytes));
-      }
+    // No block is ever published under a hash of zeros, so the reply says that none is what was asked for.
+    const expected = isHeld ? hashes : hashes.map(() => noHash);
+    if (!this.#data || session.id === null || !this.#data.send(session.id, lane, seq, blockIds, expected)) {
+      throw new VllmPdError('PEER_FAILED', `Expected a data connection number ${lane} but there is none.`);
     }
-    socket.uncork();
-    this.#bytesSent += numDataBytes;
+  }
+
+  /** The listener is made for the first peer that wants it: where pools are mapped, nobody needs it. */
+  #openSession(session: DataSession): DataAddress {
+    if (session.id !== null) throw new VllmPdError('PEER_FAILED', 'Expected one session a connection.');
+    this.#data ??= loadNative().createDataServer(this.#pool, this.#host);
+    const { id, secret } = this.#data.openSession();
+    session.id = id;
+    return { port: this.#data.port, secret };
   }
 }
 

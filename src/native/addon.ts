@@ -42,6 +42,30 @@ export interface Addon {
     hashes: Uint8Array,
   ): Promise<Uint8Array>;
   closePeerPool(peer: PeerHandle): void;
+  createDataServer(pool: PoolHandle, host: string): DataServerHandle;
+  dataServerPort(server: DataServerHandle): number;
+  dataBytesSent(server: DataServerHandle): number;
+  /** Returns the session's id and writes its secret (32 bytes). */
+  openDataSession(server: DataServerHandle, secret: Uint8Array): number;
+  closeDataSession(server: DataServerHandle, session: number): void;
+  sendBlocks(
+    server: DataServerHandle,
+    session: number,
+    lane: number,
+    seq: number,
+    blockIds: Int32Array,
+    hashes: Uint8Array,
+  ): boolean;
+  closeDataServer(server: DataServerHandle): void;
+  openDataLanes(host: string, port: number, secret: Uint8Array, numLanes: number): Promise<DataLanesHandle>;
+  receiveBlocks(
+    lanes: DataLanesHandle,
+    lane: number,
+    seq: number,
+    into: PoolHandle,
+    blockIds: Int32Array,
+  ): Promise<Uint8Array>;
+  closeDataLanes(lanes: DataLanesHandle): void;
   loadModel(
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
@@ -67,6 +91,8 @@ export interface Addon {
 }
 
 export type PoolHandle = { readonly kind: 'pool' };
+export type DataServerHandle = { readonly kind: 'data server' };
+export type DataLanesHandle = { readonly kind: 'data lanes' };
 export type PeerHandle = { readonly kind: 'peer' };
 export type ModelHandle = { readonly kind: 'model' };
 export type ProbeHandle = { readonly kind: 'probe' };

@@ -1,5 +1,6 @@
 // Whatever reaches the side channel from a stranger closes that connection and nothing else.
 import { once } from 'node:events';
+import { readdirSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -9,15 +10,18 @@ import { encodeFrame, FrameDecoder, type FrameType, frameHeader } from '../../sr
 import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake.js';
 import {
   decodeChallenge,
+  decodeRead,
   decodeRefusal,
   decodeWelcome,
-  encodeBlocksHead,
   encodeJson,
   encodeNotif,
+  encodeOpen,
+  encodeOpened,
   encodeRead,
   type Hello,
   protocolVersion,
 } from '../../src/kv-transfer/messages.js';
+import { loadNative } from '../../src/native.js';
 import {
   fillBlock,
   hashOf,
@@ -26,6 +30,7 @@ import {
   pullOf,
   remoteOf,
   type TransferNode,
+  until,
   withNodes,
 } from './transfer-node.js';
 
@@ -126,6 +131,7 @@ const read = (blockIds: number[]) =>
     'read',
     encodeRead({
       seq: 1,
+      lane: 0,
       requestId: 'held',
       blockIds,
       hashes: blockIds.map((id) => hashOf(`block ${id}`)),
@@ -147,8 +153,14 @@ const intrusions: [name: string, parts: Part[], numReplies: number][] = [
   ['a frame above the limit behind the hello', [enter, frameHeader('read', 8 * 2 ** 20), noise], 1],
   ['a read outside the pool', [enter, read([1, 64])], 1],
   ['a read of nothing', [enter, read([])], 1],
+  ['a read without data connections', [enter, read([1])], 1],
+  [
+    'a second wish for data connections',
+    [enter, encodeFrame('open', encodeOpen(1)), encodeFrame('open', encodeOpen(2))],
+    2,
+  ],
   ['a notification that is not JSON', [enter, encodeFrame('notif', Buffer.from('xxxx{'))], 1],
-  ['a reply nobody asked for', [enter, encodeFrame('blocks', Buffer.alloc(12))], 1],
+  ['a reply nobody asked for', [enter, encodeFrame('opened', Buffer.alloc(12))], 1],
   ['a read behind the hello, without a proof', [greeting, read([1])], 1],
   ['a proof that is none', [greeting, encodeFrame('proof', encodeJson({ proof: 'f'.repeat(64) }))], 1],
 ];
@@ -180,7 +192,7 @@ nativeTest('a hello is answered with what the reader needs, or with the reason w
       num_blocks: 64,
     });
     for (const [change, sentence] of [
-      [{ version: 99 }, /protocol version 2 but received 99/],
+      [{ version: 99 }, /protocol version 3 but received 99/],
       [{ expected_engine_id: 'earlier' }, /Expected engine earlier but this is owner/],
       [{ compatibility_hash: 'other' }, /of the two nodes differ/],
     ] as const) {
@@ -267,9 +279,9 @@ nativeTest('what a reader once proved is worth nothing on another connection', a
 nativeTest('an owner that does not know the key is not believed, nor told a proof', async () => {
   const told: string[] = [];
   const answer = answerRead(goodReply);
-  const listen = (socket: Socket, frame: Reply) => {
+  const listen: Answer = (socket, frame, ...rest) => {
     told.push(frame.type);
-    answer(socket, frame);
+    answer(socket, frame, ...rest);
   };
   await withImpostor(listen, async (address) => {
     await withNodes({}, { kind: 'tcp', key: secret }, async (_, reader) => {
@@ -341,37 +353,66 @@ nativeTest('a stranger that does not finish the handshake is closed, however it 
   });
 });
 
-/** A listener that greets like the engine it is asked for and then answers as `answer` says. */
-async function withImpostor(
-  answer: (socket: Socket, frame: Reply) => void,
-  use: (address: { host: string; port: number }) => Promise<void>,
-): Promise<void> {
+type Lanes = ReadonlyMap<number, Socket>;
+/** `lanes`: the data connections that stand. */
+type Answer = (socket: Socket, frame: Reply, lanes: Lanes, dataPort: number) => void;
+
+async function listening(serve: (socket: Socket) => void) {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
     sockets.add(socket);
-    const decoder = new FrameDecoder(2 ** 20);
     socket.on('error', () => {});
-    socket.on('data', (chunk) => {
-      for (const frame of decoder.push(chunk)) answer(socket, frame);
-    });
+    serve(socket);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const { port } = server.address() as { port: number };
-  try {
-    await use({ host: '127.0.0.1', port });
-  } finally {
+  const close = async () => {
     for (const socket of sockets) socket.destroy();
     server.close();
     await once(server, 'close');
+  };
+  return { port: (server.address() as { port: number }).port, close };
+}
+
+/** A peer by hand, side channel and data connections: answers frames as `answer` says. */
+async function withImpostor(
+  answer: Answer,
+  use: (address: { host: string; port: number }) => Promise<void>,
+): Promise<void> {
+  const lanes = new Map<number, Socket>();
+  const data = await listening((socket) => {
+    socket.once('data', (greeting) => {
+      assert.is(greeting.toString('hex', 0, 32), secretOfImpostor);
+      lanes.set(greeting[32]!, socket);
+      socket.write(Buffer.of(1));
+    });
+  });
+  const control = await listening((socket) => {
+    const decoder = new FrameDecoder(2 ** 20);
+    socket.on('data', (chunk) => {
+      for (const frame of decoder.push(chunk)) answer(socket, frame, lanes, data.port);
+    });
+  });
+  try {
+    await use({ host: '127.0.0.1', port: control.port });
+  } finally {
+    await control.close();
+    await data.close();
   }
 }
 
+const secretOfImpostor = 'ab'.repeat(32);
+
+/** seq, n, what is offered, bytes, what is valid; as hex but for the bytes. */
+const replyOf = (seq: number, n: number, offered: number[], bytes: Buffer, valid: number[]) => {
+  const head = Buffer.alloc(8);
+  head.writeUInt32BE(seq, 0);
+  head.writeUInt32BE(n, 4);
+  return Buffer.concat([head, Buffer.from(offered), bytes, Buffer.from(valid)]);
+};
+
 /** One valid block, which only a peer that passes for the right one gets to send. */
-const goodReply = encodeFrame(
-  'blocks',
-  Buffer.concat([encodeBlocksHead(1, new Uint8Array([1])), Buffer.alloc(4096)]),
-);
+const goodReply = (seq: number) => replyOf(seq, 1, [1], Buffer.alloc(4096), [1]);
 
 /** Answers a hello as a node without a key does. */
 const challengeFor = (helloBody: Buffer) => {
@@ -393,41 +434,68 @@ const welcomeOf = (engineId: string, compatibility = hello.compatibility_hash) =
     }),
   );
 
-const lies: [name: string, answer: (socket: Socket, frame: Reply) => void][] = [
+/** Lets the reader in and answers its reads, the number of which it gets, on the data connection that they name. */
+function answerRead(
+  reply: (seq: number, lane: Socket, control: Socket) => Buffer | null,
+  engineId = 'owner',
+  compatibility = hello.compatibility_hash,
+): Answer {
+  return (socket, { type, body }, lanes, dataPort) => {
+    if (type === 'hello') socket.write(challengeFor(body));
+    else if (type === 'proof') socket.write(welcomeOf(engineId, compatibility));
+    else if (type === 'open') {
+      const address = { port: dataPort, secret: secretOfImpostor };
+      socket.write(encodeFrame('opened', encodeOpened(body.readUInt32BE(0), address)));
+    } else if (type === 'read') {
+      const { seq, lane } = decodeRead(body, 64, 64);
+      const connection = lanes.get(lane)!;
+      const bytes = reply(seq, connection, socket);
+      if (bytes) connection.write(bytes);
+    }
+  };
+}
+
+const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
   ['answers the hello with noise', (socket) => socket.write(noise)],
   ['welcomes as another engine', answerRead(goodReply, 'somebody else')],
   ['has another KV shape', answerRead(goodReply, 'owner', 'another hash')],
   ['closes at once', (socket) => socket.destroy()],
-  ['answers a read with a frame too long', answerRead(frameHeader('blocks', 2 ** 30))],
-  ['answers a read nobody asked', answerRead(encodeFrame('blocks', Buffer.from('0000006300000001', 'hex')))],
-  ['answers a read with an ack', answerRead(encodeFrame('ack', Buffer.from('00000001', 'hex')))],
+  ['answers a read on the side channel', answerRead((_, __, control) => (control.write(noise), null))],
+  ['answers a read with another number', answerRead((seq) => goodReply(seq + 1))],
   [
-    'sends fewer bytes than it says',
-    answerRead(encodeFrame('blocks', Buffer.from('000000010000000101', 'hex'))),
+    'answers a read with more blocks',
+    answerRead((seq) => replyOf(seq, 2, [1, 1], Buffer.alloc(8192), [1, 1])),
   ],
   [
+    'answers a read with 4 G blocks',
+    answerRead((seq) => replyOf(seq, 2 ** 32 - 1, [1], Buffer.alloc(4096), [1])),
+  ],
+  ['answers a read with noise', answerRead(() => noise)],
+  [
+    'offers what is neither there nor not',
+    answerRead((seq) => replyOf(seq, 1, [2], Buffer.alloc(4096), [1])),
+  ],
+  ['calls valid what it did not send', answerRead((seq) => replyOf(seq, 1, [0], Buffer.alloc(0), [1]))],
+  ['ends a data connection instead', answerRead((_, lane) => (lane.destroy(), null))],
+  ['ends the side channel instead', answerRead((_, __, control) => (control.destroy(), null))],
+  [
     'dies in the middle of a reply',
-    (socket, frame) => {
-      if (frame.type === 'hello') socket.write(challengeFor(frame.body));
-      else if (frame.type === 'proof') socket.write(welcomeOf('owner'));
-      else socket.end(Buffer.concat([frameHeader('blocks', 4096 + 9), Buffer.alloc(1000)]));
-    },
+    answerRead((seq, lane) => (lane.end(goodReply(seq).subarray(0, 1000)), null)),
+    true,
+  ],
+  [
+    'dies behind the bytes, before it says that they are valid',
+    answerRead((seq, lane) => (lane.end(goodReply(seq).subarray(0, 8 + 1 + 4096)), null)),
+    true,
   ],
 ];
 
-function answerRead(reply: Buffer, engineId = 'owner', compatibility = hello.compatibility_hash) {
-  return (socket: Socket, frame: Reply) => {
-    if (frame.type === 'hello') socket.write(challengeFor(frame.body));
-    else if (frame.type === 'proof') socket.write(welcomeOf(engineId, compatibility));
-    else socket.write(reply);
-  };
-}
-
-for (const [name, answer] of lies) {
-  nativeTest(`a peer that ${name} fails the read and writes nothing`, async () => {
+for (const [name, answer, mayWrite = false] of lies) {
+  nativeTest(`a peer that ${name} fails the read${mayWrite ? '' : ' and writes nothing'}`, async () => {
     await withImpostor(answer, async (address) => {
       await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
         reader.pool.block(1).fill(77);
+        reader.pool.block(2).fill(78);
         try {
           await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1]), reader.pool);
           assert.unreachable();
@@ -435,7 +503,11 @@ for (const [name, answer] of lies) {
           assert.ok(error instanceof VllmPdError, String(error));
           assert.is(error.code, 'PEER_FAILED');
         }
-        assert.ok(reader.pool.block(1).every((byte) => byte === 77));
+        if (!mayWrite) assert.ok(reader.pool.block(1).every((byte) => byte === 77));
+        assert.ok(
+          reader.pool.block(2).every((byte) => byte === 78),
+          'beyond what was asked for',
+        );
         assert.is(reader.agent.bytesReceived, 0);
       });
     });
@@ -453,8 +525,139 @@ nativeTest('the same peer, telling the truth, is believed', async () => {
   });
 });
 
+nativeTest('a block that changed while it was sent is invalid, its neighbours are not', async () => {
+  const bytes = Buffer.alloc(2 * 4096, 5);
+  const answer = answerRead((seq) => replyOf(seq, 1, [1], bytes.subarray(4096), [seq % 2]));
+  await withImpostor(answer, async (address) => {
+    await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+      const result = await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1, 2]), reader.pool);
+      assert.equal([...result.valid].sort(), [0, 1]);
+      assert.is(reader.agent.bytesReceived, 4096);
+    });
+  });
+});
+
+nativeTest('a read that is given up while its peer says nothing ends at once', async () => {
+  await withImpostor(
+    answerRead(() => null),
+    async (address) => {
+      await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+        const abort = new AbortController();
+        const startedAtMs = performance.now();
+        const timer = setTimeout(() => abort.abort(), 100);
+        const pull = pullOf(remoteOf(address, 'owner'), [1]);
+        const error = await reader.agent.read(pull, reader.pool, abort.signal).catch((e: VllmPdError) => e);
+        clearTimeout(timer);
+        assert.is((error as VllmPdError).code, 'PEER_FAILED');
+        assert.ok(performance.now() - startedAtMs < 5000, 'long before a stuck connection is given up');
+      });
+    },
+  );
+});
+
+/** What the node's data listener makes of these bytes: what it sends until it closes, or null when it keeps quiet. */
+async function knock(port: number, bytes: Buffer): Promise<Buffer | null> {
+  const socket = connect({ host: '127.0.0.1', port });
+  socket.on('error', () => {});
+  const received: Buffer[] = [];
+  socket.on('data', (chunk) => received.push(chunk));
+  socket.write(bytes);
+  const quiet = setTimeout(() => socket.destroy(new Error('quiet')), 500);
+  let isQuiet = false;
+  socket.once('error', (error) => {
+    isQuiet = error.message === 'quiet';
+  });
+  await once(socket, 'close').catch(() => {});
+  clearTimeout(quiet);
+  return isQuiet && received.length === 0 ? null : Buffer.concat(received);
+}
+
+nativeTest('the data listener lets in who knows the secret, once a connection, and nobody else', async () => {
+  const pool = loadNative().createPool(layout);
+  const server = loadNative().createDataServer(pool, '127.0.0.1');
+  try {
+    const { id, secret } = server.openSession();
+    const other = server.openSession();
+    assert.is.not(secret, other.secret);
+    const greetingOf = (lane: number, text = secret) =>
+      Buffer.from(text + Buffer.of(lane).toString('hex'), 'hex');
+    const wrong = Buffer.from(secret, 'hex');
+    wrong[31]! ^= 1;
+    for (const greeting of [Buffer.concat([wrong, Buffer.of(0)]), Buffer.alloc(33), noise, greetingOf(16)]) {
+      assert.equal(await knock(server.port, greeting), Buffer.alloc(0), 'closed without a word');
+    }
+    assert.is(
+      await knock(server.port, greetingOf(0).subarray(0, 32)),
+      null,
+      'it waits for the whole greeting',
+    );
+    const lanes = await loadNative().openDataLanes({ host: '127.0.0.1', port: server.port }, secret, 2);
+    assert.equal(
+      await knock(server.port, greetingOf(1)),
+      Buffer.alloc(0),
+      'that connection is there already',
+    );
+    assert.is(server.send(id, 1, 7, [1], [hashOf('block 1')]), true);
+    assert.equal([...(await lanes.receive(1, 7, pool, [2]))], [0]);
+    assert.is(server.send(id, 2, 8, [1], [hashOf('block 1')]), false, 'no such connection');
+    assert.is(server.send(other.id, 0, 8, [1], [hashOf('block 1')]), false, 'of another session');
+    server.closeSession(id);
+    assert.is(server.send(id, 1, 9, [1], [hashOf('block 1')]), false, 'of a session that has ended');
+    const error = await lanes.receive(0, 9, pool, [2]).catch((e: VllmPdError) => e);
+    assert.is((error as VllmPdError).code, 'PEER_FAILED');
+    assert.equal(
+      await knock(server.port, greetingOf(3)),
+      Buffer.alloc(0),
+      'nor does its secret open anything',
+    );
+    lanes.close();
+  } finally {
+    server.close();
+    pool.close();
+  }
+});
+
+nativeTest('a reader that takes nothing keeps neither the owner nor other readers waiting', async () => {
+  const large = { ...layout, numBlocks: 4096 };
+  await withNodes({ kind: 'tcp', layout: large }, { kind: 'tcp' }, async (owner, reader) => {
+    fillBlock(owner.pool, 1);
+    const server = loadNative().createDataServer(owner.pool, '127.0.0.1');
+    try {
+      const { id, secret } = server.openSession();
+      const idle = connect({ host: '127.0.0.1', port: server.port });
+      idle.on('error', () => {});
+      idle.write(Buffer.from(`${secret}00`, 'hex'));
+      await once(idle, 'readable');
+      // 16 MiB, far more than the sockets hold.
+      for (let i = 0; i < 4096; i += 1) server.send(id, 0, i, [1], [hashOf('block 1')]);
+      const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
+      assert.equal([...(await reader.agent.read(pull, reader.pool)).valid], [1]);
+      idle.destroy();
+    } finally {
+      server.close();
+    }
+  });
+});
+
+nativeTest('nothing is left open behind nodes that read each other over tcp', async () => {
+  const descriptors = () => readdirSync('/proc/self/fd').length;
+  const threads = () => readdirSync('/proc/self/task').length;
+  const round = () =>
+    withNodes({ kind: 'tcp' }, { kind: 'tcp' }, async (owner, reader) => {
+      fillBlock(owner.pool, 1);
+      await reader.agent.read(pullOf(remoteOf(owner.agent, 'owner'), [1]), reader.pool);
+    });
+  await round();
+  const before = [descriptors(), threads()] as const;
+  for (let i = 0; i < 5; i += 1) await round();
+  await until(
+    () => descriptors() <= before[0] && threads() <= before[1] + 2,
+    'descriptors and threads to go',
+  );
+});
+
 nativeTest('a peer on another host is read over tcp by auto, and not at all by shm', async () => {
-  const answer = answerRead(encodeFrame('blocks', Buffer.from('000000010000000100', 'hex')));
+  const answer = answerRead((seq) => replyOf(seq, 1, [0], Buffer.alloc(0), [0]));
   await withImpostor(answer, async (address) => {
     const pull = pullOf(remoteOf(address, 'owner'), [1]);
     await withNodes({ kind: 'shm' }, { kind: 'auto' }, async (forced, auto) => {

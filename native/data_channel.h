@@ -1,0 +1,105 @@
+// KV blocks between socket and pool: several connections from a reader to an owner, beside their side channel.
+//
+// A connection begins with the session's secret and the connection's number (its lane); the owner answers with one
+// byte. From there the owner sends one reply after the other, each to a read that it was told to serve:
+//
+//   | seq, n: uint32, big endian | n offered | bytes of the offered blocks, in order | n valid |
+//
+// offered[i] is 1 where block i was what the reader asked for before it was sent; valid[i] is 1 where it still was
+// when all of its bytes were sent. Which blocks may be read is not decided here.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kv_cache.h"
+#include "socket_io.h"
+#include "threads.h"
+
+namespace vllm_pd {
+
+constexpr size_t kSecretBytes = 32;
+using Secret = std::array<uint8_t, kSecretBytes>;
+constexpr int kMaxLanes = 16;
+
+/** What one reply carries. `hashes` has kHashBytes a block; ids lie in the pool. */
+struct SendJob {
+  uint32_t seq;
+  std::vector<int32_t> block_ids;
+  std::vector<uint8_t> hashes;
+};
+
+/** The owner's end. Called from one thread; listens, greets and sends on its own. */
+class DataServer {
+ public:
+  /** Throws INVALID_ARGUMENT when the host is not this machine's. */
+  DataServer(std::shared_ptr<KvCache> cache, const std::string& host);
+  /** Ends all connections. */
+  ~DataServer();
+  DataServer(const DataServer&) = delete;
+  DataServer& operator=(const DataServer&) = delete;
+
+  int port() const { return port_; }
+  /** Of valid blocks; counted before the reader hears that they are. */
+  uint64_t num_bytes_sent() const { return num_bytes_sent_.load(); }
+
+  /** Connections that begin with the secret belong to this session from now on. */
+  uint32_t open_session(Secret* secret);
+  void close_session(uint32_t id);
+  /** Queues the reply on that connection; false if there is none (any more), or it has too much to send already. */
+  bool send(uint32_t session, int lane, SendJob job);
+
+ private:
+  struct Lane;
+  struct Session;
+  struct Stranger;
+
+  void greet_strangers();
+  void accept_all(std::vector<Stranger>& strangers);
+  /** True when it is done with: it belongs to a session now, or is refused. */
+  bool greet(Stranger& stranger);
+  void enter(Stranger& stranger);
+  void serve(Lane& lane, const SendJob& job);
+
+  const std::shared_ptr<KvCache> cache_;
+  int port_ = 0;
+  const Socket listener_;
+  /** Written to when the thread shall end. */
+  const Socket wake_;
+  std::atomic<uint64_t> num_bytes_sent_{0};
+  std::mutex mutex_;
+  std::map<uint32_t, std::shared_ptr<Session>> sessions_;
+  uint32_t next_session_ = 1;
+  bool closing_ = false;
+  std::thread thread_;
+};
+
+/** The reader's end: connections of one session. */
+class DataLanes {
+ public:
+  /** Throws PEER_FAILED. Blocks; several seconds at most. */
+  DataLanes(const std::string& host, int port, const Secret& secret, int num_lanes);
+
+  int num_lanes() const { return static_cast<int>(sockets_.size()); }
+  /**
+   * Receives the next reply of that connection into the blocks, in order; returns one byte a block: 1 where it arrived
+   * intact, else what the block holds now is undefined. Throws PEER_FAILED when the reply is another one, makes no sense
+   * or does not come; the connection is of no use then. One caller a lane.
+   */
+  std::vector<uint8_t> receive(int lane, uint32_t seq, const KvRegion& into,
+                               const std::vector<int32_t>& block_ids) const;
+  /** Ends what is being received. From any thread. */
+  void shut_down() const;
+
+ private:
+  std::vector<Socket> sockets_;
+};
+
+}  // namespace vllm_pd

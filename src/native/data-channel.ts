@@ -1,0 +1,99 @@
+// Both ends of the data channel: checks arguments and hands them to the native module.
+import { VllmPdError } from '../errors.js';
+import type { DataLanes, DataServer, KvPool } from '../native.js';
+import { type Addon, cross, crossAsync, type DataLanesHandle, type DataServerHandle } from './addon.js';
+import { toBlockIds, toHashBytes, wholeNumber } from './arguments.js';
+import { NativeKvPool } from './kv-pool.js';
+
+const secretBytes = 32;
+const maxLanes = 16;
+const maxPort = 65_535;
+
+export class NativeDataServer implements DataServer {
+  readonly port: number;
+  readonly #addon: Addon;
+  readonly #handle: DataServerHandle;
+  readonly #numBlocks: number;
+  /** Null while it is open. */
+  #bytesSentAtEnd: number | null = null;
+
+  constructor(addon: Addon, pool: KvPool, host: string) {
+    const owned = NativeKvPool.handleOf(pool);
+    if (typeof host !== 'string' || host === '') {
+      throw new VllmPdError('INVALID_ARGUMENT', `Expected a host to listen on but received '${host}'.`);
+    }
+    this.#addon = addon;
+    this.#numBlocks = pool.layout.numBlocks;
+    this.#handle = cross(() => addon.createDataServer(owned, host));
+    this.port = cross(() => addon.dataServerPort(this.#handle));
+  }
+
+  get bytesSent(): number {
+    return this.#bytesSentAtEnd ?? cross(() => this.#addon.dataBytesSent(this.#handle));
+  }
+
+  openSession(): { readonly id: number; readonly secret: string } {
+    const secret = Buffer.alloc(secretBytes);
+    const id = cross(() => this.#addon.openDataSession(this.#handle, secret));
+    return { id, secret: secret.toString('hex') };
+  }
+
+  closeSession(id: number): void {
+    if (this.#bytesSentAtEnd === null) cross(() => this.#addon.closeDataSession(this.#handle, id));
+  }
+
+  send(
+    session: number,
+    lane: number,
+    seq: number,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): boolean {
+    const ids = toBlockIds('blockIds', blockIds, this.#numBlocks);
+    const bytes = toHashBytes(hashes, ids.length);
+    wholeNumber('seq', seq, 0, 2 ** 32 - 1);
+    return cross(() => this.#addon.sendBlocks(this.#handle, session, lane, seq, ids, bytes));
+  }
+
+  close(): void {
+    if (this.#bytesSentAtEnd !== null) return;
+    this.#bytesSentAtEnd = this.bytesSent;
+    this.#addon.closeDataServer(this.#handle);
+  }
+}
+
+export class NativeDataLanes implements DataLanes {
+  readonly #addon: Addon;
+  readonly #handle: DataLanesHandle;
+  readonly #numLanes: number;
+
+  private constructor(addon: Addon, handle: DataLanesHandle, numLanes: number) {
+    this.#addon = addon;
+    this.#handle = handle;
+    this.#numLanes = numLanes;
+  }
+
+  static async open(
+    addon: Addon,
+    { host, port }: { readonly host: string; readonly port: number },
+    secret: string,
+    numLanes: number,
+  ): Promise<NativeDataLanes> {
+    wholeNumber('port', port, 1, maxPort);
+    wholeNumber('numLanes', numLanes, 1, maxLanes);
+    const bytes = toHashBytes([secret]);
+    const handle = await crossAsync(() => addon.openDataLanes(host, port, bytes, numLanes));
+    return new NativeDataLanes(addon, handle, numLanes);
+  }
+
+  async receive(lane: number, seq: number, into: KvPool, blockIds: readonly number[]): Promise<Uint8Array> {
+    const pool = NativeKvPool.handleOf(into);
+    const ids = toBlockIds('blockIds', blockIds, into.layout.numBlocks);
+    wholeNumber('lane', lane, 0, this.#numLanes - 1);
+    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, lane, seq, pool, ids));
+  }
+
+  close(): void {
+    this.#addon.closeDataLanes(this.#handle);
+  }
+}
