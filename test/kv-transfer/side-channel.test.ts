@@ -460,7 +460,13 @@ const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
   ['welcomes as another engine', answerRead(goodReply, 'somebody else')],
   ['has another KV shape', answerRead(goodReply, 'owner', 'another hash')],
   ['closes at once', (socket) => socket.destroy()],
-  ['answers a read on the side channel', answerRead((_, __, control) => (control.write(noise), null))],
+  [
+    'answers a read on the side channel',
+    answerRead((_, __, control) => {
+      control.write(noise);
+      return null;
+    }),
+  ],
   ['answers a read with another number', answerRead((seq) => goodReply(seq + 1))],
   [
     'answers a read with more blocks',
@@ -476,16 +482,34 @@ const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
     answerRead((seq) => replyOf(seq, 1, [2], Buffer.alloc(4096), [1])),
   ],
   ['calls valid what it did not send', answerRead((seq) => replyOf(seq, 1, [0], Buffer.alloc(0), [1]))],
-  ['ends a data connection instead', answerRead((_, lane) => (lane.destroy(), null))],
-  ['ends the side channel instead', answerRead((_, __, control) => (control.destroy(), null))],
+  [
+    'ends a data connection instead',
+    answerRead((_, lane) => {
+      lane.destroy();
+      return null;
+    }),
+  ],
+  [
+    'ends the side channel instead',
+    answerRead((_, __, control) => {
+      control.destroy();
+      return null;
+    }),
+  ],
   [
     'dies in the middle of a reply',
-    answerRead((seq, lane) => (lane.end(goodReply(seq).subarray(0, 1000)), null)),
+    answerRead((seq, lane) => {
+      lane.end(goodReply(seq).subarray(0, 1000));
+      return null;
+    }),
     true,
   ],
   [
     'dies behind the bytes, before it says that they are valid',
-    answerRead((seq, lane) => (lane.end(goodReply(seq).subarray(0, 8 + 1 + 4096)), null)),
+    answerRead((seq, lane) => {
+      lane.end(goodReply(seq).subarray(0, 8 + 1 + 4096));
+      return null;
+    }),
     true,
   ],
 ];
