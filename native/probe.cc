@@ -1,8 +1,14 @@
 // Single ops, and what the machine could do at most.
 #include "probe.h"
 
+#include <poll.h>
+#include <sys/socket.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 #include "cpu/cpu_ops.h"
 #include "cpu/isa.h"
@@ -10,6 +16,7 @@
 #include "huge_floats.h"
 #include "kv_cache.h"
 #include "ops.h"
+#include "socket_io.h"
 #include "threads.h"
 
 namespace vllm_pd {
@@ -204,6 +211,53 @@ class AttentionProbe : public Probe {
   std::vector<float> out_;  // (num_tokens, q_dim)
 };
 
+/** Streams between two ends on loopback, a thread at each end of each connection. */
+class SocketProbe : public Probe {
+ public:
+  SocketProbe(int num_connections, int64_t num_bytes) : bytes_a_connection_(num_bytes / num_connections) {
+    int port = 0;
+    const Socket listener = listen_on("127.0.0.1", &port);
+    for (int i = 0; i < num_connections; ++i) {
+      senders_.push_back(connect_to("127.0.0.1", port, kTimeoutMs));
+      pollfd waiting{listener.fd(), POLLIN, 0};
+      poll(&waiting, 1, kTimeoutMs);
+      receivers_.emplace_back(accept(listener.fd(), nullptr, nullptr));
+      make_blocking(senders_.back(), kTimeoutMs);
+      make_blocking(receivers_.back(), kTimeoutMs);
+      from_.emplace_back(bytes_a_connection_, 1);
+      to_.emplace_back(bytes_a_connection_, 2);
+    }
+  }
+
+  void run() override {
+    std::vector<std::thread> threads;
+    std::atomic<bool> failed{false};
+    const auto start = [&](auto move) {
+      threads.emplace_back([move, &failed] {
+        try {
+          move();
+        } catch (const Error&) {
+          failed = true;
+        }
+      });
+    };
+    for (size_t i = 0; i < senders_.size(); ++i) {
+      start([this, i] { send_all(senders_[i], from_[i].data(), from_[i].size()); });
+      start([this, i] { receive_all(receivers_[i], to_[i].data(), to_[i].size()); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    if (failed) throw Error("INTERNAL", "A connection on loopback failed.");
+  }
+
+ private:
+  static constexpr int kTimeoutMs = 10'000;
+  int64_t bytes_a_connection_;
+  std::vector<Socket> senders_;
+  std::vector<Socket> receivers_;
+  std::vector<std::vector<uint8_t>> from_;
+  std::vector<std::vector<uint8_t>> to_;
+};
+
 }  // namespace
 
 std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int64_t>& s) {
@@ -216,6 +270,7 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
   };
   if (is("fma", 3)) return std::make_unique<FmaProbe>(num_threads, s[1], type(2));
   if (is("read", 2)) return std::make_unique<ReadProbe>(num_threads, s[1]);
+  if (is("socket", 2)) return std::make_unique<SocketProbe>(num_threads, s[1]);
   if (is("copy", 2)) return std::make_unique<CopyProbe>(num_threads, s[1]);
   if (is("matmul", 5)) {
     return std::make_unique<MatmulProbe>(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});

@@ -20,6 +20,7 @@ class Probe {
  * `kind` and its `sizes`; a weight type is 0 = float32, 1 = bfloat16, 2 = int8:
  *   fma        num_threads, num_fmas, weight_type         multiply-adds in registers, all threads together
  *   read       num_threads, num_bytes                     reads one buffer
+ *   socket     num_threads, num_bytes                     streams over that many loopback connections at once
  *   copy       num_threads, num_bytes                     memcpy from one buffer to another
  *   matmul     num_threads, num_rows, k, n, weight_type   Ops::matmul
  *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads,

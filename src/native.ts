@@ -214,8 +214,8 @@ export type ProbeSpec =
       readonly numFmas: number;
       readonly weightType: ProbeWeightType;
     }
-  /** Reads one buffer, or copies it to another. */
-  | { readonly kind: 'read' | 'copy'; readonly numThreads: number; readonly numBytes: number }
+  /** Reads one buffer, copies it to another, or streams it over `numThreads` loopback connections. */
+  | { readonly kind: 'read' | 'copy' | 'socket'; readonly numThreads: number; readonly numBytes: number }
   /** (num_rows, k) times packed weights (n, k). */
   | {
       readonly kind: 'matmul';

@@ -43,6 +43,14 @@ export function memoryCopy(numThreads: number, numBytes: number): ProbeWork {
   return { spec: { kind: 'copy', numThreads, numBytes }, amount: numBytes / 1e9 };
 }
 
+/** Streams of as many bytes over that many connections on loopback, native at both ends, in GB/s. */
+export function socketStream(numConnections: number, numBytes: number): ProbeWork {
+  return {
+    spec: { kind: 'socket', numThreads: numConnections, numBytes },
+    amount: numBytes / 1e9,
+  };
+}
+
 /** Both are probes. */
 export function probeContest(subject: ProbeWork, limit: ProbeWork): Contest {
   const probes = [subject, limit].map(({ spec }) => loadNative().createProbe(spec));

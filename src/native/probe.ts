@@ -8,6 +8,7 @@ const sizeNames = {
   fma: ['numThreads', 'numFmas', 'weightType'],
   read: ['numThreads', 'numBytes'],
   copy: ['numThreads', 'numBytes'],
+  socket: ['numThreads', 'numBytes'],
   matmul: ['numThreads', 'numRows', 'k', 'n', 'weightType'],
   attention: [
     'numThreads',

@@ -8,6 +8,7 @@ const specs: readonly ProbeSpec[] = [
   { kind: 'fma', numThreads: 2, numFmas: 1e6, weightType: 'float32' },
   { kind: 'read', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'copy', numThreads: 2, numBytes: 1 << 20 },
+  { kind: 'socket', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'matmul', numThreads: 2, numRows: 13, k: 37, n: 70, weightType: 'int8' },
   {
     kind: 'attention',
