@@ -73,9 +73,19 @@ function cellsOf(answer: CacheQueryAnswer): string[] {
   return [
     `${answer.num_tokens} of ${answer.num_prompt_tokens}`,
     String(answer.num_blocks),
-    answer.num_blocks > 0 ? answer.tier : '',
+    tiersCell(answer),
     lease ? `${lease.id}, ${lease.expires_in_ms / 1000} s` : '',
   ];
+}
+
+/** Blocks by where they lie: `local 12, shared 31`; one block may lie in several places. */
+function tiersCell({ block_tiers: tiers, num_blocks, tier }: CacheQueryAnswer): string {
+  if (!tiers) return num_blocks > 0 ? tier : '';
+  return (['local', 'dedicated', 'shared'] as const)
+    .map((name) => [name, tiers.filter((media) => media.includes(name)).length] as const)
+    .filter(([, numBlocks]) => numBlocks > 0)
+    .map(([name, numBlocks]) => `${name} ${numBlocks}`)
+    .join(', ');
 }
 
 interface PromptFlags {

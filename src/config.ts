@@ -270,7 +270,8 @@ export function completeEngineConfig(
   };
 }
 
-function completeKvStore(options: KvStoreOptions = {}): KvStoreConfig {
+/** Without a store where none was chosen. */
+export function completeKvStore(options: KvStoreOptions = {}): KvStoreConfig {
   const tier = { capacityBytes: null, ttlMs: null };
   return {
     memoryBytes: null,

@@ -1,5 +1,5 @@
 // A benchmark from beginning to end: systems up, texts made, turns played, everything checked, the run kept.
-import type { EngineOptions, KvStoreConfig, KvTransferMode } from '../config.js';
+import type { EngineOptions, KvTransferMode } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageVersion } from '../version.js';
 import {
@@ -8,6 +8,7 @@ import {
   checkIdenticalOutputs,
   checkLedgerSums,
   checkNoFailedTurns,
+  checkNoTwoHops,
   checkUniDirection,
   result,
 } from './checks.js';
@@ -26,6 +27,7 @@ import {
   runConfig,
   startTarget,
   type Target,
+  usesStores,
 } from './targets.js';
 import type { TurnRecord } from './turn-record.js';
 import type { Workload } from './workload.js';
@@ -148,11 +150,7 @@ function withExpectations({ workload, url, engine }: BenchOptions, played: RunRe
   });
 }
 
-function usesStores({ memoryBytes, directory, shared }: KvStoreConfig): boolean {
-  return memoryBytes !== null || directory !== null || shared !== null;
-}
-
-function checkTurns({ workload, modes, url }: BenchOptions, turns: readonly TurnRecord[]): Check[] {
+function checkTurns({ workload, modes, url, engine }: BenchOptions, turns: readonly TurnRecord[]): Check[] {
   const { temperature, seed } = workload.sampling;
   const isComparable = (modes?.length ?? 1) > 1 && (temperature === 0 || seed !== undefined);
   return [
@@ -160,6 +158,7 @@ function checkTurns({ workload, modes, url }: BenchOptions, turns: readonly Turn
     checkLedgerSums(turns),
     ...(url === null ? [checkClosedForm(turns)] : []),
     checkUniDirection(turns),
+    ...(url === null && engine.kvStore?.hopPlanner !== false ? [checkNoTwoHops(turns)] : []),
     ...(isComparable ? [checkIdenticalOutputs(turns)] : []),
   ];
 }

@@ -55,6 +55,15 @@ export function checkUniDirection(turns: readonly TurnRecord[]): Check {
   return result('uni moves nothing from D to P', faults, `${uni.length} turns`);
 }
 
+/** What the shared store has is not read from a peer. */
+export function checkNoTwoHops(turns: readonly TurnRecord[]): Check {
+  const all = answered(turns);
+  const faults = all
+    .filter((turn) => turn.two_hop_bytes > 0)
+    .map((turn) => `${nameOf(turn)}: ${turn.two_hop_bytes} bytes`);
+  return result('no block takes two hops where one will do', faults, `${all.length} turns`);
+}
+
 /** A turn's text is the same whichever way its KV came. Sampling without a seed may differ and is not compared. */
 export function checkIdenticalOutputs(turns: readonly TurnRecord[]): Check {
   const pairs = pairTurns(turns);

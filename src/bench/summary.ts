@@ -2,6 +2,7 @@
 import type { KvTransferMode } from '../config.js';
 import { type LedgerBin, ledgerBins } from '../wire.js';
 import { pairTurns } from './checks.js';
+import { regretOf } from './regret.js';
 import type { RunInfo } from './run-info.js';
 import { ratio, type Summary, summarize } from './stats.js';
 import { expectedLedgerOf, ledgerOf, type TurnRecord } from './turn-record.js';
@@ -18,6 +19,12 @@ export interface ModeSummary {
   readonly ledger: Readonly<Record<LedgerBin, number>>;
   readonly kv_bytes_p_to_d: number;
   readonly kv_bytes_d_to_p: number;
+  /** Absent in runs from before there were stores. */
+  readonly kv_bytes_dedicated?: number;
+  readonly kv_bytes_shared?: number;
+  readonly two_hop_bytes?: number;
+  /** Time beyond the better of pulling and computing, per turn that had the choice; absent where nobody can tell. */
+  readonly pull_regret_ms?: Summary;
   readonly ttft_ms: Summary;
   readonly tpot_ms: Summary;
   readonly e2el_ms: Summary;
@@ -90,6 +97,7 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
     >,
     kv_bytes_p_to_d: sum(answered, 'kv_bytes_p_to_d'),
     kv_bytes_d_to_p: sum(answered, 'kv_bytes_d_to_p'),
+    ...storageSummary(answered),
     ttft_ms: summarize(answered.map((turn) => turn.ttft_ms)),
     tpot_ms: summarize(answered.map((turn) => turn.tpot_ms)),
     e2el_ms: summarize(answered.map((turn) => turn.e2el_ms)),
@@ -106,6 +114,18 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
       (turn) => turn.num_matching_history_tokens < turn.num_history_tokens,
     ).length,
     closed_form: { num_checked: checked.length, num_equal: checked.filter(equalsClosedForm).length },
+  };
+}
+
+/** Empty for runs kept before there were stores. */
+function storageSummary(answered: readonly TurnRecord[]) {
+  if (answered.some((turn) => turn.two_hop_bytes === undefined)) return {};
+  const regrets = [...regretOf(answered).values()].map(({ regretMs }) => regretMs);
+  return {
+    kv_bytes_dedicated: sum(answered, 'kv_bytes_dedicated'),
+    kv_bytes_shared: sum(answered, 'kv_bytes_shared'),
+    two_hop_bytes: sum(answered, 'two_hop_bytes'),
+    ...(regrets.length > 0 && { pull_regret_ms: summarize(regrets) }),
   };
 }
 

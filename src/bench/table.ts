@@ -2,7 +2,7 @@
 import Table from 'cli-table3';
 import type { KvTransferMode } from '../config.js';
 import { type LedgerBin, ledgerBins, recomputedBins } from '../wire.js';
-import { modeFigures } from './figures.js';
+import { figuresOf } from './figures.js';
 import { bar, formatCount, formatMs, formatPercent, formatSpeedup, stackedBar } from './format.js';
 import { summarize } from './stats.js';
 import type { ModeSummary, RunSummary } from './summary.js';
@@ -48,7 +48,8 @@ export function headline({ run, modes, comparison }: RunSummary): string {
 /** One column a mode. */
 function modeTable({ modes }: RunSummary): string {
   const names = Object.keys(modes) as KvTransferMode[];
-  const rows = modeFigures.map(({ label, value }) => [label, ...names.map((name) => value(modes[name]!))]);
+  const figures = figuresOf(names.map((name) => modes[name]!));
+  const rows = figures.map(({ label, value }) => [label, ...names.map((name) => value(modes[name]!))]);
   return renderTable(['', ...names], rows);
 }
 

@@ -1,9 +1,16 @@
 // The systems that a run is played on: fresh nodes of its own in each mode, or a proxy that runs already.
+import { randomUUID } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import {
   completeEngineConfig,
+  completeKvStore,
+  defaults,
   type EngineConfig,
   type EngineOptions,
   given,
+  type KvStoreConfig,
   type KvTransferMode,
   mergeEngineOptions,
 } from '../config.js';
@@ -44,6 +51,7 @@ export function nodeSettings(workload: WorkloadEngine, flags: EngineOptions): No
           maxNumBatchedTokens: workload.max_num_batched_tokens,
         }),
         kvTransfer: given({ kvRecomputeThreshold: workload.kv_recompute_threshold }),
+        kvStore: given({ memoryBytes: workload.kv_store_memory, shared: workload.kv_shared_store }),
         ...given({ dtype: workload.dtype, quantization: workload.quantization }),
       },
       flags,
@@ -75,6 +83,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_lookup: prefill.kvTransfer.lookup,
     first_token: prefill.kvTransfer.firstToken,
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
+    ...(usesStores(prefill.kvStore) && { kv_store: prefill.kvStore }),
     backend: prefill.backend,
     kv_cache_dtype: prefill.kvCacheDtype,
     dtype: prefill.dtype,
@@ -83,12 +92,37 @@ export function runConfig(settings: NodeSettings): RunConfig {
   };
 }
 
+export function usesStores({ memoryBytes, directory, shared }: KvStoreConfig): boolean {
+  return memoryBytes !== null || directory !== null || shared !== null;
+}
+
+/** A shared store of its own for one system; `remove` when that is gone. */
+function withFreshStore(settings: NodeSettings): NodeSettings & { readonly remove: () => void } {
+  const isTemporary = settings.prefill.kvStore?.shared === 'temporary';
+  const directory = isTemporary ? mkdtempSync(path.join(tmpdir(), 'vllm-pd-bench-store-')) : null;
+  const stores = [settings.prefill, settings.decode].map((node) => completeKvStore(node.kvStore));
+  // Blocks of another hash seed are other blocks: nothing of an earlier run or of the other mode is found.
+  const hashSeed = `${settings.prefill.cache?.hashSeed ?? defaults.hashSeed} ${randomUUID()}`;
+  const over: EngineOptions = {
+    ...(stores.some(usesStores) && { cache: { hashSeed } }),
+    ...(directory !== null && { kvStore: { shared: directory } }),
+  };
+  return {
+    prefill: mergeEngineOptions(settings.prefill, over),
+    decode: mergeEngineOptions(settings.decode, over),
+    remove: () => {
+      if (directory !== null) rmSync(directory, { recursive: true, force: true });
+    },
+  };
+}
+
 /** Starts P, D and proxy. */
 export async function startTarget(
   mode: KvTransferMode,
-  settings: NodeSettings,
+  configured: NodeSettings,
   options: TargetOptions,
 ): Promise<Target> {
+  const settings = withFreshStore(configured);
   const { startCluster } = await import('../server/cluster.js');
   const inMode = (node: EngineOptions) => mergeEngineOptions(node, { kvTransfer: { mode } });
   const clusterOptions: ClusterOptions = {
@@ -98,7 +132,12 @@ export async function startTarget(
     // A query that is given up on a busy machine would be measured as a miss.
     proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000 },
   };
-  const cluster = await startCluster({ ...clusterOptions, signal: options.signal });
+  const cluster = await startCluster({ ...clusterOptions, signal: options.signal }).catch(
+    (error: unknown) => {
+      settings.remove();
+      throw error;
+    },
+  );
   let death: string | null = null;
   cluster.onNodeDeath((error) => {
     death ??= error.message;
@@ -107,6 +146,7 @@ export async function startTarget(
   const close = async () => {
     await client.close();
     await cluster.close();
+    settings.remove();
   };
   try {
     return { mode, client, model: await servedModel(client), death: () => death, close };

@@ -1,7 +1,7 @@
 // One row of a run: what one turn in one mode cost. Kept as turns.jsonl and turns.csv; everything else derives from it.
 import { createHash } from 'node:crypto';
 import type { KvTransferMode } from '../config.js';
-import { type Ledger, type LedgerBin, ledgerBins } from '../wire.js';
+import { type KvHop, type Ledger, type LedgerBin, ledgerBins, type PrefillStats } from '../wire.js';
 import type { ChatAnswer } from './chat-answer.js';
 
 type LedgerColumns = { readonly [Bin in LedgerBin as `ledger_${Bin}`]: number };
@@ -24,6 +24,15 @@ export interface TurnRecord extends LedgerColumns, ExpectedColumns {
   readonly num_recomputed_tokens: number;
   readonly kv_bytes_p_to_d: number;
   readonly kv_bytes_d_to_p: number;
+  /** From the reading node's own stores. */
+  readonly kv_bytes_dedicated: number;
+  /** From the store that all nodes share. */
+  readonly kv_bytes_shared: number;
+  /** Of the bytes between nodes, what the reader could have read from the shared store. */
+  readonly two_hop_bytes: number;
+  /** Prompt tokens that P could have read from D or a store, and that it did read. */
+  readonly num_pullable_tokens: number;
+  readonly num_pulled_tokens: number;
   readonly kv_transfer_ms_p_to_d: number;
   readonly kv_transfer_ms_d_to_p: number;
   readonly ttft_ms: number | null;
@@ -91,6 +100,11 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
     ...expectedColumns(null),
     kv_bytes_p_to_d: 0,
     kv_bytes_d_to_p: 0,
+    kv_bytes_dedicated: 0,
+    kv_bytes_shared: 0,
+    two_hop_bytes: 0,
+    num_pullable_tokens: 0,
+    num_pulled_tokens: 0,
     kv_transfer_ms_p_to_d: 0,
     kv_transfer_ms_d_to_p: 0,
     ttft_ms: null,
@@ -117,6 +131,11 @@ export function recordTurn(identity: TurnIdentity, answer: ChatAnswer, history: 
     ...ledgerColumns(stats.ledger),
     kv_bytes_p_to_d: stats.kv_bytes_p_to_d,
     kv_bytes_d_to_p: stats.kv_bytes_d_to_p,
+    kv_bytes_dedicated: hopBytes(stats, 'dedicated_to_p', 'dedicated_to_d'),
+    kv_bytes_shared: hopBytes(stats, 'shared_to_p', 'shared_to_d'),
+    two_hop_bytes: stats.two_hop_bytes ?? 0,
+    num_pullable_tokens: stats.pull_estimate?.num_tokens ?? 0,
+    num_pulled_tokens: stats.pull_estimate?.num_pulled_tokens ?? 0,
     kv_transfer_ms_p_to_d: round(stats.kv_transfer_ms_p_to_d),
     kv_transfer_ms_d_to_p: round(stats.kv_transfer_ms_d_to_p),
     ttft_ms: round(ttftMs),
@@ -128,6 +147,10 @@ export function recordTurn(identity: TurnIdentity, answer: ChatAnswer, history: 
     num_matching_history_tokens: history ? numMatching(history, answer.promptTokenIds ?? []) : 0,
     error: null,
   };
+}
+
+function hopBytes({ kv_hop_bytes = {} }: PrefillStats, ...hops: KvHop[]): number {
+  return hops.reduce((sum, hop) => sum + (kv_hop_bytes[hop] ?? 0), 0);
 }
 
 /** Length of the longest prefix of the history that the prompt begins with, in tokens. */

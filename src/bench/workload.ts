@@ -74,6 +74,10 @@ const engineSchema = z.strictObject({
   max_model_len: positiveInteger.optional(),
   max_num_batched_tokens: positiveInteger.optional(),
   kv_recompute_threshold: z.union([z.number().int().min(0), z.literal('auto')]).optional(),
+  /** Bytes of host memory of each node, beyond its pool. */
+  kv_store_memory: positiveInteger.optional(),
+  /** A directory, a redis:// address, or `temporary`: a directory that is made for the run. */
+  kv_shared_store: z.string().min(1).optional(),
   dtype: z.enum(['auto', 'float32', 'bfloat16']).optional(),
   quantization: z.enum(['none', 'int8']).optional(),
 });
