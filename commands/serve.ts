@@ -4,7 +4,13 @@ import type { InferredFlags } from '@oclif/core/interfaces';
 import { BaseCommand } from '../src/cli.js';
 import { apiKeysOf, engineFlags, engineOptions, nonNegativeSeconds } from '../src/cli-flags.js';
 import { onInterrupt } from '../src/cli-interrupt.js';
-import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../src/config.js';
+import {
+  defaults,
+  type EngineOptions,
+  mergeEngineOptions,
+  type NodeRole,
+  routingPolicies,
+} from '../src/config.js';
 import { VllmPdError } from '../src/errors.js';
 import type { NodeOptions } from '../src/server/node-process.js';
 
@@ -12,6 +18,16 @@ const defaultPorts = { proxy: 8000, both: 8000, prefill: 8100, decode: 8200 } as
 
 const port = (description: string, shownDefault: string) =>
   integer({ description, min: 0, max: 65_535, defaultHelp: async () => shownDefault });
+
+const routing = (role: 'prefill' | 'decode') =>
+  option({
+    options: routingPolicies,
+    description:
+      `Which of several ${role} nodes plays a turn: where its conversation was (session), who holds most of its ` +
+      'prompt (prefix), who has least to do (least-loaded), or each in its turn (round-robin).',
+    defaultHelp: async () => defaults.routing,
+    helpGroup: 'PROXY',
+  })();
 
 const clusterFlags = [
   'prefill',
@@ -91,6 +107,8 @@ export default class Serve extends BaseCommand {
       multiple: true,
       helpGroup: 'PROXY',
     }),
+    'prefill-routing': routing('prefill'),
+    'decode-routing': routing('decode'),
     'trust-kv-transfer-params': boolean({
       description: 'Pass kv_transfer_params of clients on instead of dropping them.',
       helpGroup: 'PROXY',
@@ -153,13 +171,13 @@ export default class Serve extends BaseCommand {
       'is for one node: it needs --role prefill, decode or both',
     );
     const needless = Object.keys(engineFlags).filter(
-      (name) => name !== 'kv-transfer' && name !== 'kv-lookup' && name !== 'first-token',
+      (name) => !['kv-transfer', 'kv-lookup', 'first-token', 'max-waiting'].includes(name),
     );
     refuseFlags(flags, role === 'proxy', needless, 'is for nodes: a proxy alone runs no model');
     refuseFlags(
       flags,
       role !== undefined && role !== 'proxy',
-      ['trust-kv-transfer-params'],
+      ['trust-kv-transfer-params', 'prefill-routing', 'decode-routing'],
       'is for a proxy and does not go with a single node',
     );
     // In a process that a cluster started, the cluster decides about signals.
@@ -199,7 +217,11 @@ export default class Serve extends BaseCommand {
       port: flags.port ?? defaultPorts.proxy,
       prefillPort: flags['prefill-port'] ?? 0,
       decodePort: flags['decode-port'] ?? 0,
-      proxy: { trustKvTransferParams: flags['trust-kv-transfer-params'] },
+      proxy: {
+        trustKvTransferParams: flags['trust-kv-transfer-params'],
+        prefillRouting: flags['prefill-routing'],
+        decodeRouting: flags['decode-routing'],
+      },
       forwardLogs: true,
       onModelProgress: (fraction) => progress.update(Math.round(fraction * percent)),
       signal,
@@ -248,6 +270,9 @@ export default class Serve extends BaseCommand {
       mode: flags['kv-transfer'] ?? defaults.kvTransferMode,
       lookup: flags['kv-lookup'] ?? defaults.kvLookup,
       firstToken: flags['first-token'] ?? defaults.firstToken,
+      prefillRouting: flags['prefill-routing'],
+      decodeRouting: flags['decode-routing'],
+      maxWaiting: flags['max-waiting'],
       trustKvTransferParams: flags['trust-kv-transfer-params'],
       apiKeys: apiKeysOf(flags['api-key']),
     });

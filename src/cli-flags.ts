@@ -200,7 +200,7 @@ export const engineFlags = {
     'SCHEDULER',
   ),
   'max-waiting': count(
-    'Requests that may wait on one node; more are answered with 429.',
+    'Requests that may wait on one node, or on a proxy alone for their answer to begin; more are answered with 429.',
     defaults.maxWaiting,
     1,
     maxInt32,

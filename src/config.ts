@@ -15,6 +15,11 @@ export type FirstToken = 'prefill' | 'decode';
 
 export type AgentKind = 'auto' | 'shm' | 'tcp';
 
+/** How a proxy chooses among the nodes of one role. */
+export const routingPolicies = ['session', 'prefix', 'least-loaded', 'round-robin'] as const;
+
+export type RoutingPolicy = (typeof routingPolicies)[number];
+
 /** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
 export type Backend = 'cpu' | 'onnx';
 
@@ -175,6 +180,8 @@ export const defaults = {
   maxWaiting: 1024,
   schedulingPolicy: 'fcfs',
   drainTimeoutMs: 5000,
+  // Where a conversation was, most of its KV is; asking costs nothing then.
+  routing: 'session',
   kvRecomputeThreshold: 64,
   kvLeaseDurationMs: 30_000,
   decoderKvBlocksTtlMs: 480_000,

@@ -43,6 +43,8 @@ export interface VllmPdErrorOptions {
   readonly param?: string;
   /** What the user may do about it, one sentence each. */
   readonly suggestions?: readonly string[];
+  /** With a status of 429 or 503: when to come back, if that is known better than by the status alone. */
+  readonly retryAfterSeconds?: number;
 }
 
 export class VllmPdError extends Error {
@@ -50,12 +52,14 @@ export class VllmPdError extends Error {
   readonly code: ErrorCode;
   readonly param: string | undefined;
   readonly suggestions: readonly string[];
+  readonly retryAfterSeconds: number | undefined;
 
   constructor(code: ErrorCode, message: string, options: VllmPdErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
     this.param = options.param;
     this.suggestions = options.suggestions ?? [];
+    this.retryAfterSeconds = options.retryAfterSeconds;
   }
 
   get status(): number {

@@ -25,7 +25,15 @@ export interface ClusterOptions {
   /** The first node's of a role, the others' follow it; default 0 = any free ones. */
   readonly prefillPort?: number;
   readonly decodePort?: number;
-  readonly proxy?: Pick<ProxyOptions, 'trustKvTransferParams' | 'queryTimeoutMs' | 'connectTimeoutMs'>;
+  readonly proxy?: Pick<
+    ProxyOptions,
+    | 'trustKvTransferParams'
+    | 'queryTimeoutMs'
+    | 'connectTimeoutMs'
+    | 'prefillRouting'
+    | 'decodeRouting'
+    | 'maxWaiting'
+  >;
   /** Default 120 000. */
   readonly startTimeoutMs?: number;
   /** Of these a client must have one, of the proxy and of each node; none = no client needs any. */
@@ -63,6 +71,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
     nodes.filter((node) => (node.role === 'prefill') === (role === 'prefill')).map((node) => node.url);
   try {
     const proxy = await startProxy({
+      maxWaiting: roomOf(engine, nodes.length),
       ...options.proxy,
       host: options.host ?? '127.0.0.1',
       port: options.port ?? 0,
@@ -110,6 +119,12 @@ async function withResolvedModel(options: ClusterOptions): Promise<EngineOptions
     servedModelName: engine.servedModelName ?? model,
     kvTransfer: { ...engine.kvTransfer, key: engine.kvTransfer?.key ?? newKey() },
   };
+}
+
+/** Turns that fit into the nodes and their queues: a proxy in front of them refuses no others. */
+function roomOf({ scheduler = {} }: EngineOptions, numNodes: number): number {
+  const { maxWaiting = defaults.maxWaiting, maxNumSeqs = defaults.maxNumSeqs } = scheduler;
+  return numNodes * (maxWaiting + maxNumSeqs);
 }
 
 /** Of this start only: what it protects is gone with the nodes. */

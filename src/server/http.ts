@@ -317,7 +317,8 @@ export function sendError(res: ServerResponse, error: unknown): void {
   const body = errorBody(error);
   const { code: status } = body.error;
   if (!res.destroyed && !res.headersSent) {
-    const retryAfter = retryAfterSeconds[status];
+    const known = error instanceof VllmPdError ? error.retryAfterSeconds : undefined;
+    const retryAfter = known ?? retryAfterSeconds[status];
     if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter);
     if (status === 401) res.setHeader('www-authenticate', 'Bearer');
   }

@@ -1,7 +1,9 @@
 // POST /v1/chat/completions.
+
 import type { RequestOutput } from '../../engine/request-output.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
 import { type RouteContext, readJson } from '../http.js';
+import { priorityHeader } from '../priority-header.js';
 import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, requestIdOf, sessionIdOf, truncated } from './api-node.js';
@@ -42,7 +44,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       samplingParams: () => sampling,
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
-      priority: body.priority ?? 0,
+      priority: priorityHeader(req) ?? body.priority ?? 0,
       kvTransferParams,
       onAnswer: node.reusedAnswers && ((text, tokenIds) => node.reusedAnswers?.remember(text, tokenIds)),
     },

@@ -1,8 +1,10 @@
 // POST /v1/completions.
+
 import type { RequestOutput } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
 import { type RouteContext, readJson } from '../http.js';
+import { priorityHeader } from '../priority-header.js';
 import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';
 import {
@@ -53,7 +55,7 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
         completionSampling(body, engine, engine.maxModelLen - tokenIds.length),
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
-      priority: body.priority ?? 0,
+      priority: priorityHeader(req) ?? body.priority ?? 0,
       kvTransferParams,
     },
   });

@@ -50,6 +50,7 @@ async function sendNodes(nodes: readonly ProxyNode[], res: ServerResponse): Prom
     role,
     url,
     healthy: nodes[i]!.healthy,
+    load: nodes[i]!.load,
     state: answer,
     error,
   }));

@@ -1,5 +1,8 @@
 // What the proxy reports about itself: how long each hop took, how often one failed.
+
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { RoutingPolicy } from '../../config.js';
+import type { RoutingReason } from './node-chooser.js';
 
 /** `decode_first_byte` ends when D's answer begins, `decode` when it is complete. */
 export type Hop = 'query' | 'prefill' | 'decode_first_byte' | 'decode';
@@ -38,6 +41,12 @@ export class ProxyMetrics {
     labelNames: ['result'],
     registers: [this.registry],
   });
+  readonly #routed = new Counter({
+    name: 'vllm_pd:proxy_routing_total',
+    help: 'Turns routed to a node, by the policy of its role and by what decided.',
+    labelNames: ['role', 'policy', 'reason', 'node'],
+    registers: [this.registry],
+  });
 
   turnStarted(): void {
     this.#running.inc();
@@ -54,6 +63,10 @@ export class ProxyMetrics {
 
   hopFailed(hop: Hop, node: string): void {
     this.#failures.inc({ hop, node });
+  }
+
+  routed(role: 'prefill' | 'decode', policy: RoutingPolicy, reason: RoutingReason, node: string): void {
+    this.#routed.inc({ role, policy, reason, node });
   }
 
   lookup(result: 'found' | 'nothing' | 'failed'): void {

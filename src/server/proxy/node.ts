@@ -56,6 +56,7 @@ export class ProxyNode {
   readonly #ownHeaders: Readonly<Record<string, string>>;
   /** Requests whose answers are not complete; aborting one says that the node hangs. */
   readonly #inFlight = new Set<AbortController>();
+  #numTurns = 0;
   #healthy = true;
   #answersCacheQueries = true;
   #passesFirstTokens = false;
@@ -76,6 +77,21 @@ export class ProxyNode {
       bodyTimeout: 0,
       connect: { timeout: connectTimeoutMs },
     });
+  }
+
+  /** Turns that were sent here or will be, as far as this proxy knows. */
+  get load(): number {
+    return Math.max(this.#numTurns, this.#inFlight.size);
+  }
+
+  /** One turn more, from its routing on; what is returned ends it, once. */
+  beginTurn(): () => void {
+    let isOver = false;
+    this.#numTurns += 1;
+    return () => {
+      if (!isOver) this.#numTurns -= 1;
+      isOver = true;
+    };
   }
 
   get healthy(): boolean {

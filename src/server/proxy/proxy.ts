@@ -1,5 +1,11 @@
 // The proxy: one OpenAI-style address in front of prefill and decode nodes.
-import { defaults, type FirstToken, type KvLookup, type KvTransferMode } from '../../config.js';
+import {
+  defaults,
+  type FirstToken,
+  type KvLookup,
+  type KvTransferMode,
+  type RoutingPolicy,
+} from '../../config.js';
 import { VllmPdError } from '../../errors.js';
 import {
   createHttpServer,
@@ -14,9 +20,11 @@ import { ConversationTable } from './conversations.js';
 import { release } from './lookup.js';
 import { ProxyMetrics } from './metrics.js';
 import { ProxyNode } from './node.js';
+import { NodeChooser } from './node-chooser.js';
 import { parseTurnRequest, type TurnRequest } from './request.js';
 import { ProxyRouter } from './routing.js';
 import { TurnPlayer } from './turn.js';
+import { WaitingRoom } from './waiting-room.js';
 
 export interface ProxyOptions {
   readonly host: string;
@@ -28,6 +36,12 @@ export interface ProxyOptions {
   readonly lookup: KvLookup;
   /** Default prefill, where both nodes of a turn are this project's; between others it is always decode. */
   readonly firstToken?: FirstToken;
+  /** Which of several prefill nodes plays a turn; default session. */
+  readonly prefillRouting?: RoutingPolicy | undefined;
+  /** Which of several decode nodes plays a turn; default session. */
+  readonly decodeRouting?: RoutingPolicy | undefined;
+  /** Turns whose answer has not begun; more are refused with 429. Default 1024. */
+  readonly maxWaiting?: number | undefined;
   /** Default false: `kv_transfer_params` of clients are dropped, since they name peers and blocks. */
   readonly trustKvTransferParams?: boolean;
   /** Default 2000. */
@@ -59,9 +73,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
   const nodes = [...prefillNodes, ...decodeNodes];
   const metrics = new ProxyMetrics();
   const player = createPlayer(options, prefillNodes, decodeNodes, metrics);
+  const room = new WaitingRoom(options.maxWaiting ?? defaults.maxWaiting, () => performance.now());
   const routes: Route[] = [
     ...(['/v1/completions', '/v1/chat/completions'] as const).map((path) =>
-      turnRoute(path, player, metrics, options.trustKvTransferParams ?? false),
+      turnRoute(path, player, metrics, room, options.trustKvTransferParams ?? false),
     ),
     ...adminRoutes(nodes),
     { method: 'GET', path: '/metrics', handler: (context) => sendMetrics(metrics, context) },
@@ -110,7 +125,13 @@ function createPlayer(
       if (params.remote_request_id) release(node, params.remote_request_id);
     },
   });
-  const router = new ProxyRouter({ prefillNodes, decodeNodes, conversations, queryTimeoutMs });
+  const { prefillRouting = defaults.routing, decodeRouting = defaults.routing } = options;
+  const router = new ProxyRouter({
+    prefill: new NodeChooser({ nodes: prefillNodes, policy: prefillRouting, timeoutMs: queryTimeoutMs }),
+    decode: new NodeChooser({ nodes: decodeNodes, policy: decodeRouting, timeoutMs: queryTimeoutMs }),
+    conversations,
+    metrics,
+  });
   return new TurnPlayer({
     router,
     conversations,
@@ -126,6 +147,7 @@ function turnRoute(
   path: TurnRequest['path'],
   player: TurnPlayer,
   metrics: ProxyMetrics,
+  room: WaitingRoom,
   trustKvTransferParams: boolean,
 ): Route {
   return {
@@ -135,6 +157,7 @@ function turnRoute(
       const signal = disconnectSignal(res);
       metrics.turnStarted();
       res.once('close', () => metrics.turnEnded(path, signal.aborted ? clientClosedRequest : res.statusCode));
+      room.enter(res);
       const turn = parseTurnRequest(path, req, await readJson(req), trustKvTransferParams);
       try {
         await player.play(turn, res, signal);

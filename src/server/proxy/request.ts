@@ -3,12 +3,13 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
+import { priorityHeader } from '../priority-header.js';
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
 export interface TurnRequest {
   readonly path: '/v1/completions' | '/v1/chat/completions';
-  /** As the client sent it, but for its conversation id, which is `session_id` towards the nodes. */
+  /** As the client sent it, but that its conversation id is `session_id` towards the nodes, and its priority is in here. */
   readonly body: JsonObject;
   /** Sent along on every hop. */
   readonly headers: Readonly<Record<string, string>>;
@@ -68,10 +69,15 @@ export function parseTurnRequest(
   const { conversation_id, kv_transfer_params, ...rest } = body as Record<string, unknown>;
   const sessionId = textOf(conversation_id) ?? textOf(rest.session_id) ?? headerOf(req, 'x-session-id');
   const requestId = headerOf(req, 'x-request-id') ?? randomUUID();
+  const priority = priorityHeader(req);
   const { authorization } = req.headers;
   return {
     path,
-    body: sessionId === null ? rest : { ...rest, session_id: sessionId },
+    body: {
+      ...rest,
+      ...(sessionId !== null && { session_id: sessionId }),
+      ...(priority !== null && { priority }),
+    },
     headers: { 'x-request-id': requestId, ...(authorization === undefined ? {} : { authorization }) },
     requestId,
     sessionId,

@@ -1,50 +1,60 @@
-// Which P and which D play a turn: where its conversation is at home, else who holds its prompt, else whose turn it is.
+// Which P and which D play a turn, each by the routing policy of its role.
 import { VllmPdError } from '../../errors.js';
 import type { ConversationTable, Home } from './conversations.js';
-import { queryCache } from './lookup.js';
+import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode } from './node.js';
+import type { Choice, NodeChooser } from './node-chooser.js';
 import type { TurnRequest } from './request.js';
 
-/** A shared system prompt is no reason to send everybody to one node: what counts is most of the prompt. */
-const minHeldShare = 0.5;
+/** `prefill` is null when no prefill node answers: D then prefills by itself. */
+export interface TurnRoute extends Home {
+  /** P has nothing more to do with the turn. */
+  readonly endPrefill: () => void;
+  /** The turn is over. Both are idempotent. */
+  readonly end: () => void;
+}
 
 export class ProxyRouter {
-  readonly #prefillNodes: readonly ProxyNode[];
-  readonly #decodeNodes: readonly ProxyNode[];
+  readonly #choosers: Readonly<Record<'prefill' | 'decode', NodeChooser>>;
   readonly #conversations: ConversationTable;
-  readonly #queryTimeoutMs: number;
-  #numPrefillTurns = 0;
-  #numDecodeTurns = 0;
+  readonly #metrics: ProxyMetrics;
 
   constructor(options: {
-    readonly prefillNodes: readonly ProxyNode[];
-    readonly decodeNodes: readonly ProxyNode[];
+    readonly prefill: NodeChooser;
+    readonly decode: NodeChooser;
     readonly conversations: ConversationTable;
-    readonly queryTimeoutMs: number;
+    readonly metrics: ProxyMetrics;
   }) {
-    this.#prefillNodes = options.prefillNodes;
-    this.#decodeNodes = options.decodeNodes;
+    this.#choosers = { prefill: options.prefill, decode: options.decode };
     this.#conversations = options.conversations;
-    this.#queryTimeoutMs = options.queryTimeoutMs;
+    this.#metrics = options.metrics;
   }
 
-  /** `prefill` is null when no prefill node answers: D then prefills by itself. */
-  async route(turn: TurnRequest, signal: AbortSignal): Promise<Home> {
+  /** The turn counts as load of both nodes until it is ended. Throws NODE_UNREACHABLE when there is no decode node. */
+  async route(turn: TurnRequest, signal: AbortSignal): Promise<TurnRoute> {
     const home = turn.sessionId === null ? null : this.#conversations.homeOf(turn.sessionId);
-    const [prefill, decode] = await Promise.all([
-      home?.prefill?.healthy
-        ? home.prefill
-        : this.#choose(turn, this.#prefillNodes, () => this.#numPrefillTurns++, signal),
-      home?.decode.healthy
-        ? home.decode
-        : this.#choose(turn, this.#decodeNodes, () => this.#numDecodeTurns++, signal),
+    const ends: (() => void)[] = [];
+    // Both to their end, whatever becomes of the other, so that nothing is counted afterwards.
+    const [prefill, decode] = await Promise.allSettled([
+      this.#choose('prefill', turn, home?.prefill ?? null, ends, signal),
+      this.#choose('decode', turn, home?.decode ?? null, ends, signal),
     ]);
-    // With every D in doubt one is tried anyway: it may be back, and without a D there is no answer.
-    const chosen = decode ?? this.#decodeNodes[this.#numDecodeTurns++ % this.#decodeNodes.length];
-    if (!chosen) throw new VllmPdError('NODE_UNREACHABLE', 'This proxy has no decode node.');
-    const route = { prefill, decode: chosen };
-    if (turn.sessionId !== null) this.#conversations.settle(turn.sessionId, route);
-    return route;
+    const end = () => {
+      for (const endOne of ends) endOne();
+    };
+    try {
+      if (prefill.status === 'rejected') throw prefill.reason;
+      if (decode.status === 'rejected') throw decode.reason;
+      // With every D in doubt one is tried anyway: it may be back, and without a D there is no answer.
+      const chosen = decode.value?.node ?? this.#choosers.decode.anyway();
+      if (!chosen) throw new VllmPdError('NODE_UNREACHABLE', 'This proxy has no decode node.');
+      const nodes: Home = { prefill: prefill.value?.node ?? null, decode: chosen };
+      if (turn.sessionId !== null) this.#conversations.settle(turn.sessionId, nodes);
+      return { ...nodes, endPrefill: prefill.value?.end ?? (() => {}), end };
+    } catch (error) {
+      end();
+      throw error;
+    }
   }
 
   /** A healthy node of the role that was not tried yet, and that suits. */
@@ -53,38 +63,21 @@ export class ProxyRouter {
     tried: ReadonlySet<ProxyNode>,
     suits: (node: ProxyNode) => boolean = () => true,
   ): ProxyNode | null {
-    const nodes = role === 'prefill' ? this.#prefillNodes : this.#decodeNodes;
-    return nodes.find((node) => node.healthy && !tried.has(node) && suits(node)) ?? null;
+    return this.#choosers[role].another(tried, suits);
   }
 
   async #choose(
+    role: 'prefill' | 'decode',
     turn: TurnRequest,
-    nodes: readonly ProxyNode[],
-    nextTurn: () => number,
+    home: ProxyNode | null,
+    ends: (() => void)[],
     signal: AbortSignal,
-  ): Promise<ProxyNode | null> {
-    const healthy = nodes.filter((node) => node.healthy);
-    if (healthy.length > 1 && turn.sessionId === null) {
-      const askable = healthy.filter((node) => node.answersCacheQueries);
-      const holder = await this.#longestPrefix(turn, askable, signal);
-      if (holder) return holder;
-    }
-    return healthy[nextTurn() % healthy.length] ?? null;
-  }
-
-  async #longestPrefix(
-    turn: TurnRequest,
-    nodes: readonly ProxyNode[],
-    signal: AbortSignal,
-  ): Promise<ProxyNode | null> {
-    const options = { queryTimeoutMs: this.#queryTimeoutMs, lease: false };
-    const answers = await Promise.all(nodes.map((node) => queryCache(turn, node, options, signal)));
-    let best: { readonly node: ProxyNode; readonly numTokens: number } | null = null;
-    for (const [i, answer] of answers.entries()) {
-      if (!answer || answer.num_tokens < minHeldShare * answer.num_prompt_tokens) continue;
-      if (!best || answer.num_tokens > best.numTokens)
-        best = { node: nodes[i]!, numTokens: answer.num_tokens };
-    }
-    return best?.node ?? null;
+  ): Promise<Choice | null> {
+    const chooser = this.#choosers[role];
+    const choice = await chooser.choose(turn, home, signal);
+    if (!choice) return null;
+    ends.push(choice.end);
+    this.#metrics.routed(role, chooser.policy, choice.reason, choice.node.url);
+    return choice;
   }
 }

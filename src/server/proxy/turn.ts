@@ -19,7 +19,7 @@ import {
   type TurnRequest,
   withTokenIds,
 } from './request.js';
-import type { ProxyRouter } from './routing.js';
+import type { ProxyRouter, TurnRoute } from './routing.js';
 
 /** What P left for D, and where. */
 interface HandOver {
@@ -72,7 +72,20 @@ export class TurnPlayer {
 
   /** Throws NODE_UNREACHABLE when no decode node answers, the signal's reason when the client has gone. */
   async play(turn: TurnRequest, res: ServerResponse, signal: AbortSignal): Promise<void> {
-    const { prefill, decode } = await this.#router.route(turn, signal);
+    const route = await this.#router.route(turn, signal);
+    try {
+      await this.#playOn(route, turn, res, signal);
+    } finally {
+      route.end();
+    }
+  }
+
+  async #playOn(
+    { prefill, decode, endPrefill }: TurnRoute,
+    turn: TurnRequest,
+    res: ServerResponse,
+    signal: AbortSignal,
+  ): Promise<void> {
     if (turn.clientKvTransferParams) {
       await this.#forward(turn, turn.clientKvTransferParams, prefill, decode, res, signal);
       return;
@@ -94,6 +107,7 @@ export class TurnPlayer {
         if (params) handOver = { node: outcome.node, params };
       }
     }
+    endPrefill();
     await this.#decode(encodedTurn, decode, handOver, res, signal);
   }
 

@@ -63,6 +63,13 @@ test('priority decides who goes first where it was asked for, and is refused els
     const { status, json } = await api.post(path, { ...long(1), priority: 1 });
     assert.equal([status, json.error.param], [400, 'priority']);
     assert.is((await api.post(path, { ...long(1), priority: 0 })).status, 200);
+    const header = (value: string) =>
+      api.post(path, { ...long(1), priority: 1 }, { 'x-vllm-priority': value });
+    assert.is((await header('0')).status, 200, 'the header holds over the body');
+    for (const value of ['-3', 'soon', '1.5', '']) {
+      const refused = await header(value);
+      assert.equal([refused.status, refused.json.error.param], [400, 'priority'], value);
+    }
   });
 });
 

@@ -164,6 +164,16 @@ test('chat turns go to the chat endpoint with max_completion_tokens 1, and X-Req
   });
 });
 
+test('X-Vllm-Priority becomes the priority of every hop', async () => {
+  await withProxy({ prefill: [prefills], decode: [decodes] }, {}, async ({ prefill, decode, post }) => {
+    const init = { headers: { 'content-type': 'application/json', 'x-vllm-priority': '-7' } };
+    await post(completions, { prompt: 'hi', priority: 3 }, init);
+    for (const node of [prefill[0]!, decode[0]!]) assert.is(node.callsTo(completions)[0]!.body.priority, -7);
+    const wrong = await post(completions, { prompt: 'hi' }, { headers: { 'x-vllm-priority': 'soon' } });
+    assert.is(wrong.status, 400);
+  });
+});
+
 test('a prompt is encoded once: by D when it is asked, else by P', async () => {
   const tokenIds = [5, 6, 7];
   const encodingP: Script = {
