@@ -32,11 +32,12 @@ export class LinearFit {
 
   predict(x: number): number {
     const spread = this.#weight * this.#xx - this.#x * this.#x;
-    const steepest = this.#xy / this.#xx;
+    // The slope at which the latency is nothing.
+    const steepest = this.#y / this.#x;
     // Neither a latency nor a rate is negative, whatever noise says.
     const fitted = spread > 0 ? (this.#weight * this.#xy - this.#x * this.#y) / spread : steepest;
     const slope = Math.min(Math.max(0, fitted), steepest);
-    return (this.#y - slope * this.#x) / this.#weight + slope * x;
+    return Math.max(0, (this.#y - slope * this.#x) / this.#weight) + slope * x;
   }
 
   #add(x: number, ms: number): void {
