@@ -41,7 +41,7 @@ const groups = [
   {
     weights: 'float32',
     engines: [
-      { engine: 'vllm-pd', model: model.folder, options: { dtype: 'float32', kvCacheDtype: 'float32' } },
+      { engine: 'vllm-pd', model: model.folder, options: { dtype: 'float32' } },
       { engine: 'transformers.js', model: model.folder },
     ],
   },
