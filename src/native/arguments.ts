@@ -33,7 +33,7 @@ const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16'];
 
 /** The number under which the native module knows it. */
 export function kvDtypeNumber(dtype: unknown): number {
-  const number = kvDtypes.findIndex((known) => known === dtype);
+  const number = (kvDtypes as readonly unknown[]).indexOf(dtype);
   if (number >= 0) return number;
   throw invalid(`Expected float32 or bfloat16 for dtype but received ${show(dtype)}.`);
 }
