@@ -17,6 +17,7 @@ export default class BenchKernels extends BaseCommand {
   static override readonly examples: string[] = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --filter transfer --time 3000',
+    '<%= config.bin %> <%= command.id %> --all',
     "<%= config.bin %> <%= command.id %> --filter 'attention/decode' --json",
   ];
 
@@ -25,7 +26,12 @@ export default class BenchKernels extends BaseCommand {
       char: 'f',
       description: "Only rows whose id contains this; an id is 'family/name x<threads>'.",
       default: '',
-      defaultHelp: async () => 'all rows',
+      defaultHelp: async () => 'rows that stand for all, in three minutes',
+    }),
+    all: boolean({
+      char: 'a',
+      description: 'All rows: every shape of the model, every number type and size.',
+      exclusive: ['filter'],
     }),
     time: integer({
       char: 't',
@@ -58,7 +64,7 @@ export default class BenchKernels extends BaseCommand {
       const { summary, keptAt } = await runKernelBench({
         command: ['vllm-pd bench kernels', ...this.argv].join(' '),
         model: flags.model,
-        filter: flags.filter,
+        choice: { filter: flags.filter, all: flags.all },
         timeMs: flags.time,
         resultsDir: flags['no-keep'] ? null : flags['results-dir'],
         signal: controller.signal,

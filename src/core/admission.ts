@@ -148,7 +148,7 @@ export class Admission {
 
   /** Moves requests into `running`, in the order of the queue, until one does not fit. */
   admit(plan: StepPlan, running: Request[]): void {
-    if (!this.#admitLoaded(plan, running)) return;
+    if (!this.#admitLoaded(plan, running) || this.#waiting.size === 0) return;
     let numReservedBlocks = this.#countReservedBlocks(running);
     for (let request = this.#waiting.head; request; request = this.#waiting.head) {
       const hasRoom = this.#hasRoom(plan, running);

@@ -16,7 +16,8 @@ const numPromptTokens = 32_768;
 const numPromptBlocks = numPromptTokens / blockSize;
 /** Of the prompts above: a head and the parent's hash, 3 bytes a token, a null. */
 const hashedBytesPerBlock = 36 + 3 * blockSize + 1;
-const numSteps = 64;
+/** As many as a block has tokens: every request fills one in a round. Short, so that rounds seldom lose their core. */
+const numSteps = blockSize;
 const querySchema = z.object({ prompt: promptSchema });
 
 export function coreGroups(): RowGroup[] {

@@ -32,7 +32,7 @@ export function forwardGroups(
   const numWeights = numMatmulWeights(model);
   return threads.flatMap((numThreads) =>
     weightTypes.map((weightType) => {
-      const common = { threads: numThreads, unit: 'tokens/s' };
+      const common = { threads: numThreads, unit: 'tokens/s', isDetail: weightType === 'float32' };
       const prepare = (subject: Step, limit: Step | ProbeWork) =>
         prepareForward(modelPath, numThreads, weightType, subject, limit);
       const peak = multiplyPeak(numThreads, weightType);

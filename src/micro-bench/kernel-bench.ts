@@ -10,7 +10,7 @@ import { packageVersion } from '../version.js';
 import type { KernelRow } from './kernel-row.js';
 import { rowsToCsv, rowsToJsonLines } from './kernel-table.js';
 import { createRowGroups } from './row-groups.js';
-import { filterGroups, type RowGroup, rowId } from './row-plan.js';
+import { chooseRows, type RowChoice, type RowGroup, rowId } from './row-plan.js';
 import type { TrialMessage, TrialOptions } from './trial.js';
 
 export interface KernelBenchOptions {
@@ -18,8 +18,7 @@ export interface KernelBenchOptions {
   readonly command: string;
   /** A built-in model's name or a folder. */
   readonly model: string;
-  /** Part of the ids of the rows wanted; empty = all. */
-  readonly filter: string;
+  readonly choice: RowChoice;
   /** Milliseconds for each row, its limit included; setting up comes on top. */
   readonly timeMs: number;
   /** Null = the run is not kept. */
@@ -41,6 +40,8 @@ export interface KernelRunInfo {
   readonly isa: string;
   readonly model: string;
   readonly filter: string;
+  /** Absent in runs from before there was a choice: true. */
+  readonly all?: boolean;
   readonly time_ms: number;
   readonly started_at: string;
   readonly ended_at: string;
@@ -62,15 +63,15 @@ export interface KernelBenchResult {
 
 /** Throws INVALID_ARGUMENT for a filter that no row fits, INTERNAL when a row cannot be measured. */
 export async function runKernelBench(options: KernelBenchOptions): Promise<KernelBenchResult> {
-  const { filter, signal } = options;
+  const { choice, signal } = options;
   const startedAt = new Date();
   const { isa } = loadNative();
   const modelPath = await resolveModel(options.model);
-  const groups = filterGroups(await createRowGroups(modelPath), filter);
+  const groups = chooseRows(await createRowGroups(modelPath), choice);
   if (groups.length === 0) {
     throw new VllmPdError(
       'INVALID_ARGUMENT',
-      `Expected --filter to be part of a row's id but no row has '${filter}'.`,
+      `Expected --filter to be part of a row's id but no row has '${choice.filter}'.`,
       {
         param: 'filter',
         suggestions: ["Ids are families and names, e.g. 'gemm', 'core/block hash', 'x2' for two threads."],
@@ -82,7 +83,7 @@ export async function runKernelBench(options: KernelBenchOptions): Promise<Kerne
   options.onRow?.(0, planned.length, planned[0]!);
   for (const [groupIndex, group] of groups.entries()) {
     if (signal.aborted) break;
-    await runGroup(group, { modelPath, filter, groupIndex, timeMs: options.timeMs }, signal, (row) => {
+    await runGroup(group, { modelPath, choice, groupIndex, timeMs: options.timeMs }, signal, (row) => {
       rows.push(row);
       options.onRow?.(rows.length, planned.length, planned[rows.length] ?? '');
     });
@@ -144,7 +145,7 @@ function describeRun(
     host: hostInfo(),
     isa,
     model: options.model,
-    filter: options.filter,
+    ...options.choice,
     time_ms: options.timeMs,
     started_at: startedAt.toISOString(),
     ended_at: endedAt.toISOString(),

@@ -26,11 +26,29 @@ export function matmulGroups(model: NativeModelConfig, threads: readonly number[
     weightTypes.flatMap((weightType) => [
       ...[...shapesOf(model), squareShape].map((shape) => ({
         family: 'gemm',
-        rows: rowCounts.map((numRows) => matmulRow(weightType, numThreads, numRows, shape)),
+        rows: rowCounts.map((numRows) => ({
+          ...matmulRow(weightType, numThreads, numRows, shape),
+          isDetail: isDetail(model, weightType, numRows, shape),
+        })),
       })),
-      { family: 'gemv', rows: [matmulRow(weightType, numThreads, 1, gemvShape)] },
+      {
+        family: 'gemv',
+        rows: [{ ...matmulRow(weightType, numThreads, 1, gemvShape), isDetail: weightType === 'float32' }],
+      },
     ]),
   );
+}
+
+/** The square shape and the model's largest one in a layer stand for the others; of float32 one row does. */
+function isDetail(
+  { hiddenSize, intermediateSize }: NativeModelConfig,
+  weightType: ProbeWeightType,
+  numRows: number,
+  shape: MatrixShape,
+): boolean {
+  if (weightType === 'float32') return shape !== squareShape || numRows < 512;
+  const isGateUp = shape.k === hiddenSize && shape.n === 2 * intermediateSize;
+  return numRows === 1 || (shape !== squareShape && !isGateUp);
 }
 
 /** Q, K and V in one, attention output, gate and up in one, down, logits; equal ones once. */

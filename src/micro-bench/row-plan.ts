@@ -24,6 +24,8 @@ export interface RowPlan {
   readonly unit: string;
   /** What `Contest.limit` is. */
   readonly limit: string;
+  /** One of many alike: left out of a run that names no rows. */
+  readonly isDetail?: boolean;
   prepare(): Contest | Promise<Contest>;
 }
 
@@ -44,12 +46,19 @@ export function rowId(family: string, { name, threads }: Pick<RowPlan, 'name' | 
   return `${family}/${name} x${threads}`;
 }
 
-/** Groups with the rows whose id contains `filter`; groups without any are left out. */
-export function filterGroups(groups: readonly RowGroup[], filter: string): readonly RowGroup[] {
+/** Which rows a run has. */
+export interface RowChoice {
+  /** Part of the ids of the rows wanted; empty = those that stand for all, without details. */
+  readonly filter: string;
+  /** Without a filter: with details. */
+  readonly all: boolean;
+}
+
+/** Groups with the rows that were chosen; groups without any are left out. */
+export function chooseRows(groups: readonly RowGroup[], { filter, all }: RowChoice): readonly RowGroup[] {
+  const isChosen = (family: string, row: RowPlan) =>
+    filter === '' ? all || !row.isDetail : rowId(family, row).includes(filter);
   return groups
-    .map(({ family, rows }) => ({
-      family,
-      rows: rows.filter((row) => rowId(family, row).includes(filter)),
-    }))
+    .map(({ family, rows }) => ({ family, rows: rows.filter((row) => isChosen(family, row)) }))
     .filter(({ rows }) => rows.length > 0);
 }

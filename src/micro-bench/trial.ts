@@ -3,13 +3,13 @@ import { messageOf } from '../errors.js';
 import type { KernelRow } from './kernel-row.js';
 import { measureRow } from './measure.js';
 import { createRowGroups } from './row-groups.js';
-import { filterGroups } from './row-plan.js';
+import { chooseRows, type RowChoice } from './row-plan.js';
 
 export interface TrialOptions {
   /** Absolute. */
   readonly modelPath: string;
-  readonly filter: string;
-  /** Of the groups that `filter` leaves. */
+  readonly choice: RowChoice;
+  /** Of the groups that the choice leaves. */
   readonly groupIndex: number;
   /** Of each row. */
   readonly timeMs: number;
@@ -19,8 +19,8 @@ export type TrialMessage =
   | { readonly type: 'row'; readonly row: KernelRow }
   | { readonly type: 'failed'; readonly message: string };
 
-async function runTrial({ modelPath, filter, groupIndex, timeMs }: TrialOptions): Promise<void> {
-  const group = filterGroups(await createRowGroups(modelPath), filter)[groupIndex];
+async function runTrial({ modelPath, choice, groupIndex, timeMs }: TrialOptions): Promise<void> {
+  const group = chooseRows(await createRowGroups(modelPath), choice)[groupIndex];
   if (!group) throw new Error(`There is no group ${groupIndex}`);
   for (const plan of group.rows) {
     send({ type: 'row', row: await measureRow(group.family, plan, { timeMs }) });

@@ -4,9 +4,37 @@ import type { Request } from '../request.js';
 /** Penalties and biases end here, so that only masked tokens are infinite. */
 const largestLogit = 3.4e38;
 
-export function maskTokens(logits: Float32Array, tokenIds: Iterable<number>): void {
+function maskTokens(logits: Float32Array, tokenIds: Iterable<number>): void {
   for (const tokenId of tokenIds) {
     if (tokenId < logits.length) logits[tokenId] = Number.NEGATIVE_INFINITY;
+  }
+}
+
+/** Token ids as what lies side by side in a row of logits: padding is one long run. */
+export interface TokenMask {
+  /** (num_runs, 2): first id and the id behind the last one, ascending. */
+  readonly runs: Int32Array;
+}
+
+export function createTokenMask(tokenIds: Iterable<number>): TokenMask {
+  const runs: number[] = [];
+  for (const tokenId of Int32Array.from(new Set(tokenIds)).sort()) {
+    if (runs.at(-1) === tokenId) runs[runs.length - 1] = tokenId + 1;
+    else runs.push(tokenId, tokenId + 1);
+  }
+  return { runs: Int32Array.from(runs) };
+}
+
+/** Filling costs a call, which single tokens are not worth. */
+const minFilled = 16;
+
+/** As `maskTokens` of the mask's ids. */
+export function applyTokenMask(logits: Float32Array, { runs }: TokenMask): void {
+  for (let i = 0; i < runs.length; i += 2) {
+    const begin = runs[i]!;
+    const end = Math.min(runs[i + 1]!, logits.length);
+    if (end - begin >= minFilled) logits.fill(Number.NEGATIVE_INFINITY, begin, end);
+    else for (let id = begin; id < end; id++) logits[id] = Number.NEGATIVE_INFINITY;
   }
 }
 

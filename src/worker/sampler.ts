@@ -8,7 +8,9 @@ import {
   applyLogitBias,
   applyMinTokens,
   applyPenalties,
-  maskTokens,
+  applyTokenMask,
+  createTokenMask,
+  type TokenMask,
 } from './logits.js';
 import { tokenLogprobs } from './logprobs.js';
 import { seedOf, uniform } from './random.js';
@@ -31,17 +33,19 @@ export interface Sample {
 
 export class Sampler {
   readonly #suppressTokenIds: ReadonlySet<number>;
+  readonly #suppressMask: TokenMask;
   readonly #seed: number;
 
   constructor(options: SamplerOptions) {
     this.#suppressTokenIds = new Set(options.suppressTokenIds);
+    this.#suppressMask = createTokenMask(this.#suppressTokenIds);
     this.#seed = options.seed;
   }
 
   /** `logits`: (vocab_size), overwritten. INTERNAL when no token has a finite logit. */
   sample(request: Request, logits: Float32Array): Sample {
     const params = request.samplingParams;
-    if (!this.#asksForSuppressed(params)) maskTokens(logits, this.#suppressTokenIds);
+    if (!this.#asksForSuppressed(params)) applyTokenMask(logits, this.#suppressMask);
     const raw = params.logprobs === null ? null : logits.slice();
     applyAllowedTokens(logits, request);
     applyBadWords(logits, request);

@@ -2,7 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { fragmentedIds } from '../../src/micro-bench/blocks.js';
-import { filterGroups, type RowGroup, rowId, threadCounts } from '../../src/micro-bench/row-plan.js';
+import { chooseRows, type RowGroup, rowId, threadCounts } from '../../src/micro-bench/row-plan.js';
 
 function group(family: string, ...names: readonly string[]): RowGroup {
   return {
@@ -19,14 +19,26 @@ function group(family: string, ...names: readonly string[]): RowGroup {
   };
 }
 
+function idsOf(groups: readonly RowGroup[]): readonly string[] {
+  return groups.flatMap(({ family, rows }) => rows.map((row) => rowId(family, row)));
+}
+
 test('a filter keeps the rows whose id has it, and drops groups without any', () => {
   const groups = [group('gemm', 'a', 'b'), group('core', 'block hash'), group('gemm', 'c')];
-  const ids = (filter: string) =>
-    filterGroups(groups, filter).flatMap(({ family, rows }) => rows.map((row) => rowId(family, row)));
+  const ids = (filter: string) => idsOf(chooseRows(groups, { filter, all: false }));
   assert.equal(ids(''), ['gemm/a x1', 'gemm/b x1', 'core/block hash x1', 'gemm/c x1']);
   assert.equal(ids('gemm/b'), ['gemm/b x1']);
-  assert.is(filterGroups(groups, 'core').length, 1);
+  assert.is(chooseRows(groups, { filter: 'core', all: false }).length, 1);
   assert.equal(ids('x3'), []);
+});
+
+test('details are left out unless all rows or some by name are wanted', () => {
+  const [whole, part] = [group('gemm', 'a'), group('gemm', 'b')];
+  const groups = [whole!, { ...part!, rows: part!.rows.map((row) => ({ ...row, isDetail: true })) }];
+  const ids = (filter: string, all: boolean) => idsOf(chooseRows(groups, { filter, all }));
+  assert.equal(ids('', false), ['gemm/a x1']);
+  assert.equal(ids('', true), ['gemm/a x1', 'gemm/b x1']);
+  assert.equal(ids('gemm/b', false), ['gemm/b x1']);
 });
 
 test('fragmented ids are every id once, and no two neighbours are adjacent', () => {

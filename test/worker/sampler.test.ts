@@ -2,6 +2,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import { defaultSamplingParams, Request, type SamplingParams } from '../../src/request.js';
+import { applyTokenMask, createTokenMask } from '../../src/worker/logits.js';
 import { Sampler } from '../../src/worker/sampler.js';
 
 const greedy = { temperature: 0 };
@@ -327,6 +328,17 @@ test('a vocabulary of 150k tokens is sampled within milliseconds', () => {
   for (let i = 0; i < 5; i++) createSampler().sample(request, logits.slice());
   const ms = (performance.now() - begun) / 5;
   assert.ok(ms < 200, `${ms} ms`);
+});
+
+test('a mask of scattered ids and long runs hides exactly these, whatever their order', () => {
+  const hidden = new Set([0, 2, 3, 7, ...Array.from({ length: 40 }, (_, i) => 20 + i), 99, 500]);
+  const logits = Float32Array.from({ length: 100 }, (_, i) => i);
+  const mask = createTokenMask([...hidden].reverse().concat(7));
+  assert.equal([...mask.runs], [0, 1, 2, 4, 7, 8, 20, 60, 99, 100, 500, 501]);
+  applyTokenMask(logits, mask);
+  for (const [id, logit] of logits.entries()) {
+    assert.is(logit, hidden.has(id) ? Number.NEGATIVE_INFINITY : id);
+  }
 });
 
 test.run();
