@@ -468,7 +468,14 @@ Napi::Value open_data_lanes(const Napi::CallbackInfo& info) {
       });
 }
 
-// receiveBlocks(lanes, lane, seq, pool, blockIds) → Promise<Uint8Array>
+// crc32c(bytes, portable) → checksum
+Napi::Value crc32c_of(const Napi::CallbackInfo& info) {
+  const auto bytes = info[0].As<Napi::Uint8Array>();
+  const auto run = info[1].As<Napi::Boolean>().Value() ? crc32c_portable : crc32c;
+  return Napi::Number::New(info.Env(), run(0, bytes.Data(), bytes.ByteLength()));
+}
+
+// receiveBlocks(lanes, lane, seq, pool, blockIds, hashes) → Promise<Uint8Array>, an Arrival a block
 Napi::Value receive_blocks(const Napi::CallbackInfo& info) {
   const auto& owner = handle<DataLanesHandle>(info[0]);
   if (!owner.lanes) throw Error("PEER_FAILED", "The data connections are closed.");
@@ -476,15 +483,15 @@ Napi::Value receive_blocks(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[3]);
   const auto block_ids = to_ints(info[4]);
   check_block_ids(cache->layout(), block_ids);
-  const auto valid = std::make_shared<std::vector<uint8_t>>();
+  const auto arrivals = std::make_shared<std::vector<uint8_t>>();
   return run_on(
       info.Env(), *owner.threads.at(lane),
-      [=, lanes = owner.lanes, seq = static_cast<uint32_t>(to_int(info[2]))] {
-        *valid = lanes->receive(lane, seq, cache->region(), block_ids);
+      [=, lanes = owner.lanes, seq = static_cast<uint32_t>(to_int(info[2])), hashes = to_bytes(info[5])] {
+        *arrivals = lanes->receive(lane, seq, cache->region(), block_ids, hashes);
       },
-      [valid](Napi::Env env) -> Napi::Value {
-        auto array = Napi::Uint8Array::New(env, valid->size());
-        std::copy(valid->begin(), valid->end(), array.Data());
+      [arrivals](Napi::Env env) -> Napi::Value {
+        auto array = Napi::Uint8Array::New(env, arrivals->size());
+        std::copy(arrivals->begin(), arrivals->end(), array.Data());
         return array;
       });
 }
@@ -666,6 +673,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("openDataSession", Napi::Function::New<guarded<open_data_session>>(env));
   exports.Set("closeDataSession", Napi::Function::New<guarded<close_data_session>>(env));
   exports.Set("sendBlocks", Napi::Function::New<guarded<send_blocks>>(env));
+  exports.Set("crc32c", Napi::Function::New<guarded<crc32c_of>>(env));
   exports.Set("closeDataServer", Napi::Function::New<guarded<close_data_server>>(env));
   exports.Set("openDataLanes", Napi::Function::New<guarded<open_data_lanes>>(env));
   exports.Set("receiveBlocks", Napi::Function::New<guarded<receive_blocks>>(env));

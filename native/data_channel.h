@@ -3,10 +3,12 @@
 // A connection begins with the session's secret and the connection's number (its lane); the owner answers with one
 // byte. From there the owner sends one reply after the other, each to a read that it was told to serve:
 //
-//   | seq, n: uint32, big endian | n offered | bytes of the offered blocks, in order | n valid |
+//   | seq, n: uint32, big endian | n offered | check | bytes of the offered blocks, in order | n valid | n crcs | check |
 //
 // offered[i] is 1 where block i was what the reader asked for before it was sent; valid[i] is 1 where it still was
-// when all of its bytes were sent. Which blocks may be read is not decided here.
+// when all of its bytes were sent. crcs[i] is the CRC-32C of its hash and its bytes, 0 where it was not offered; the
+// checks are those of everything before them but for the blocks' bytes. All are uint32, big endian. Which blocks may be
+// read is not decided here.
 #pragma once
 
 #include <array>
@@ -19,6 +21,7 @@
 #include <thread>
 #include <vector>
 
+#include "crc32c.h"
 #include "kv_cache.h"
 #include "socket_io.h"
 #include "threads.h"
@@ -35,6 +38,12 @@ struct SendJob {
   std::vector<int32_t> block_ids;
   std::vector<uint8_t> hashes;
 };
+
+/** What arrived for a block. */
+enum Arrival : uint8_t { kGone = 0, kIntact = 1, kDamaged = 2 };
+
+/** A block's checksum begins with its hash, so that none passes for another; its bytes follow. */
+inline uint32_t begin_block_crc(const uint8_t* hash) { return crc32c(0, hash, kHashBytes); }
 
 /** The owner's end. Called from one thread; listens, greets and sends on its own. */
 class DataServer {
@@ -89,12 +98,12 @@ class DataLanes {
 
   int num_lanes() const { return static_cast<int>(sockets_.size()); }
   /**
-   * Receives the next reply of that connection into the blocks, in order; returns one byte a block: 1 where it arrived
-   * intact, else what the block holds now is undefined. Throws PEER_FAILED when the reply is another one, makes no sense
-   * or does not come; the connection is of no use then. One caller a lane.
+   * Receives the next reply of that connection into the blocks, in order; returns one `Arrival` a block: where it is not
+   * intact, what the block holds now is undefined. `hashes` has kHashBytes a block. Throws PEER_FAILED when the reply is
+   * another one, makes no sense or does not come; the connection is of no use then. One caller a lane.
    */
-  std::vector<uint8_t> receive(int lane, uint32_t seq, const KvRegion& into,
-                               const std::vector<int32_t>& block_ids) const;
+  std::vector<uint8_t> receive(int lane, uint32_t seq, const KvRegion& into, const std::vector<int32_t>& block_ids,
+                               const std::vector<uint8_t>& hashes) const;
   /** Ends what is being received. From any thread. */
   void shut_down() const;
 

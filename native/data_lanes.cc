@@ -1,8 +1,10 @@
 // The reader's end of the data channel.
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <cstring>
 
+#include "crc32c.h"
 #include "data_channel.h"
 #include "error.h"
 
@@ -15,6 +17,46 @@ constexpr int kStuckMs = 10'000;
 
 [[noreturn]] void nonsense(const std::string& what) {
   throw Error("PEER_FAILED", "Expected the blocks that were asked for but received " + what + ".");
+}
+
+/** Behind bytes whose checksum is `crc`. */
+uint32_t receive_checked(const Socket& socket, uint32_t crc, void* data, size_t num_bytes) {
+  receive_all(socket, data, num_bytes);
+  return crc32c(crc, data, num_bytes);
+}
+
+/** The offered blocks' bytes; returns the checksum of each. */
+std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, const std::vector<int32_t>& block_ids,
+                                    const std::vector<uint8_t>& hashes, const std::vector<uint8_t>& offered) {
+  const auto block_bytes = static_cast<size_t>(into.layout.block_bytes());
+  std::vector<uint32_t> crcs(block_ids.size());
+  std::vector<uint32_t*> arriving;
+  Scatter scatter;
+  for (size_t i = 0; i < block_ids.size(); ++i) {
+    if (!offered[i]) continue;
+    crcs[i] = begin_block_crc(&hashes[i * kHashBytes]);
+    arriving.push_back(&crcs[i]);
+    scatter.add(into.block(block_ids[i]), block_bytes);
+  }
+  size_t num_arrived = 0;
+  scatter.receive(socket, [&](const void* data, size_t num_bytes) {
+    auto at = static_cast<const uint8_t*>(data);
+    while (num_bytes > 0) {
+      const size_t taken = std::min(num_bytes, block_bytes - num_arrived % block_bytes);
+      uint32_t& crc = *arriving[num_arrived / block_bytes];
+      crc = crc32c(crc, at, taken);
+      at += taken;
+      num_arrived += taken;
+      num_bytes -= taken;
+    }
+  });
+  return crcs;
+}
+
+void check(const Socket& socket, uint32_t crc) {
+  uint32_t expected = 0;
+  receive_all(socket, &expected, sizeof(expected));
+  if (ntohl(expected) != crc) nonsense("a reply that was damaged on its way");
 }
 
 }  // namespace
@@ -37,27 +79,32 @@ DataLanes::DataLanes(const std::string& host, int port, const Secret& secret, in
 }
 
 std::vector<uint8_t> DataLanes::receive(int lane, uint32_t seq, const KvRegion& into,
-                                        const std::vector<int32_t>& block_ids) const {
+                                        const std::vector<int32_t>& block_ids,
+                                        const std::vector<uint8_t>& hashes) const {
   const Socket& socket = sockets_[lane];
   const size_t num_blocks = block_ids.size();
   uint32_t head[2];
-  receive_all(socket, head, sizeof(head));
+  uint32_t check_sum = receive_checked(socket, 0, head, sizeof(head));
   if (ntohl(head[0]) != seq) nonsense("reply number " + std::to_string(ntohl(head[0])));
   if (ntohl(head[1]) != num_blocks) nonsense("a reply of " + std::to_string(ntohl(head[1])) + " blocks");
   std::vector<uint8_t> offered(num_blocks);
-  receive_all(socket, offered.data(), num_blocks);
-  Scatter scatter;
-  for (size_t i = 0; i < num_blocks; ++i) {
-    if (offered[i] > 1) nonsense("a block that is neither there nor not there");
-    if (offered[i] == 1) scatter.add(into.block(block_ids[i]), into.layout.block_bytes());
+  check_sum = receive_checked(socket, check_sum, offered.data(), num_blocks);
+  check(socket, check_sum);
+  for (const uint8_t flag : offered) {
+    if (flag > 1) nonsense("a block that is neither there nor not there");
   }
-  scatter.receive(socket);
+  const std::vector<uint32_t> crcs = receive_bytes(socket, into, block_ids, hashes, offered);
   std::vector<uint8_t> valid(num_blocks);
-  receive_all(socket, valid.data(), num_blocks);
+  std::vector<uint32_t> sent_crcs(num_blocks);
+  check_sum = receive_checked(socket, check_sum, valid.data(), num_blocks);
+  check_sum = receive_checked(socket, check_sum, sent_crcs.data(), num_blocks * sizeof(uint32_t));
+  check(socket, check_sum);
+  std::vector<uint8_t> arrivals(num_blocks, kGone);
   for (size_t i = 0; i < num_blocks; ++i) {
     if (valid[i] > offered[i]) nonsense("a valid block without its bytes");
+    if (valid[i]) arrivals[i] = ntohl(sent_crcs[i]) == crcs[i] ? kIntact : kDamaged;
   }
-  return valid;
+  return arrivals;
 }
 
 void DataLanes::shut_down() const {

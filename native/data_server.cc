@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "crc32c.h"
 #include "data_channel.h"
 #include "error.h"
 
@@ -27,8 +28,8 @@ constexpr int kStuckMs = 10'000;
 constexpr size_t kMaxStrangers = 64;
 /** Replies that wait on one connection. */
 constexpr int kMaxQueued = 1024;
-/** Sent at once; the rows of blocks are looked at again behind it. */
-constexpr size_t kPieceBytes = 1 << 20;
+/** Sent at once, while its bytes are in the cache from being checked; the rows of blocks are looked at again behind it. */
+constexpr size_t kPieceBytes = 512 << 10;
 constexpr size_t kGreetingBytes = kSecretBytes + 1;
 
 /** Takes as long for any two. */
@@ -141,17 +142,24 @@ void DataServer::serve(Lane& lane, const SendJob& job) {
     generations[i] = region.row(job.block_ids[i]).begin_read(&job.hashes[i * kHashBytes]);
     valid[i] = generations[i] != 0;
   }
-  const uint32_t head[2] = {htonl(job.seq), htonl(static_cast<uint32_t>(num_blocks))};
+  uint32_t head[2] = {htonl(job.seq), htonl(static_cast<uint32_t>(num_blocks))};
   std::vector<uint8_t> offered = valid;
+  const uint32_t head_sum = crc32c(crc32c(0, head, sizeof(head)), offered.data(), num_blocks);
+  uint32_t head_check = htonl(head_sum);
+  std::vector<uint32_t> crcs(num_blocks);
   Scatter scatter;
-  scatter.add(const_cast<uint32_t*>(head), sizeof(head));
+  scatter.add(head, sizeof(head));
   scatter.add(offered.data(), num_blocks);
+  scatter.add(&head_check, sizeof(head_check));
   uint64_t num_valid = 0;
   for (size_t begin = 0; begin < num_blocks;) {
     size_t end = begin;
     for (size_t num_bytes = 0; end < num_blocks && num_bytes < kPieceBytes; ++end) {
       if (!offered[end]) continue;
-      scatter.add(region.block(job.block_ids[end]), block_bytes);
+      const auto block = region.block(job.block_ids[end]);
+      // Of bytes that change before they are sent, the row tells.
+      crcs[end] = htonl(crc32c(begin_block_crc(&job.hashes[end * kHashBytes]), block, block_bytes));
+      scatter.add(block, block_bytes);
       num_bytes += block_bytes;
     }
     scatter.send(lane.socket);
@@ -163,7 +171,12 @@ void DataServer::serve(Lane& lane, const SendJob& job) {
     begin = end;
   }
   num_bytes_sent_ += num_valid * block_bytes;
-  send_all(lane.socket, valid.data(), num_blocks);
+  const size_t num_crc_bytes = num_blocks * sizeof(uint32_t);
+  uint32_t check = htonl(crc32c(crc32c(head_sum, valid.data(), num_blocks), crcs.data(), num_crc_bytes));
+  scatter.add(valid.data(), num_blocks);
+  scatter.add(crcs.data(), num_crc_bytes);
+  scatter.add(&check, sizeof(check));
+  scatter.send(lane.socket);
 }
 
 void DataServer::greet_strangers() {

@@ -112,8 +112,8 @@ void Scatter::add(void* data, size_t num_bytes) {
   pieces_.push_back({data, num_bytes});
 }
 
-template <typename Transfer>
-void Scatter::move_all(Transfer&& transfer) {
+template <typename Transfer, typename Moved>
+void Scatter::move_all(Transfer&& transfer, Moved&& moved) {
   for (size_t at = 0; at < pieces_.size();) {
     msghdr message{};
     message.msg_iov = &pieces_[at];
@@ -130,6 +130,7 @@ void Scatter::move_all(Transfer&& transfer) {
     while (left > 0) {
       iovec& piece = pieces_[at];
       const size_t taken = std::min(left, piece.iov_len);
+      moved(piece.iov_base, taken);
       piece.iov_base = static_cast<uint8_t*>(piece.iov_base) + taken;
       piece.iov_len -= taken;
       left -= taken;
@@ -140,11 +141,15 @@ void Scatter::move_all(Transfer&& transfer) {
 }
 
 void Scatter::send(const Socket& socket) {
-  move_all([&](const msghdr* message) { return sendmsg(socket.fd(), message, MSG_NOSIGNAL); });
+  move_all([&](const msghdr* message) { return sendmsg(socket.fd(), message, MSG_NOSIGNAL); },
+           [](const void*, size_t) {});
 }
 
-void Scatter::receive(const Socket& socket) {
-  move_all([&](msghdr* message) { return recvmsg(socket.fd(), message, 0); });
+void Scatter::receive(const Socket& socket, const std::function<void(const void*, size_t)>& arrived) {
+  move_all([&](msghdr* message) { return recvmsg(socket.fd(), message, 0); },
+           [&](const void* data, size_t num_bytes) {
+             if (arrived) arrived(data, num_bytes);
+           });
 }
 
 void send_all(const Socket& socket, const void* data, size_t num_bytes) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -46,11 +47,12 @@ class Scatter {
   bool empty() const { return pieces_.empty(); }
   /** All of it. Throws PEER_FAILED when the other end is gone or nothing moves any more. Used up afterwards. */
   void send(const Socket& socket);
-  void receive(const Socket& socket);
+  /** `arrived` is called with the bytes of each piece in order, while they are in the cache. */
+  void receive(const Socket& socket, const std::function<void(const void*, size_t)>& arrived = nullptr);
 
  private:
-  template <typename Transfer>
-  void move_all(Transfer&& transfer);
+  template <typename Transfer, typename Moved>
+  void move_all(Transfer&& transfer, Moved&& moved);
 
   std::vector<iovec> pieces_;
 };

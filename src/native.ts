@@ -91,10 +91,16 @@ export interface DataServer {
 export interface DataLanes {
   /**
    * Receives the connection's next reply, which must be number `seq`, into the blocks; resolves to one byte a block: 1 =
-   * arrived intact, 0 = stale (local bytes undefined). Rejects with PEER_FAILED; the connection is of no use then. When it
-   * is settled, nothing writes into the blocks any more.
+   * arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes undefined). Rejects with PEER_FAILED;
+   * the connection is of no use then. When it is settled, nothing writes into the blocks any more.
    */
-  receive(lane: number, seq: number, into: KvPool, blockIds: readonly number[]): Promise<Uint8Array>;
+  receive(
+    lane: number,
+    seq: number,
+    into: KvPool,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array>;
   /** Ends receives under way. Idempotent. */
   close(): void;
 }
@@ -286,6 +292,8 @@ export interface Native {
     secret: string,
     numLanes: number,
   ): Promise<DataLanes>;
+  /** The checksum of blocks on data connections. `portable`: without the chip's instruction. */
+  crc32c(bytes: Uint8Array, options?: { readonly portable: boolean }): number;
   /** Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. */
   loadModel(
     config: NativeModelConfig,
@@ -355,6 +363,10 @@ class LoadedNative implements Native {
     numLanes: number,
   ): Promise<DataLanes> {
     return NativeDataLanes.open(this.#addon, address, secret, numLanes);
+  }
+
+  crc32c(bytes: Uint8Array, options?: { readonly portable: boolean }): number {
+    return cross(() => this.#addon.crc32c(bytes, options?.portable ?? false));
   }
 
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool {

@@ -209,12 +209,13 @@ export class Engine {
     return this.#parts.connectorScheduler.hops;
   }
 
-  kvTransferStats(): Pick<KvTransferStats, 'bytesSent' | 'bytesReceived' | 'numExpiredHolds'> {
+  kvTransferStats(): Omit<KvTransferStats, 'numPulls' | 'numFailedPulls'> {
     const { agent, connectorScheduler } = this.#parts;
     return {
       bytesSent: agent.bytesSent,
       bytesReceived: agent.bytesReceived,
       numExpiredHolds: connectorScheduler.numEndedHolds('expired'),
+      numDamagedBlocks: agent.numDamagedBlocks,
     };
   }
 

@@ -35,6 +35,8 @@ export interface KvTransferStats {
   readonly numPulls: number;
   readonly numFailedPulls: number;
   readonly numExpiredHolds: number;
+  /** Blocks whose checksum did not match on arrival. */
+  readonly numDamagedBlocks: number;
 }
 
 export interface StatLogger {

@@ -16,6 +16,8 @@ export interface TcpPeerOptions {
   readonly host: string;
   /** Hears of every chunk that arrived. */
   readonly onBytes: (numBytes: number) => void;
+  /** Hears of blocks that were damaged on their way; they count as not there. */
+  readonly onDamaged: (numBlocks: number) => void;
 }
 
 /** One owner's blocks. Ends with the side channel's connection, and ends that when its own fail. */
@@ -74,7 +76,10 @@ export class TcpPeer {
     const seq = this.#options.connection.post('read', (number) =>
       encodeRead({ seq: number, lane, requestId: remote.requestId, blockIds, hashes }),
     );
-    const valid = await lanes.receive(lane, seq, into, chunk.localBlockIds);
+    const arrivals = await lanes.receive(lane, seq, into, chunk.localBlockIds, hashes);
+    const valid = arrivals.map((arrival) => (arrival === 1 ? 1 : 0));
+    const numDamaged = arrivals.filter((arrival) => arrival === 2).length;
+    if (numDamaged > 0) this.#options.onDamaged(numDamaged);
     this.#options.onBytes(countValid(valid) * into.blockBytes);
     return valid;
   }

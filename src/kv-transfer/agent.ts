@@ -41,5 +41,7 @@ export interface TransferAgent {
   /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  /** Blocks that came over tcp otherwise than they were sent; each was computed instead. */
+  readonly numDamagedBlocks: number;
   close(): Promise<void>;
 }

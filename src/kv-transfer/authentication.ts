@@ -2,7 +2,7 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 
 /** The key of nodes that were given none: they recognise each other, and anybody else may do the same. */
-const openKey = '';
+export const openKey = '';
 
 const nonceBytes = 32;
 

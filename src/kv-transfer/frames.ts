@@ -31,8 +31,12 @@ export interface Frame {
   readonly body: Buffer;
 }
 
-/** Length (of type and body, 4 bytes, big endian) and type. */
+/**
+ * Length (of type and body, 4 bytes, big endian) and type, whose top bit makes the number of ones even: a flipped bit in a
+ * length is noticed at once, instead of when bytes that never come are missed.
+ */
 const headerBytes = 5;
+const parityBit = 0x80;
 
 const typeNames = new Map<number, FrameType>(
   Object.entries(frameTypes).map(([name, code]) => [code, name as FrameType]),
@@ -43,6 +47,7 @@ export function frameHeader(type: FrameType, numBodyBytes: number): Buffer {
   const header = Buffer.allocUnsafe(headerBytes);
   header.writeUInt32BE(numBodyBytes + 1, 0);
   header.writeUInt8(frameTypes[type], 4);
+  if (!isEven(header)) header[4]! |= parityBit;
   return header;
 }
 
@@ -93,8 +98,8 @@ export class FrameDecoder {
   /** The frame of the header that is there, with room for its body. */
   #begin(): Frame {
     const numBodyBytes = this.#header.readUInt32BE(0) - 1;
-    const code = this.#header.readUInt8(4);
-    const type = typeNames.get(code);
+    const code = this.#header.readUInt8(4) & ~parityBit;
+    const type = isEven(this.#header) ? typeNames.get(code) : undefined;
     if (type === undefined || numBodyBytes < 0 || numBodyBytes > this.maxBodyBytes) {
       throw new VllmPdError(
         'PEER_FAILED',
@@ -103,4 +108,14 @@ export class FrameDecoder {
     }
     return { type, body: Buffer.allocUnsafe(numBodyBytes) };
   }
+}
+
+/** Whether an even number of bits is set. */
+function isEven(bytes: Buffer): boolean {
+  let folded = 0;
+  for (const byte of bytes) folded ^= byte;
+  folded ^= folded >> 4;
+  folded ^= folded >> 2;
+  folded ^= folded >> 1;
+  return (folded & 1) === 0;
 }

@@ -1,12 +1,20 @@
 // The owner's side of one handshake: hello → challenge → proof → welcome, or the reason why not.
 import { type Exchange, isSameProof, newNonce, proofOf } from './authentication.js';
+import { FrameSeal } from './frame-seal.js';
 import { encodeFrame, type Frame } from './frames.js';
 import { refusalOf, versionRefusal } from './handshake.js';
 import { decodeHello, decodeProof, encodeJson, type Hello, type Welcome } from './messages.js';
 
 export type GreetingStep =
-  | { readonly kind: 'asks' | 'welcomes'; readonly answer: Buffer }
+  | { readonly kind: 'asks'; readonly answer: Buffer }
+  | { readonly kind: 'welcomes'; readonly answer: Buffer; readonly seals: Seals }
   | { readonly kind: 'refuses'; readonly reason: string };
+
+/** What the frames behind the handshake carry; the welcome is the owner's first. */
+export interface Seals {
+  readonly sent: FrameSeal;
+  readonly received: FrameSeal;
+}
 
 export class Greeting {
   readonly #identity: Welcome;
@@ -32,7 +40,11 @@ export class Greeting {
     }
     const reason = refusalOf(this.#hello, this.#identity);
     if (reason !== null) return refuses(reason);
-    return { kind: 'welcomes', answer: encodeFrame('welcome', encodeJson(this.#identity)) };
+    const seals = {
+      sent: new FrameSeal('owner', this.#key, this.#exchange),
+      received: new FrameSeal('reader', this.#key, this.#exchange),
+    };
+    return { kind: 'welcomes', answer: seals.sent.seal('welcome', encodeJson(this.#identity)), seals };
   }
 
   #challenge(body: Buffer): GreetingStep {

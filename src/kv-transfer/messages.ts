@@ -5,7 +5,7 @@ import type { FinishedSend } from '../outputs.js';
 import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
-export const protocolVersion = 3;
+export const protocolVersion = 4;
 
 /** Most block bytes that one `read` frame asks for; a single block may be larger. */
 const maxChunkBytes = 8 * 2 ** 20;
@@ -22,7 +22,7 @@ const bytesPerBlockRef = 4 + hashBytes;
 const readHeadBytes = 16;
 /** 512 characters of UTF-8 at most, as `text` below. */
 const maxRequestIdBytes = 2048;
-/** Longest body that an owner accepts from a reader. */
+/** Longest body that an owner accepts from a reader, unsealed. */
 export const maxReadBodyBytes = readHeadBytes + maxBlocksPerRead * bytesPerBlockRef + maxRequestIdBytes;
 
 /** Blocks of `blockBytes` that one `read` frame may ask for. */

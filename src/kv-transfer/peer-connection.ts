@@ -2,6 +2,7 @@
 import { connect, type Socket } from 'node:net';
 import { messageOf, VllmPdError } from '../errors.js';
 import { isSameProof, proofOf } from './authentication.js';
+import { FrameSeal, sealBytes } from './frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
 import { mismatchOf } from './handshake.js';
 import {
@@ -24,7 +25,7 @@ export interface PeerConnectionOptions {
   readonly hello: Hello;
   /** The key that both ends must know; null = none was given. */
   readonly key: string | null;
-  /** Longest reply that is accepted, in bytes. */
+  /** Longest reply that is accepted, in bytes, unsealed. */
   readonly maxBodyBytes: number;
   /** Aborting it ends the connection, whatever its state. */
   readonly signal: AbortSignal;
@@ -45,7 +46,8 @@ export class PeerConnection {
   readonly #socket: Socket;
   readonly #decoder: FrameDecoder;
   readonly #waiting = new Map<number, Waiting>();
-  #isProven = false;
+  /** Null until the owner has proven that it knows the key. */
+  #seals: { readonly sent: FrameSeal; readonly received: FrameSeal } | null = null;
   #welcome: Welcome | null = null;
   #onWelcome: () => void = () => {};
   #failure: Error | null = null;
@@ -55,7 +57,7 @@ export class PeerConnection {
     this.#hello = hello;
     this.#key = key;
     this.#name = `${hello.expected_engine_id} at ${address.host}:${address.port}`;
-    this.#decoder = new FrameDecoder(maxBodyBytes);
+    this.#decoder = new FrameDecoder(maxBodyBytes + sealBytes);
     this.#socket = connect({
       host: address.host,
       port: address.port,
@@ -118,7 +120,7 @@ export class PeerConnection {
     if (this.isClosed) throw this.#lost();
     const seq = this.#nextSeq;
     this.#nextSeq = seq === 0xffff_ffff ? 1 : seq + 1;
-    this.#socket.write(encodeFrame(type, encode(seq)));
+    this.#socket.write(this.#seals!.sent.seal(type, encode(seq)));
     return seq;
   }
 
@@ -133,7 +135,7 @@ export class PeerConnection {
   #digest(chunk: Buffer): void {
     try {
       for (const frame of this.#decoder.push(chunk)) {
-        if (this.#welcome) this.#settle(frame);
+        if (this.#welcome) this.#settle(this.#seals!.received.open(frame));
         else this.#enter(frame);
       }
     } catch (error) {
@@ -141,17 +143,17 @@ export class PeerConnection {
     }
   }
 
-  #enter({ type, body }: Frame): void {
-    if (type === 'refuse') throw new VllmPdError('PEER_FAILED', decodeRefusal(body));
-    const expected = this.#isProven ? 'welcome' : 'challenge';
-    if (type !== expected) {
-      throw new VllmPdError('PEER_FAILED', `expected a ${expected} but received ${type}`);
+  #enter(frame: Frame): void {
+    if (frame.type === 'refuse') throw new VllmPdError('PEER_FAILED', decodeRefusal(frame.body));
+    const expected = this.#seals ? 'welcome' : 'challenge';
+    if (frame.type !== expected) {
+      throw new VllmPdError('PEER_FAILED', `expected a ${expected} but received ${frame.type}`);
     }
-    if (!this.#isProven) {
-      this.#prove(body);
+    if (!this.#seals) {
+      this.#prove(frame.body);
       return;
     }
-    const welcome = decodeWelcome(body);
+    const welcome = decodeWelcome(this.#seals.received.open(frame).body);
     const mismatch = mismatchOf(welcome, this.#hello);
     if (mismatch !== null) throw new VllmPdError('PEER_FAILED', mismatch);
     this.#welcome = welcome;
@@ -165,7 +167,10 @@ export class PeerConnection {
     if (!isSameProof(proof, proofOf('owner', this.#key, exchange))) {
       throw new VllmPdError('PEER_FAILED', 'The KV transfer keys of the two nodes differ.');
     }
-    this.#isProven = true;
+    this.#seals = {
+      sent: new FrameSeal('reader', this.#key, exchange),
+      received: new FrameSeal('owner', this.#key, exchange),
+    };
     const answer = { proof: proofOf('reader', this.#key, exchange) };
     this.#socket.write(encodeFrame('proof', encodeJson(answer)));
   }

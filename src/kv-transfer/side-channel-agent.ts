@@ -52,6 +52,7 @@ export class SideChannelAgent implements TransferAgent {
   readonly #unseenBytes = new Map<string, number>();
   readonly #unmapping = new Set<Promise<void>>();
   #bytesReceived = 0;
+  #numDamagedBlocks = 0;
   readonly #closing = new AbortController();
 
   constructor(options: SideChannelAgentOptions) {
@@ -72,6 +73,10 @@ export class SideChannelAgent implements TransferAgent {
 
   get bytesReceived(): number {
     return this.#bytesReceived;
+  }
+
+  get numDamagedBlocks(): number {
+    return this.#numDamagedBlocks;
   }
 
   transportOf(engineId: string): 'shm' | 'tcp' | null {
@@ -177,8 +182,12 @@ export class SideChannelAgent implements TransferAgent {
     const onBytes = (numBytes: number) => {
       this.#bytesReceived += numBytes;
     };
+    const onDamaged = (numBlocks: number) => {
+      this.#numDamagedBlocks += numBlocks;
+      this.#logger.warn(`${numBlocks} blocks of peer ${engineId} were damaged on their way.`);
+    };
     const mapped = this.#map(connection);
-    const blocks = mapped ?? new TcpPeer({ connection, host, onBytes });
+    const blocks = mapped ?? new TcpPeer({ connection, host, onBytes, onDamaged });
     this.#transports.set(engineId, mapped ? 'shm' : 'tcp');
     void connection.closed.then(() => {
       onClose();

@@ -6,8 +6,9 @@ import type { Logger } from '../log.js';
 import { type DataServer, type KvPool, loadNative } from '../native.js';
 import type { FinishedSend } from '../outputs.js';
 import type { HeldBlocks } from './agent.js';
-import { encodeFrame, type Frame, FrameDecoder } from './frames.js';
-import { Greeting } from './greeting.js';
+import { sealBytes } from './frame-seal.js';
+import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
+import { Greeting, type Seals } from './greeting.js';
 import {
   type DataAddress,
   decodeNotif,
@@ -27,8 +28,11 @@ const helloTimeoutMs = 5000;
 const maxConnections = 1024;
 const noHash = '0'.repeat(64);
 
-/** One reader's data connections; `id` is null until it asks for them. */
-interface DataSession {
+/** One reader's connection. */
+interface Session {
+  /** Null until the reader is known. */
+  seals: Seals | null;
+  /** Of its data connections; null until it asks for them. */
   id: number | null;
 }
 
@@ -112,7 +116,7 @@ export class SideChannelServer {
   }
 
   #accept(socket: Socket): void {
-    const session: DataSession = { id: null };
+    const session: Session = { seals: null, id: null };
     const done = this.#serve(socket, session)
       .catch((error) => this.#logger.info(`Side channel connection closed: ${messageOf(error)}`))
       .finally(() => {
@@ -124,17 +128,16 @@ export class SideChannelServer {
   }
 
   /** One connection, from hello to end. Throwing closes this connection and no other. */
-  async #serve(socket: Socket, session: DataSession): Promise<void> {
+  async #serve(socket: Socket, session: Session): Promise<void> {
     const decoder = new FrameDecoder(maxJsonBytes);
     const greeting = new Greeting(this.#identity, this.#key);
-    let isKnown = false;
     // From the first byte to the last: one that sends a byte now and then does not stay either.
     const tooLate = setTimeout(() => socket.destroy(), helloTimeoutMs);
     socket.once('close', () => clearTimeout(tooLate));
     for await (const chunk of socket) {
       for (const frame of decoder.push(chunk as Buffer)) {
-        if (isKnown) {
-          this.#answer(socket, session, frame);
+        if (session.seals) {
+          this.#answer(socket, session, session.seals, frame);
         } else {
           const step = greeting.next(frame);
           if (step.kind === 'refuses') {
@@ -144,8 +147,8 @@ export class SideChannelServer {
           }
           socket.write(step.answer);
           if (step.kind === 'welcomes') {
-            isKnown = true;
-            decoder.maxBodyBytes = maxReadBodyBytes;
+            session.seals = step.seals;
+            decoder.maxBodyBytes = maxReadBodyBytes + sealBytes;
             clearTimeout(tooLate);
           }
         }
@@ -154,24 +157,26 @@ export class SideChannelServer {
     }
   }
 
-  #answer(socket: Socket, session: DataSession, { type, body }: Frame): void {
+  #answer(socket: Socket, session: Session, { sent, received }: Seals, frame: Frame): void {
+    const { type, body } = received.open(frame);
+    const reply = (replyType: FrameType, replyBody: Buffer) => socket.write(sent.seal(replyType, replyBody));
     if (type === 'read') {
       this.#serveRead(session, body);
     } else if (type === 'open') {
       const seq = decodeOpen(body);
-      socket.write(encodeFrame('opened', encodeOpened(seq, this.#openSession(session))));
+      reply('opened', encodeOpened(seq, this.#openSession(session)));
     } else if (type === 'notif') {
       const { seq, requestId, numBlocks, numUnseenBytes } = decodeNotif(body);
       this.#bytesRead += numUnseenBytes;
       const wasHeld = this.#listener({ requestId, numBlocks });
-      socket.write(encodeFrame('ack', encodeAck(seq, wasHeld)));
+      reply('ack', encodeAck(seq, wasHeld));
     } else {
       throw new VllmPdError('PEER_FAILED', `Expected a read or a notification but received ${type}.`);
     }
   }
 
   /** Which blocks may be read is decided here; their bytes go from the pool to the data connection natively. */
-  #serveRead(session: DataSession, body: Buffer): void {
+  #serveRead(session: Session, body: Buffer): void {
     const { layout, blockBytes } = this.#pool;
     const request = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
     const { seq, lane, blockIds, hashes } = request;
@@ -185,7 +190,7 @@ export class SideChannelServer {
   }
 
   /** The listener is made for the first peer that wants it: where pools are mapped, nobody needs it. */
-  #openSession(session: DataSession): DataAddress {
+  #openSession(session: Session): DataAddress {
     if (session.id !== null) throw new VllmPdError('PEER_FAILED', 'Expected one session a connection.');
     this.#data ??= loadNative().createDataServer(this.#pool, this.#host);
     const { id, secret } = this.#data.openSession();

@@ -64,7 +64,9 @@ export interface Addon {
     seq: number,
     into: PoolHandle,
     blockIds: Int32Array,
+    hashes: Uint8Array,
   ): Promise<Uint8Array>;
+  crc32c(bytes: Uint8Array, portable: boolean): number;
   closeDataLanes(lanes: DataLanesHandle): void;
   loadModel(
     config: NativeModelConfig,

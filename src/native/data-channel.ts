@@ -86,11 +86,18 @@ export class NativeDataLanes implements DataLanes {
     return new NativeDataLanes(addon, handle, numLanes);
   }
 
-  async receive(lane: number, seq: number, into: KvPool, blockIds: readonly number[]): Promise<Uint8Array> {
+  async receive(
+    lane: number,
+    seq: number,
+    into: KvPool,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array> {
     const pool = NativeKvPool.handleOf(into);
     const ids = toBlockIds('blockIds', blockIds, into.layout.numBlocks);
     wholeNumber('lane', lane, 0, this.#numLanes - 1);
-    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, lane, seq, pool, ids));
+    const bytes = toHashBytes(hashes, ids.length);
+    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, lane, seq, pool, ids, bytes));
   }
 
   close(): void {

@@ -2,6 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
+import { newNonce } from '../../src/kv-transfer/authentication.js';
+import { FrameSeal } from '../../src/kv-transfer/frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, frameHeader } from '../../src/kv-transfer/frames.js';
 import {
   decodeHello,
@@ -118,6 +120,49 @@ test('chunks stay within their limits for small and for huge blocks', () => {
   assert.is(maxBlocksPerChunk(512), maxBlocksPerRead);
   assert.is(maxBlocksPerChunk(2 ** 20), 8);
   assert.is(maxBlocksPerChunk(10 * 2 ** 20), 1);
+});
+
+function sealPair(from: 'owner' | 'reader' = 'owner', key: string | null = 'a key') {
+  const exchange = { hello: Buffer.from('hello'), ownerNonce: newNonce() };
+  return [new FrameSeal(from, key, exchange), new FrameSeal(from, key, exchange), exchange] as const;
+}
+
+// Fails without the comparison in FrameSeal.open, or without the parity bit of the header.
+test('a bit that flips anywhere in a sealed frame is noticed by the frame itself', () => {
+  const body = encodeNotif({ seq: 7, requestId: 'r', numBlocks: 3, numUnseenBytes: 0 });
+  for (let bit = 0; ; bit += 1) {
+    const [sender, receiver] = sealPair();
+    const bytes = sender.seal('notif', body);
+    if (bit === 8 * bytes.length) break;
+    bytes[bit >> 3]! ^= 1 << (bit & 7);
+    isPeerFailure(() => {
+      const frames = decodeAll(new FrameDecoder(1000), [bytes]);
+      assert.is(frames.length, 1, `bit ${bit}: it waits for more`);
+      receiver.open(frames[0]!);
+    });
+  }
+});
+
+test('a sealed frame is opened once, in its turn, in its direction, under its key', () => {
+  const sealed = (seal: FrameSeal, text: string) =>
+    decodeAll(new FrameDecoder(1000), [seal.seal('ack', Buffer.from(text))])[0]!;
+  const [sender, receiver, exchange] = sealPair();
+  const [first, second, third] = ['one', 'two', 'three'].map((text) => sealed(sender, text));
+  assert.is(receiver.open(first!).body.toString(), 'one');
+  isPeerFailure(() => receiver.open(first!));
+  const [, late] = [receiver, new FrameSeal('owner', 'a key', exchange)];
+  isPeerFailure(() => late.open(second!));
+  assert.is(late.open(second!).body.toString(), 'two', 'its turn has come');
+  isPeerFailure(() => late.open({ ...third!, type: 'opened' }));
+  for (const other of [
+    new FrameSeal('reader', 'a key', exchange),
+    new FrameSeal('owner', 'another key', exchange),
+    new FrameSeal('owner', null, exchange),
+    new FrameSeal('owner', 'a key', { ...exchange, ownerNonce: newNonce() }),
+  ]) {
+    isPeerFailure(() => other.open(first!));
+  }
+  isPeerFailure(() => new FrameSeal('owner', 'a key', exchange).open({ type: 'ack', body: Buffer.alloc(3) }));
 });
 
 test.run();

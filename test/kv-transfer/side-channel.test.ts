@@ -6,6 +6,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import { newNonce, proofOf } from '../../src/kv-transfer/authentication.js';
+import { FrameSeal, type Sender } from '../../src/kv-transfer/frame-seal.js';
 import { encodeFrame, FrameDecoder, type FrameType, frameHeader } from '../../src/kv-transfer/frames.js';
 import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake.js';
 import {
@@ -60,17 +61,37 @@ interface Reply {
 
 /** Goes through the handshake, with this key. */
 const enter: unique symbol = Symbol('enter');
-type Part = Buffer | typeof enter;
+/** Replies are sealed where the connection has got so far, bytes are sent as they are. */
+type Part = Buffer | Reply | typeof enter;
 
-/** Says hello as `own` does and answers the challenge, as long as the owner asks. */
-function enterAs(socket: Socket, own: Hello, key: string | null): (reply: Reply) => void {
+interface Seals {
+  readonly sent: FrameSeal;
+  readonly received: FrameSeal;
+}
+
+function sealsOf(own: Sender, key: string | null, hello: Buffer, ownerNonce: string): Seals {
+  const seal = (from: Sender) => new FrameSeal(from, key, { hello, ownerNonce });
+  return { sent: seal(own), received: seal(own === 'owner' ? 'reader' : 'owner') };
+}
+
+/** Says hello as `own` does and answers the challenge, as long as the owner asks; returns frames without their seals. */
+function enterAs(
+  socket: Socket,
+  own: Hello,
+  key: string | null,
+): { readonly answer: (reply: Reply) => Reply; readonly seal: (reply: Reply) => Buffer } {
   const body = encodeJson(own);
   socket.write(encodeFrame('hello', body));
-  return ({ type, body: challenge }) => {
-    if (type !== 'challenge') return;
-    const exchange = { hello: body, ownerNonce: decodeChallenge(challenge).nonce };
+  let seals: Seals | null = null;
+  const answer = (reply: Reply) => {
+    if (reply.type === 'refuse') return reply;
+    if (reply.type !== 'challenge') return seals!.received.open(reply);
+    const exchange = { hello: body, ownerNonce: decodeChallenge(reply.body).nonce };
+    seals = sealsOf('reader', key, body, exchange.ownerNonce);
     socket.write(encodeFrame('proof', encodeJson({ proof: proofOf('reader', key, exchange) })));
+    return reply;
   };
+  return { answer, seal: (reply) => seals!.sent.seal(reply.type, reply.body) };
 }
 
 /** A reader's handshake by hand; resolves to what the owner said last: a welcome or a refusal. */
@@ -81,10 +102,10 @@ async function greet(node: TransferNode, own: Hello, key: string | null = null):
     return await new Promise((resolve, reject) => {
       socket.once('error', reject);
       socket.once('close', () => reject(new Error('closed without an answer')));
-      const answer = enterAs(socket, own, key);
+      const { answer } = enterAs(socket, own, key);
       socket.on('data', (chunk) => {
-        for (const frame of decoder.push(chunk)) {
-          answer(frame);
+        for (const sealed of decoder.push(chunk)) {
+          const frame = answer(sealed);
           if (frame.type !== 'challenge') resolve(frame);
         }
       });
@@ -103,21 +124,22 @@ async function sendUntilClosed(node: TransferNode, ...parts: Part[]): Promise<re
   const decoder = new FrameDecoder(2 ** 24);
   const replies: Reply[] = [];
   const at = parts.indexOf(enter);
-  const isBytes = (part: Part): part is Buffer => part !== enter;
-  let answer: ((reply: Reply) => void) | null = null;
+  let entering: ReturnType<typeof enterAs> | null = null;
+  const send = (part: Part, encode: (frame: Reply) => Buffer) => {
+    if (part !== enter) socket.write(Buffer.isBuffer(part) ? part : encode(part));
+  };
   socket.on('data', (chunk) => {
-    for (const reply of decoder.push(chunk)) {
-      answer?.(reply);
+    for (const sealed of decoder.push(chunk)) {
+      const reply = entering?.answer(sealed) ?? sealed;
       if (reply.type === 'challenge') continue;
       replies.push(reply);
-      if (reply.type === 'welcome')
-        for (const part of parts.slice(at + 1).filter(isBytes)) socket.write(part);
+      if (reply.type === 'welcome') for (const part of parts.slice(at + 1)) send(part, entering!.seal);
     }
   });
   socket.on('error', () => {});
   const givenUp = setTimeout(() => socket.destroy(new Error('it was not closed')), 4000);
-  if (at >= 0) answer = enterAs(socket, hello, null);
-  else for (const part of parts.filter(isBytes)) socket.write(part);
+  if (at >= 0) entering = enterAs(socket, hello, null);
+  else for (const part of parts) send(part, ({ type, body }) => encodeFrame(type, body));
   const startedAtMs = performance.now();
   await once(socket, 'close').catch(() => {});
   clearTimeout(givenUp);
@@ -125,18 +147,21 @@ async function sendUntilClosed(node: TransferNode, ...parts: Part[]): Promise<re
   return replies;
 }
 
-const greeting = encodeFrame('hello', encodeJson(hello));
-const read = (blockIds: number[]) =>
-  encodeFrame(
-    'read',
-    encodeRead({
-      seq: 1,
-      lane: 0,
-      requestId: 'held',
-      blockIds,
-      hashes: blockIds.map((id) => hashOf(`block ${id}`)),
-    }),
-  );
+const greeting: Reply = { type: 'hello', body: encodeJson(hello) };
+const notif: Reply = {
+  type: 'notif',
+  body: encodeNotif({ seq: 1, requestId: 'held', numBlocks: 1, numUnseenBytes: 0 }),
+};
+const read = (blockIds: number[]): Reply => ({
+  type: 'read',
+  body: encodeRead({
+    seq: 1,
+    lane: 0,
+    requestId: 'held',
+    blockIds,
+    hashes: blockIds.map((id) => hashOf(`block ${id}`)),
+  }),
+});
 const noise = Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919 + 13) % 251));
 
 const intrusions: [name: string, parts: Part[], numReplies: number][] = [
@@ -156,11 +181,17 @@ const intrusions: [name: string, parts: Part[], numReplies: number][] = [
   ['a read without data connections', [enter, read([1])], 1],
   [
     'a second wish for data connections',
-    [enter, encodeFrame('open', encodeOpen(1)), encodeFrame('open', encodeOpen(2))],
+    [enter, { type: 'open', body: encodeOpen(1) }, { type: 'open', body: encodeOpen(2) }],
     2,
   ],
-  ['a notification that is not JSON', [enter, encodeFrame('notif', Buffer.from('xxxx{'))], 1],
-  ['a reply nobody asked for', [enter, encodeFrame('opened', Buffer.alloc(12))], 1],
+  ['a notification that is not JSON', [enter, { type: 'notif', body: Buffer.from('xxxx{') }], 1],
+  ['a reply nobody asked for', [enter, { type: 'opened', body: Buffer.alloc(12) }], 1],
+  ['a notification without a seal', [enter, encodeFrame('notif', notif.body)], 1],
+  [
+    'a notification with a seal of zeros',
+    [enter, encodeFrame('notif', Buffer.concat([notif.body, Buffer.alloc(16)]))],
+    1,
+  ],
   ['a read behind the hello, without a proof', [greeting, read([1])], 1],
   ['a proof that is none', [greeting, encodeFrame('proof', encodeJson({ proof: 'f'.repeat(64) }))], 1],
 ];
@@ -192,7 +223,7 @@ nativeTest('a hello is answered with what the reader needs, or with the reason w
       num_blocks: 64,
     });
     for (const [change, sentence] of [
-      [{ version: 99 }, /protocol version 3 but received 99/],
+      [{ version: 99 }, /protocol version 4 but received 99/],
       [{ expected_engine_id: 'earlier' }, /Expected engine earlier but this is owner/],
       [{ compatibility_hash: 'other' }, /of the two nodes differ/],
     ] as const) {
@@ -207,16 +238,13 @@ nativeTest(
   'a frame of any type after the welcome is cut off when the connection is: no partial effect',
   async () => {
     await withNodes({}, {}, async (owner) => {
-      const notif = { seq: 1, requestId: 'held', numBlocks: 1, numUnseenBytes: 0 };
-      const whole = encodeFrame('notif', encodeNotif(notif));
       const socket = connect({ host: owner.agent.host, port: owner.agent.port });
-      const answer = enterAs(socket, hello, null);
+      const { answer, seal } = enterAs(socket, hello, null);
       const decoder = new FrameDecoder(2 ** 24);
       socket.on('data', (chunk) => {
         for (const frame of decoder.push(chunk)) {
-          answer(frame);
-          if (frame.type !== 'welcome') continue;
-          socket.end(Buffer.concat([whole, whole.subarray(0, whole.length - 1)]));
+          if (answer(frame).type === 'welcome')
+            socket.end(Buffer.concat([seal(notif), seal(notif).subarray(0, -1)]));
         }
       });
       await once(socket, 'close');
@@ -345,7 +373,8 @@ nativeTest('a stranger that does not finish the handshake is closed, however it 
     let at = 0;
     const drip = setInterval(() => socket.write(whole.subarray(at, ++at)), 100);
     try {
-      await once(socket, 'close');
+      // Closed with bytes unread, which is a reset.
+      await once(socket, 'close').catch(() => {});
       assert.ok(at < whole.length, 'it was closed before its hello was complete');
     } finally {
       clearInterval(drip);
@@ -403,53 +432,73 @@ async function withImpostor(
 
 const secretOfImpostor = 'ab'.repeat(32);
 
-/** seq, n, what is offered, bytes, what is valid; as hex but for the bytes. */
-const replyOf = (seq: number, n: number, offered: number[], bytes: Buffer, valid: number[]) => {
-  const head = Buffer.alloc(8);
-  head.writeUInt32BE(seq, 0);
-  head.writeUInt32BE(n, 4);
-  return Buffer.concat([head, Buffer.from(offered), bytes, Buffer.from(valid)]);
+const checkOf = (...parts: Buffer[]) => bigEndian(loadNative().crc32c(Buffer.concat(parts)));
+
+const bigEndian = (value: number) => {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+};
+
+/** seq, n, what is offered, bytes, what is valid, with the checksums of an honest peer; `bytes` are those of one block. */
+const replyOf = (
+  seq: number,
+  n: number,
+  offered: number[],
+  bytes: Buffer,
+  valid: number[],
+  hash = hashOf('block 1'),
+) => {
+  const head = Buffer.concat([bigEndian(seq), bigEndian(n), Buffer.from(offered)]);
+  const crcs = offered.map((flag) => (flag ? checkOf(Buffer.from(hash, 'hex'), bytes) : bigEndian(0)));
+  const tail = Buffer.concat([Buffer.from(valid), ...crcs]);
+  return Buffer.concat([head, checkOf(head), bytes, tail, checkOf(head, tail)]);
 };
 
 /** One valid block, which only a peer that passes for the right one gets to send. */
 const goodReply = (seq: number) => replyOf(seq, 1, [1], Buffer.alloc(4096), [1]);
 
-/** Answers a hello as a node without a key does. */
-const challengeFor = (helloBody: Buffer) => {
-  const nonce = newNonce();
-  const proof = proofOf('owner', null, { hello: helloBody, ownerNonce: nonce });
-  return encodeFrame('challenge', encodeJson({ nonce, proof }));
-};
-
 const welcomeOf = (engineId: string, compatibility = hello.compatibility_hash) =>
-  encodeFrame(
-    'welcome',
-    encodeJson({
-      compatibility_hash: compatibility,
-      engine_id: engineId,
-      host_identity: 'elsewhere',
-      pid: 1,
-      pool_fd: 3,
-      num_blocks: 64,
-    }),
-  );
+  encodeJson({
+    compatibility_hash: compatibility,
+    engine_id: engineId,
+    host_identity: 'elsewhere',
+    pid: 1,
+    pool_fd: 3,
+    num_blocks: 64,
+  });
 
-/** Lets the reader in and answers its reads, the number of which it gets, on the data connection that they name. */
+/**
+ * Lets the reader in as a node without a key does, and answers its reads, the number of which it gets, on the data
+ * connection that they name.
+ */
 function answerRead(
-  reply: (seq: number, lane: Socket, control: Socket) => Buffer | null,
+  reply: (seq: number, lane: Socket, control: Socket, hash: string) => Buffer | null,
   engineId = 'owner',
   compatibility = hello.compatibility_hash,
 ): Answer {
-  return (socket, { type, body }, lanes, dataPort) => {
-    if (type === 'hello') socket.write(challengeFor(body));
-    else if (type === 'proof') socket.write(welcomeOf(engineId, compatibility));
-    else if (type === 'open') {
+  const known = new WeakMap<Socket, Seals>();
+  return (socket, frame, lanes, dataPort) => {
+    if (frame.type === 'hello') {
+      const ownerNonce = newNonce();
+      known.set(socket, sealsOf('owner', null, frame.body, ownerNonce));
+      const proof = proofOf('owner', null, { hello: frame.body, ownerNonce });
+      socket.write(encodeFrame('challenge', encodeJson({ nonce: ownerNonce, proof })));
+      return;
+    }
+    const { sent, received } = known.get(socket)!;
+    if (frame.type === 'proof') {
+      socket.write(sent.seal('welcome', welcomeOf(engineId, compatibility)));
+      return;
+    }
+    const { type, body } = received.open(frame);
+    if (type === 'open') {
       const address = { port: dataPort, secret: secretOfImpostor };
-      socket.write(encodeFrame('opened', encodeOpened(body.readUInt32BE(0), address)));
+      socket.write(sent.seal('opened', encodeOpened(body.readUInt32BE(0), address)));
     } else if (type === 'read') {
-      const { seq, lane } = decodeRead(body, 64, 64);
+      const { seq, lane, hashes } = decodeRead(body, 64, 64);
       const connection = lanes.get(lane)!;
-      const bytes = reply(seq, connection, socket);
+      const bytes = reply(seq, connection, socket, hashes[0]!);
       if (bytes) connection.write(bytes);
     }
   };
@@ -507,7 +556,7 @@ const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
   [
     'dies behind the bytes, before it says that they are valid',
     answerRead((seq, lane) => {
-      lane.end(goodReply(seq).subarray(0, 8 + 1 + 4096));
+      lane.end(goodReply(seq).subarray(0, 8 + 1 + 4 + 4096));
       return null;
     }),
     true,
@@ -551,7 +600,9 @@ nativeTest('the same peer, telling the truth, is believed', async () => {
 
 nativeTest('a block that changed while it was sent is invalid, its neighbours are not', async () => {
   const bytes = Buffer.alloc(2 * 4096, 5);
-  const answer = answerRead((seq) => replyOf(seq, 1, [1], bytes.subarray(4096), [seq % 2]));
+  const answer = answerRead((seq, _, __, hash) =>
+    replyOf(seq, 1, [1], bytes.subarray(4096), [seq % 2], hash),
+  );
   await withImpostor(answer, async (address) => {
     await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
       const result = await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1, 2]), reader.pool);
@@ -577,6 +628,52 @@ nativeTest('a read that is given up while its peer says nothing ends at once', a
       });
     },
   );
+});
+
+function flipped(bytes: Buffer, bit: number): Buffer {
+  const copy = Buffer.from(bytes);
+  copy[bit >> 3]! ^= 1 << (bit & 7);
+  return copy;
+}
+
+// Fails without the comparison of checksums, or of either check, in native/data_lanes.cc.
+nativeTest('a bit that flips on a data connection never makes a block valid', async () => {
+  const headBits = 8 * (8 + 1 + 4);
+  const bodyBits = 8 * 4096;
+  const numBits = 8 * goodReply(1).length;
+  const outside = [...Array(numBits).keys()].filter((bit) => bit < headBits || bit >= headBits + bodyBits);
+  const inside = [0, 1, 777, 16_384, 30_001, bodyBits - 1].map((bit) => headBits + bit);
+  const bits = [...outside.filter((bit) => bit % 3 === 0), ...inside];
+  let bit = 0;
+  let numDamaged = 0;
+  await withImpostor(
+    answerRead((seq) => flipped(goodReply(seq), bit)),
+    async (address) => {
+      await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+        for (bit of bits) {
+          const pull = pullOf(remoteOf(address, 'owner'), [1]);
+          const result = await reader.agent.read(pull, reader.pool).catch((error) => error as VllmPdError);
+          if (result instanceof Error) assert.is(result.code, 'PEER_FAILED');
+          else assert.equal([...result.valid], [0], `bit ${bit}`);
+          if (!(result instanceof Error)) numDamaged += 1;
+        }
+        assert.is(numDamaged, inside.length, 'those in a block cost that block and not the connection');
+        assert.is(reader.agent.numDamagedBlocks, inside.length);
+        assert.is(reader.agent.bytesReceived, 0);
+      });
+    },
+  );
+});
+
+// Fails when the checksum leaves the hash out.
+nativeTest('bytes sent for another block than the one that was asked for are not valid', async () => {
+  const other = answerRead((seq) => replyOf(seq, 1, [1], Buffer.alloc(4096), [1], hashOf('block 2')));
+  await withImpostor(other, async (address) => {
+    await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
+      const result = await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1]), reader.pool);
+      assert.equal([...result.valid], [0]);
+    });
+  });
 });
 
 /** What the node's data listener makes of these bytes: what it sends until it closes, or null when it keeps quiet. */
@@ -622,12 +719,12 @@ nativeTest('the data listener lets in who knows the secret, once a connection, a
       'that connection is there already',
     );
     assert.is(server.send(id, 1, 7, [1], [hashOf('block 1')]), true);
-    assert.equal([...(await lanes.receive(1, 7, pool, [2]))], [0]);
+    assert.equal([...(await lanes.receive(1, 7, pool, [2], [hashOf('block 1')]))], [0]);
     assert.is(server.send(id, 2, 8, [1], [hashOf('block 1')]), false, 'no such connection');
     assert.is(server.send(other.id, 0, 8, [1], [hashOf('block 1')]), false, 'of another session');
     server.closeSession(id);
     assert.is(server.send(id, 1, 9, [1], [hashOf('block 1')]), false, 'of a session that has ended');
-    const error = await lanes.receive(0, 9, pool, [2]).catch((e: VllmPdError) => e);
+    const error = await lanes.receive(0, 9, pool, [2], [hashOf('block 1')]).catch((e: VllmPdError) => e);
     assert.is((error as VllmPdError).code, 'PEER_FAILED');
     assert.equal(
       await knock(server.port, greetingOf(3)),

@@ -237,6 +237,11 @@ function addReadCounters(registry: MetricsRegistry, engine: Engine): void {
       [{ direction: received, op: 'received' }, transfer().bytesReceived],
     ],
   );
+  registry.readCounter(
+    'vllm_pd:kv_transfer_damaged_blocks_total',
+    'Blocks that arrived otherwise than they were sent, and were computed instead.',
+    () => transfer().numDamagedBlocks,
+  );
   addStorageCounters(registry, engine);
   registry.readCounter('vllm_pd:kv_holds_expired_total', 'Holds that ended by expiry.', () => {
     return transfer().numExpiredHolds;

@@ -1,0 +1,15 @@
+// CRC-32C (Castagnoli, reflected 0x1EDC6F41; RFC 3720): tells bytes that were damaged on their way.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vllm_pd {
+
+/** Of these bytes behind those whose checksum is `crc`; 0 = behind none. With the chip's instruction where it has one. */
+uint32_t crc32c(uint32_t crc, const void* data, size_t num_bytes);
+
+/** The same without it: what the other is checked against. */
+uint32_t crc32c_portable(uint32_t crc, const void* data, size_t num_bytes);
+
+}  // namespace vllm_pd
