@@ -113,6 +113,7 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
     sampling: workload.sampling,
     numClients: workload.numClients,
     evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
+    asksFullHits: asksFullHits(options),
     limit,
     signal,
     onTurn: (record) => options.onTurn?.(record, ++numDone, numTurns),
@@ -130,6 +131,13 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
   const summary = summarizeRun(run, turns);
   const keptAt = options.resultsDir === null ? null : keepRun(options.resultsDir, summary, turns);
   return { summary, turns, keptAt };
+}
+
+/** Where bi brings back what was evicted, and P answers the first token by itself, so that the asking moves no KV. */
+function asksFullHits({ workload, url, modes, engine }: BenchOptions): boolean {
+  if (url !== null || !workload.evictPrefillBetweenTurns || (modes?.length ?? 0) < 2) return false;
+  const { kvTransfer, cache } = completeSettings(nodeSettings(workload.engine, engine)).prefill;
+  return kvTransfer.firstToken === 'prefill' && cache.enablePrefixCaching;
 }
 
 /** Nothing is expected of nodes that the benchmark did not set up itself. */

@@ -41,23 +41,14 @@ export class ChatSession {
 
   /** Never rejects: a turn that fails is recorded with its error and ends the conversation. */
   async play(turn: number): Promise<TurnRecord> {
-    const { client, mode, model, sampling, warmup, runStartedAt } = this.#context;
+    const { mode, warmup, runStartedAt } = this.#context;
     const { id: conversationId, turns } = this.#conversation;
     const { content, numOutputTokens } = turns[turn - 1]!;
     const startTimeMs = performance.now() - runStartedAt;
     const identity: TurnIdentity = { mode, conversationId, turn, warmup, startTimeMs };
     this.#messages.push({ role: 'user', content });
     try {
-      const answer = await client.chat({
-        model,
-        conversationId,
-        messages: this.#messages,
-        numOutputTokens,
-        temperature: sampling.temperature,
-        topP: sampling.top_p,
-        topK: sampling.top_k,
-        seed: sampling.seed,
-      });
+      const answer = await this.#ask(conversationId, this.#messages, numOutputTokens);
       const record = recordTurn(identity, answer, this.#history);
       this.#failed = record.error !== null;
       this.#messages.push({ role: 'assistant', content: answer.text });
@@ -72,4 +63,44 @@ export class ChatSession {
       return failedTurn(identity, messageOf(error));
     }
   }
+
+  /**
+   * Time to first token, in ms, of the turn just played with its message in other words: all that the conversation had
+   * before is cached, and as much is new. One token, so that the decode node has no part in it. Null when there is no such
+   * turn, or the cache had lost some of it.
+   */
+  async fullHitTtft(): Promise<number | null> {
+    const asked = this.#messages.slice(0, -1);
+    const last = asked.pop();
+    const content = last && inOtherWords(last.content);
+    if (this.#failed || asked.length === 0 || !content || content === last.content) return null;
+    try {
+      const answer = await this.#ask(null, [...asked, { role: 'user', content }], 1);
+      const ledger = answer.prefillStats?.ledger;
+      if (!ledger || ledger.local_hit === 0 || ledger.evicted > 0) return null;
+      return Math.round(answer.ttftMs * 1000) / 1000;
+    } catch {
+      return null;
+    }
+  }
+
+  #ask(conversationId: string | null, messages: readonly ChatMessage[], numOutputTokens: number) {
+    const { client, model, sampling } = this.#context;
+    return client.chat({
+      model,
+      conversationId,
+      messages,
+      numOutputTokens,
+      temperature: sampling.temperature,
+      topP: sampling.top_p,
+      topK: sampling.top_k,
+      seed: sampling.seed,
+    });
+  }
+}
+
+/** The same words from back to front. */
+function inOtherWords(text: string): string {
+  const [, begin, words] = /^(\s*)(.*)$/s.exec(text)!;
+  return begin + words!.split(' ').reverse().join(' ');
 }

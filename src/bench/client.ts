@@ -11,7 +11,8 @@ export interface ChatMessage {
 
 export interface ChatRequest {
   readonly model: string;
-  readonly conversationId: string;
+  /** Null = of no conversation. */
+  readonly conversationId: string | null;
   readonly messages: readonly ChatMessage[];
   /** The answer has exactly this many tokens. */
   readonly numOutputTokens: number;
@@ -74,12 +75,12 @@ export class BenchClient {
       ignore_eos: true,
       return_token_ids: true,
       return_prefill_stats: true,
-      conversation_id: request.conversationId,
+      conversation_id: request.conversationId ?? undefined,
     };
     const sentAt = performance.now();
-    const response = await this.#request('POST', '/v1/chat/completions', body, {
-      'x-session-id': request.conversationId,
-    });
+    const { conversationId } = request;
+    const headers: Record<string, string> = conversationId === null ? {} : { 'x-session-id': conversationId };
+    const response = await this.#request('POST', '/v1/chat/completions', body, headers);
     const collector = new AnswerCollector(sentAt);
     try {
       const parser = new SseParser();

@@ -118,7 +118,9 @@ function everythingFits(turns: readonly TurnRecord[], scope: ClosedFormScope): b
     const cachedOnP = before && !evictPrefillBetweenTurns ? full(before.num_prompt_tokens) : 0;
     onDecode += blocks(sequence) - cachedOnD;
     const round = evictPrefillBetweenTurns ? turn.turn : 0;
-    onPrefill.set(round, (onPrefill.get(round) ?? 0) + blocks(turn.num_prompt_tokens) - cachedOnP);
+    const askedAgain = turn.full_hit_ttft_ms != null ? turn.num_prompt_tokens - turn.num_history_tokens : 0;
+    const onceMore = askedAgain > 0 ? blocks(askedAgain) + 1 : 0;
+    onPrefill.set(round, (onPrefill.get(round) ?? 0) + blocks(turn.num_prompt_tokens) - cachedOnP + onceMore);
   }
   return onDecode < numDecodeBlocks && Math.max(0, ...onPrefill.values()) < numPrefillBlocks;
 }

@@ -27,6 +27,7 @@ export function renderComparison(runs: readonly KeptRun[]): string {
   const rows = [
     ...modeFigures.map(({ label, value }) => row(label, ({ mode }) => value(mode))),
     row('TTFT speed-up, turns ≥ 2', ({ comparison }) => speedup(comparison?.ttft_speedup_p50)),
+    row('reuse efficiency', ({ comparison }) => comparison?.reuse?.reuse_efficiency?.toFixed(3) ?? '–'),
     row('identical outputs', ({ comparison }) =>
       comparison ? `${comparison.num_identical_outputs}/${comparison.num_turns}` : '–',
     ),

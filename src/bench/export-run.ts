@@ -6,7 +6,7 @@ import { modeFigures } from './figures.js';
 import { formatCount } from './format.js';
 import type { KeptRun } from './results.js';
 import type { ModeSummary } from './summary.js';
-import { headline } from './table.js';
+import { headline, reuseLine } from './table.js';
 
 export type ExportFormat = 'csv' | 'json' | 'markdown';
 
@@ -39,6 +39,7 @@ function markdown({ summary, run }: Pick<KeptRun, 'summary' | 'run'>): string {
     '',
     headline(summary),
     '',
+    ...(summary.comparison?.reuse ? [reuseLine(summary), ''] : []),
     markdownTable(['', ...names], figures),
     '',
     markdownTable(['prompt tokens', ...names], ledger),

@@ -25,6 +25,8 @@ export interface RunPlan {
   /** Conversations whose turns are under way at the same time. */
   readonly numClients: number;
   readonly evictPrefillBetweenTurns: boolean;
+  /** Follow-up turns in uni are asked once more while the prefill node has their history: `full_hit_ttft_ms`. */
+  readonly asksFullHits?: boolean;
   /** Turns per mode at most; null = all. */
   readonly limit: number | null;
   readonly signal: AbortSignal;
@@ -126,7 +128,8 @@ class Run {
         const wave = due.slice(at, at + numClients);
         for (const target of numWaves++ % 2 === 0 ? targets : targets.toReversed()) {
           if (signal.aborted) return;
-          await this.#playWave(target, wave, turn);
+          const played = await this.#playWave(target, wave, turn);
+          if (this.#plan.asksFullHits && target.mode === 'uni' && turn > 1) await this.#askFullHits(played);
         }
       }
     }
@@ -143,17 +146,35 @@ class Run {
     };
   }
 
-  async #playWave(target: RunTarget, wave: readonly number[], turn: number): Promise<void> {
+  /** The records of the turns that were not cut off, as they are in `#turns`, by session. */
+  async #playWave(
+    target: RunTarget,
+    wave: readonly number[],
+    turn: number,
+  ): Promise<Map<ChatSession, TurnRecord>> {
     const sessions = wave.map((i) => this.#sessions.get(target)![i]!).filter((one) => one.canPlay(turn));
+    const played = new Map<ChatSession, TurnRecord>();
     await Promise.all(
       sessions.map(async (session) => {
         const record = await session.play(turn);
         // What an interrupt cut off says nothing about the turn.
         if (this.#plan.signal.aborted) return;
         this.#turns.push(record);
+        played.set(session, record);
         const { mode, conversation_id, ttft_ms, error } = record;
         log.debug({ mode, conversation_id, turn, ttft_ms, error }, 'turn played');
         this.#plan.onTurn?.(record);
+      }),
+    );
+    return played;
+  }
+
+  /** As many at the same time as the turns were. */
+  async #askFullHits(played: ReadonlyMap<ChatSession, TurnRecord>): Promise<void> {
+    await Promise.all(
+      Array.from(played, async ([session, record]) => {
+        const ttftMs = await session.fullHitTtft();
+        this.#turns[this.#turns.indexOf(record)] = { ...record, full_hit_ttft_ms: ttftMs };
       }),
     );
   }

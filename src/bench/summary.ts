@@ -59,6 +59,18 @@ export interface Comparison {
   readonly ttft_speedup_mean: number | null;
   readonly ttft_speedup_p50_all_turns: number | null;
   readonly ttft_speedup_mean_all_turns: number | null;
+  /** Null unless full hits were asked for. */
+  readonly reuse: ReuseSummary | null;
+}
+
+/** Medians over the turns in uni that were asked once more with all of their history on P, and the same turns in bi. */
+export interface ReuseSummary {
+  readonly num_turns: number;
+  readonly ttft_uni_p50: number;
+  readonly ttft_bi_p50: number;
+  readonly ttft_full_hit_p50: number;
+  /** (uni − bi) / (uni − full hit): 1 = reading KV from D costs no more than having it. Null when a hit saves nothing. */
+  readonly reuse_efficiency: number | null;
 }
 
 export interface RunSummary {
@@ -143,6 +155,22 @@ function compareModes(turns: readonly TurnRecord[]): Comparison {
     ttft_speedup_mean: ratio(uni.follow_up.ttft_ms.mean, bi.follow_up.ttft_ms.mean),
     ttft_speedup_p50_all_turns: ratio(uni.ttft_ms.p50, bi.ttft_ms.p50),
     ttft_speedup_mean_all_turns: ratio(uni.ttft_ms.mean, bi.ttft_ms.mean),
+    reuse: summarizeReuse(pairs),
+  };
+}
+
+function summarizeReuse(pairs: readonly (readonly [uni: TurnRecord, bi: TurnRecord])[]): ReuseSummary | null {
+  const asked = pairs.filter(([uni]) => uni.full_hit_ttft_ms != null);
+  const uni = summarize(asked.map(([turn]) => turn.ttft_ms)).p50;
+  const bi = summarize(asked.map(([, turn]) => turn.ttft_ms)).p50;
+  const fullHit = summarize(asked.map(([turn]) => turn.full_hit_ttft_ms ?? null)).p50;
+  if (uni === null || bi === null || fullHit === null) return null;
+  return {
+    num_turns: asked.length,
+    ttft_uni_p50: uni,
+    ttft_bi_p50: bi,
+    ttft_full_hit_p50: fullHit,
+    reuse_efficiency: uni > fullHit ? ratio(uni - bi, uni - fullHit) : null,
   };
 }
 

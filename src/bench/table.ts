@@ -16,6 +16,7 @@ export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], wid
     modeTable(summary),
     someAnswered && ledgerTable(summary, width),
     someAnswered && turnTable(summary, turns),
+    reuseLine(summary),
     notes(summary),
   ];
   return parts.filter(Boolean).join('\n\n');
@@ -107,6 +108,16 @@ function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string 
     ...names.map((name) => `TTFT ${name}`),
   ];
   return `Means by turn number\n${renderTable(head, rows)}`;
+}
+
+/** What is left of the saving where KV has to be read from D first. */
+export function reuseLine({ comparison }: RunSummary): string {
+  const reuse = comparison?.reuse;
+  if (!reuse) return '';
+  const { num_turns, ttft_uni_p50, ttft_bi_p50, ttft_full_hit_p50, reuse_efficiency } = reuse;
+  const medians = `uni ${formatMs(ttft_uni_p50)}, bi ${formatMs(ttft_bi_p50)}, all of the history on P ${formatMs(ttft_full_hit_p50)}`;
+  const efficiency = reuse_efficiency === null ? '–' : reuse_efficiency.toFixed(3);
+  return `Reuse efficiency ${efficiency}: TTFT p50 of ${num_turns} turns in ${medians}`;
 }
 
 /** What was checked, and what did not hold. */

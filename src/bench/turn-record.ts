@@ -36,6 +36,11 @@ export interface TurnRecord extends LedgerColumns, ExpectedColumns {
   readonly kv_transfer_ms_p_to_d: number;
   readonly kv_transfer_ms_d_to_p: number;
   readonly ttft_ms: number | null;
+  /**
+   * Of a turn in uni: of the same history with another message of the same length, right after it, when the prefill node
+   * has all of the history. Null where it was not asked; absent in runs from before.
+   */
+  readonly full_hit_ttft_ms: number | null;
   /** (e2el_ms − ttft_ms) / (num_output_tokens − 1); null for answers of one token. */
   readonly tpot_ms: number | null;
   readonly e2el_ms: number | null;
@@ -108,6 +113,7 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
     kv_transfer_ms_p_to_d: 0,
     kv_transfer_ms_d_to_p: 0,
     ttft_ms: null,
+    full_hit_ttft_ms: null,
     tpot_ms: null,
     e2el_ms: null,
     num_output_tokens: 0,

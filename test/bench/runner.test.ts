@@ -33,6 +33,7 @@ interface World {
   asked: Asked[];
   /** Turns to fail, as `conversation/messages`. */
   failing: Set<string>;
+  ledger: object;
   cachedBlocks: number;
   onTurn?: () => void;
 }
@@ -61,7 +62,11 @@ function script(world: World, mode: string): Script {
       res.end(
         event({ choices: [], prompt_token_ids: promptIds(asked) }) +
           event(contentChunk(text, [text.length])) +
-          event({ choices: [], usage: { prompt_tokens: 3, completion_tokens: 1 }, prefill_stats: stats }) +
+          event({
+            choices: [],
+            usage: { prompt_tokens: 3, completion_tokens: 1 },
+            prefill_stats: { ...stats, ledger: world.ledger },
+          }) +
           event('[DONE]'),
       );
     }
@@ -100,7 +105,13 @@ async function play(world: World, plan: Partial<RunPlan>): Promise<RunResult> {
 
 const test = suite<{ world: World }>('runner');
 test.before.each((context) => {
-  context.world = { log: [], asked: [], failing: new Set(), cachedBlocks: 0 };
+  context.world = {
+    log: [],
+    asked: [],
+    failing: new Set(),
+    ledger: { local_hit: 2, evicted: 0, new: 1 },
+    cachedBlocks: 0,
+  };
 });
 
 test('all first turns come before any second one, and the modes alternate in who goes first', async ({
@@ -184,6 +195,38 @@ test('a failed turn is recorded, ends its conversation in that mode, and the run
   assert.is(world.log.includes('uni a3'), false);
   assert.is(world.log.includes('uni c3'), true);
   assert.is(complete, true);
+});
+
+const two = { content: ' one two three', numOutputTokens: 4 };
+
+test('a full hit is asked for after each follow-up turn in uni, in other words and of no conversation', async ({
+  world,
+}) => {
+  const { turns } = await play(world, {
+    asksFullHits: true,
+    conversations: [{ id: 'a', turns: [two, two] }],
+  });
+  assert.equal(world.log, ['uni a1', 'bi a1', 'bi a3', 'uni a3', 'uni undefined3']);
+  const asked = world.asked.at(-1)!;
+  assert.is(asked.max_tokens, 1);
+  assert.is(asked.messages.at(-1)!.content, ' three two one');
+  assert.equal(asked.messages.slice(0, 2), world.asked.at(-2)!.messages.slice(0, 2));
+  const hits = turns.filter(({ full_hit_ttft_ms }) => full_hit_ttft_ms != null);
+  assert.equal(
+    hits.map(({ mode, turn }) => [mode, turn]),
+    [['uni', 2]],
+  );
+  assert.is(turns.filter(({ warmup }) => !warmup).length, 4);
+});
+
+test('a full hit that was none leaves no figure', async ({ world }) => {
+  world.ledger = { local_hit: 2, evicted: 1 };
+  const { turns } = await play(world, {
+    asksFullHits: true,
+    conversations: [{ id: 'a', turns: [two, two] }],
+  });
+  assert.ok(world.log.includes('uni undefined3'));
+  assert.ok(turns.every(({ full_hit_ttft_ms }) => full_hit_ttft_ms === null));
 });
 
 test('a limit counts turns of one mode', async ({ world }) => {

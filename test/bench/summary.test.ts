@@ -78,7 +78,26 @@ test('the comparison is over turns answered in both modes, its speed-ups over tu
     ttft_speedup_mean: 4,
     ttft_speedup_p50_all_turns: 3.3333,
     ttft_speedup_mean_all_turns: 1.875,
+    reuse: null,
   });
+});
+
+test('the reuse efficiency is over the turns that were asked once more, and only these', () => {
+  const asked = [
+    turn('uni', 2, 100, 40, { full_hit_ttft_ms: 20 }),
+    turn('bi', 2, 24, 5),
+    turn('uni', 3, 500, 40),
+    turn('bi', 3, 400, 5),
+  ];
+  assert.equal(summarizeRun(createRunInfo(), asked).comparison!.reuse, {
+    num_turns: 1,
+    ttft_uni_p50: 100,
+    ttft_bi_p50: 24,
+    ttft_full_hit_p50: 20,
+    reuse_efficiency: 0.95,
+  });
+  const useless = [turn('uni', 2, 10, 40, { full_hit_ttft_ms: 10 }), turn('bi', 2, 12, 5)];
+  assert.is(summarizeRun(createRunInfo(), useless).comparison!.reuse!.reuse_efficiency, null);
 });
 
 test('one mode alone is not compared', () => {
