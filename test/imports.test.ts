@@ -48,7 +48,7 @@ const doors: Record<string, readonly RegExp[]> = {
   'bench→server': [/^src\/server\/cluster\.ts$/],
   'chaos→server': [/^src\/server\/(cluster|cluster-node|proxy\/proxy)\.ts$/],
   'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
-  'micro-bench→server': [/^src\/server\/(http|sse|api\/api-body|api\/openai-schema)\.ts$/],
+  'micro-bench→server': [/^src\/server\/(cluster|http|sse|api\/api-body|api\/openai-schema)\.ts$/],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],
 };
 

@@ -1,8 +1,9 @@
 // Rows as text: a table for a terminal, CSV and JSON lines for other programs.
 import { stringify } from 'csv-stringify/sync';
-import { bar } from '../bench/format.js';
+import { bar, formatMs } from '../bench/format.js';
 import { renderTable } from '../bench/table.js';
 import type { KernelRow } from './kernel-row.js';
+import { directAnswer } from './proxy-rows.js';
 
 /** One table a family, in the order of the rows. */
 export function renderKernelRows(rows: readonly KernelRow[]): string {
@@ -27,7 +28,14 @@ function renderFamily(family: string, rows: readonly KernelRow[]): string {
     row.ratio.toFixed(2),
     bar(row.ratio, 10),
   ]);
-  return renderTable(head, cells);
+  return [
+    renderTable(head, cells),
+    ...rows.filter(({ limit }) => limit === directAnswer).map(addedTime),
+  ].join('\n');
+}
+
+function addedTime({ family, name, ms_p50, limit, limit_ms_p50 }: KernelRow): string {
+  return `${family}/${name}: ${formatMs(Math.max(0, ms_p50 - limit_ms_p50))} more than ${limit} takes (p50)`;
 }
 
 /** Three significant digits: `0.412`, `23.1`, `1,230`, `18.2 M`. */

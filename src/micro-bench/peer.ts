@@ -2,10 +2,13 @@
 import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
+import type { KvTransferMode } from '../config.js';
 import type { KvPoolLayout } from '../native.js';
 
 export type PeerOptions =
   | { readonly kind: 'http' }
+  /** Nodes with this model behind a proxy. */
+  | { readonly kind: 'proxy'; readonly modelPath: string; readonly mode: KvTransferMode }
   /** Owns a pool of this shape. */
   | { readonly kind: 'transfer'; readonly layout: KvPoolLayout };
 

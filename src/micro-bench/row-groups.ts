@@ -7,6 +7,7 @@ import { coreGroups } from './core-rows.js';
 import { forwardGroups } from './forward-rows.js';
 import { httpGroups } from './http-rows.js';
 import { matmulGroups } from './matmul-rows.js';
+import { proxyGroups } from './proxy-rows.js';
 import { type RowGroup, threadCounts } from './row-plan.js';
 import { shmGroups } from './shm-rows.js';
 import { tcpGroups } from './tcp-rows.js';
@@ -23,5 +24,6 @@ export async function createRowGroups(modelPath: string): Promise<readonly RowGr
     ...tcpGroups(model),
     ...coreGroups(),
     ...httpGroups(),
+    ...proxyGroups(modelPath),
   ];
 }

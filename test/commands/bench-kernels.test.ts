@@ -38,6 +38,7 @@ for (const [family, filter, names] of [
   ['forward', 'forward/bfloat16', ['bfloat16 prefill 512', 'bfloat16 decode 1', 'bfloat16 decode 8']],
   ['transfer', '16 blocks', ['shm 16 blocks', 'shm 16 blocks, fragmented', 'tcp 16 blocks']],
   ['server', 'server', ['JSON POST', 'SSE']],
+  ['proxy', 'proxy/TTFT, uni', ['TTFT, uni']],
   [
     'core',
     'core',
