@@ -1,12 +1,14 @@
 // The engine's flags, with vLLM's names: one definition for `serve` and the benchmarks.
 import { CLIError } from '@oclif/core/errors';
 import { boolean, custom, integer, option, string } from '@oclif/core/flags';
+import { kvEventsFlag } from './cli-kv-events.js';
 import {
   defaults,
   type EngineOptions,
   type EvictionPolicyName,
   evictionPolicyNames,
   given,
+  type KvEventsConfig,
   type KvStoreOptions,
 } from './config.js';
 import { VllmPdError } from './errors.js';
@@ -191,6 +193,8 @@ export const engineFlags = {
     'CACHE',
   ),
 
+  'kv-events-config': kvEventsFlag(),
+
   'max-num-seqs': count('Requests in one step.', defaults.maxNumSeqs, 1, 65_536, 'SCHEDULER'),
   'max-num-batched-tokens': count(
     'Token budget of one step.',
@@ -300,6 +304,7 @@ export interface EngineFlagValues extends StoreFlagValues {
   readonly 'kv-cache-dtype'?: 'auto' | 'float32' | 'bfloat16';
   readonly 'enable-prefix-caching'?: boolean;
   readonly 'prefix-caching-hash-seed'?: string;
+  readonly 'kv-events-config'?: KvEventsConfig | null;
   readonly 'max-num-seqs'?: number;
   readonly 'max-num-batched-tokens'?: number;
   readonly 'max-waiting'?: number;
@@ -352,6 +357,7 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     numThreads: flags['num-threads'],
     seed: flags.seed,
     reuseTokenIds: flags['reuse-token-ids'],
+    kvEvents: flags['kv-events-config'],
   });
 }
 

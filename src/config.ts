@@ -20,6 +20,38 @@ export const routingPolicies = ['session', 'prefix', 'least-loaded', 'round-robi
 
 export type RoutingPolicy = (typeof routingPolicies)[number];
 
+/** Events as maps with field names, or as arrays: what vLLM published since, and before, June 2026. */
+export type KvEventFormat = 'map' | 'array';
+
+/** vLLM's KVEventsConfig under its own names; the last three are this project's. */
+export interface KvEventsConfig {
+  readonly endpoint: string;
+  readonly replay_endpoint: string | null;
+  /** Batches kept for replays. */
+  readonly buffer_steps: number;
+  /** Batches that wait for one slow subscriber before it misses some; 0 = no limit. */
+  readonly hwm: number;
+  readonly max_queue_size: number;
+  readonly topic: string;
+  /** Null: as vLLM, and loopback is bound too. */
+  readonly bind: boolean | null;
+  readonly event_format: KvEventFormat;
+  readonly block_hashes: 'int' | 'bytes';
+}
+
+export const defaultKvEvents: KvEventsConfig = {
+  // vLLM's is tcp://*:5557, which every host reaches.
+  endpoint: 'tcp://127.0.0.1:5557',
+  replay_endpoint: null,
+  buffer_steps: 10_000,
+  hwm: 100_000,
+  max_queue_size: 100_000,
+  topic: '',
+  bind: null,
+  event_format: 'map',
+  block_hashes: 'int',
+};
+
 /** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
 export type Backend = 'cpu' | 'onnx';
 
@@ -141,6 +173,8 @@ export interface EngineConfig {
   readonly seed: number;
   /** Answers that come back in a chat are encoded as the ids that were generated. */
   readonly reuseTokenIds: boolean;
+  /** Null = nobody is told which blocks are cached. */
+  readonly kvEvents: KvEventsConfig | null;
 }
 
 export type KvStoreOptions = Partial<Omit<KvStoreConfig, 'dedicatedTier' | 'sharedTier'>> & {
@@ -164,6 +198,7 @@ export interface EngineOptions {
   readonly numThreads?: number;
   readonly seed?: number;
   readonly reuseTokenIds?: boolean;
+  readonly kvEvents?: KvEventsConfig | null;
 }
 
 export const defaults = {
@@ -274,6 +309,7 @@ export function completeEngineConfig(
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
     reuseTokenIds: options.reuseTokenIds ?? false,
+    kvEvents: options.kvEvents ?? null,
   };
 }
 

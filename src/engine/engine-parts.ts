@@ -1,5 +1,5 @@
 // What an engine is made of, and in which order it is started and closed.
-import type { EngineConfig } from '../config.js';
+import type { EngineConfig, KvEventsConfig } from '../config.js';
 import { Scheduler } from '../core/scheduler.js';
 import type { TransferAgent } from '../kv-transfer/agent.js';
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
@@ -13,6 +13,8 @@ import { type KvPool, loadNative } from '../native.js';
 import { ModelRunner } from '../worker/model-runner.js';
 import { Sampler } from '../worker/sampler.js';
 import type { StepRunner } from './engine-core.js';
+import { KvEventPublisher } from './kv-event-publisher.js';
+import { KvEventRecorder } from './kv-event-recorder.js';
 import { MeasuredRunner } from './measured-runner.js';
 import { modelFingerprint } from './model-fingerprint.js';
 import type { RequestLimits } from './request-check.js';
@@ -20,7 +22,14 @@ import { openStorage, type Storage } from './storage.js';
 
 const log = createLogger('engine');
 
+/** Who notices what is cached, and who says so. */
+export interface KvEventParts {
+  readonly recorder: KvEventRecorder;
+  readonly publisher: KvEventPublisher;
+}
+
 export interface EngineParts {
+  readonly events: KvEventParts | null;
   readonly folder: ModelFolder;
   readonly pool: KvPool;
   readonly agent: TransferAgent;
@@ -46,6 +55,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
     quantization: config.quantization,
   });
   let pool: KvPool | null = null;
+  let events: KvEventParts | null = null;
   let storage: Storage | null = null;
   try {
     const { numBlocks, blockSize } = config.cache;
@@ -58,6 +68,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
     const peers = new PeerPolicy(config.kvTransfer.peers);
     const compatibility = await compatibilityOf(config);
     storage = await openStorage(config, pool, compatibility);
+    if (config.kvEvents) events = await startEvents(config.kvEvents, blockSize);
     const agent = await createTransferAgent({
       config: config.kvTransfer,
       engineId: config.kvTransfer.engineId,
@@ -65,8 +76,9 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
       compatibility,
       peers,
     });
-    return { ...connectParts(config, folder, pool, agent, storage), peers };
+    return { ...connectParts(config, folder, pool, agent, storage, events), peers };
   } catch (error) {
+    await events?.publisher.close();
     await storage?.stores.close();
     pool?.close();
     folder.model.close();
@@ -87,8 +99,10 @@ function connectParts(
   pool: KvPool,
   agent: TransferAgent,
   storage: Storage,
+  events: KvEventParts | null,
 ): Omit<EngineParts, 'peers'> {
   const { cache, kvTransfer } = config;
+  const external = events ? events.recorder.watchStored(storage.external) : storage.external;
   const limits = limitsOf(config, folder);
   const connectorScheduler = new PullConnectorScheduler({
     config: kvTransfer,
@@ -111,8 +125,8 @@ function connectParts(
     scheduler: { ...config.scheduler, maxModelLen: limits.maxModelLen },
     kvLoadFailurePolicy: kvTransfer.kvLoadFailurePolicy,
     connector: connectorScheduler,
-    sink: pool,
-    ...(storage.external && { external: storage.external }),
+    sink: events ? events.recorder.watchRemoved(pool) : pool,
+    ...(external && { external }),
     hashBlocks: (...blocks) => loadNative().hashBlocks(...blocks),
     clock,
   });
@@ -125,6 +139,7 @@ function connectParts(
     folder,
     pool,
     storage,
+    events,
     agent,
     connectorScheduler,
     connectorWorker,
@@ -146,14 +161,22 @@ function limitsOf({ cache, scheduler }: EngineConfig, { model }: ModelFolder): R
   return { vocabSize: model.vocabSize, maxModelLen, kvCacheTokens };
 }
 
+async function startEvents(config: KvEventsConfig, blockSize: number): Promise<KvEventParts> {
+  const publisher = await KvEventPublisher.start(config);
+  return { publisher, recorder: new KvEventRecorder(blockSize, (events) => publisher.publish(events)) };
+}
+
 /** The engine's loop must have ended. */
 export async function closeParts({
   connectorWorker,
   storage,
+  events,
   agent,
   folder,
   pool,
 }: EngineParts): Promise<void> {
+  events?.recorder.flush();
+  await events?.publisher.close();
   await connectorWorker.close();
   await storage.stores.close();
   await agent.close();

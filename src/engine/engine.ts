@@ -98,6 +98,11 @@ export class Engine {
     return this.#parts.pool.layout.dtype;
   }
 
+  /** Where KV events are published and replayed; null = nowhere. */
+  get kvEvents(): { readonly endpoint: string; readonly replayEndpoint: string | null } | null {
+    return this.#parts.events?.publisher ?? null;
+  }
+
   /** Where peers reach this node's blocks. */
   get sideChannel(): { readonly host: string; readonly port: number } {
     const { host, port } = this.#parts.agent;
@@ -166,7 +171,9 @@ export class Engine {
 
   /** `onlyFree`: forgets the cached blocks that nobody uses. Otherwise all, or none (false) while any block is in use. */
   resetPrefixCache(options: { readonly onlyFree: boolean } = { onlyFree: false }): boolean {
-    return this.#parts.scheduler.resetPrefixCache(options);
+    const wasReset = this.#parts.scheduler.resetPrefixCache(options);
+    if (wasReset) this.#parts.events?.recorder.reset();
+    return wasReset;
   }
 
   /** From now on the only addresses that this node fetches KV from; none = this machine. */

@@ -15,6 +15,9 @@ export function engineArgs(options: EngineOptions): string[] {
     seed: options.seed,
     'block-size': cache.blockSize,
     'num-blocks': cache.numBlocks,
+    'kv-events-config': options.kvEvents
+      ? JSON.stringify({ enable_kv_cache_events: true, ...options.kvEvents })
+      : undefined,
     'kv-cache-dtype': options.kvCacheDtype,
     'prefix-caching-hash-seed': cache.hashSeed,
     'max-num-seqs': scheduler.maxNumSeqs,

@@ -121,6 +121,26 @@ async function withResolvedModel(options: ClusterOptions): Promise<EngineOptions
   };
 }
 
+/** Two ports a node: its events, and their replay. A `*` for a port needs no other one. */
+function withOwnEventPorts(engine: EngineOptions, nodeIndex: number): EngineOptions {
+  const { kvEvents } = engine;
+  if (!kvEvents) return engine;
+  const shifted = (endpoint: string) =>
+    endpoint.replace(
+      /^(tcp:.*:)(\d+)$/,
+      (_, head: string, port: string) => head + (Number(port) + 2 * nodeIndex),
+    );
+  const { endpoint, replay_endpoint } = kvEvents;
+  return {
+    ...engine,
+    kvEvents: {
+      ...kvEvents,
+      endpoint: shifted(endpoint),
+      replay_endpoint: replay_endpoint === null ? null : shifted(replay_endpoint),
+    },
+  };
+}
+
 /** Turns that fit into the nodes and their queues: a proxy in front of them refuses no others. */
 function roomOf({ scheduler = {} }: EngineOptions, numNodes: number): number {
   const { maxWaiting = defaults.maxWaiting, maxNumSeqs = defaults.maxNumSeqs } = scheduler;
@@ -141,7 +161,10 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
       const port = firstPort === 0 ? 0 : firstPort + i;
       return new ClusterNode({
         role,
-        engine: withOwnFolder(mergeEngineOptions(engine, over), `${role}-${i}`),
+        engine: withOwnEventPorts(
+          withOwnFolder(mergeEngineOptions(engine, over), `${role}-${i}`),
+          role === 'prefill' ? i : prefill + i,
+        ),
         port,
         forwardLogs,
         stopGraceMs,

@@ -4,7 +4,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import Serve from '../../commands/serve.js';
 import { engineOptions } from '../../src/cli-flags.js';
-import type { EngineOptions } from '../../src/config.js';
+import { defaultKvEvents, type EngineOptions } from '../../src/config.js';
 import { engineArgs } from '../../src/server/cluster-args.js';
 
 async function roundTrip(options: EngineOptions): Promise<EngineOptions> {
@@ -28,6 +28,13 @@ test('every choice arrives as it was made', async () => {
     quantization: 'int8',
     numThreads: 3,
     seed: 0,
+    kvEvents: {
+      ...defaultKvEvents,
+      endpoint: 'tcp://*:1234',
+      topic: 'a "topic"',
+      buffer_steps: 7,
+      bind: true,
+    },
     cache: { blockSize: 32, numBlocks: 77, enablePrefixCaching: false, hashSeed: '-1' },
     scheduler: { maxNumSeqs: 5, maxNumBatchedTokens: 64, maxModelLen: 999 },
     kvTransfer: {
