@@ -117,7 +117,9 @@ KvCache::KvCache(const KvLayout& layout) : fd_(-1) {
                                         " need " + std::to_string(num_bytes >> 20) + " MiB.");
   }
   Descriptor memfd{memfd_create(kMemfdName, MFD_CLOEXEC | MFD_ALLOW_SEALING)};
-  if (memfd.fd < 0 || ftruncate(memfd.fd, num_bytes) != 0 || fcntl(memfd.fd, F_ADD_SEALS, kSeals) != 0) {
+  // A memfd is open to everybody by its mode; without this only the way through /proc is closed to other users.
+  if (memfd.fd < 0 || fchmod(memfd.fd, S_IRUSR | S_IWUSR) != 0 || ftruncate(memfd.fd, num_bytes) != 0 ||
+      fcntl(memfd.fd, F_ADD_SEALS, kSeals) != 0) {
     throw Error("INTERNAL",
                 "Could not make a memfd of " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
   }

@@ -67,6 +67,33 @@ test('SIGTERM to serve alone does the same', async () => {
   });
 });
 
+test('SIGTERM to one node: what runs ends with abort when the drain time is over, nothing new is taken', async () => {
+  await withServe(['--role', 'both', '--drain-timeout', '0.5'], async ([node], command) => {
+    const { url } = node!;
+    const body = { prompt: 'count without end', max_tokens: 900, ignore_eos: true, stream: true };
+    const running = await fetch(`${url}/v1/completions`, { method: 'POST', body: JSON.stringify(body) });
+    const reader = running.body!.getReader();
+    let text = Buffer.from((await reader.read()).value!).toString('utf8');
+    command.child.kill('SIGTERM');
+    const refused = async () => {
+      const response = await fetch(`${url}/v1/completions`, { method: 'POST', body: '{"prompt":"x"}' });
+      await response.arrayBuffer();
+      return response;
+    };
+    let late = await refused();
+    while (late.status === 200) late = await refused();
+    assert.equal([late.status, late.headers.get('retry-after')], [503, '5']);
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      text += Buffer.from(part.value).toString('utf8');
+    }
+    const events = text.trim().split('\n\n');
+    assert.is(events.at(-1), 'data: [DONE]');
+    assert.match(text, '"finish_reason":"abort"');
+    const { exitCode } = await command.result;
+    assert.is(exitCode, 0);
+  });
+});
+
 test('Ctrl-C while it starts ends it with 130 and nothing stays', async () => {
   const command = startCommand(['serve', '--json', '--port', '0', ...small]);
   let pids: readonly number[] = [];

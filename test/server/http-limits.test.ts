@@ -83,6 +83,24 @@ test('headers beyond the limit are refused', async () => {
   });
 });
 
+// Fails without maxHeadersCount in http-limits.ts: Node itself keeps 2000.
+test('of more than a hundred headers the others are never looked at', async () => {
+  const count: Route = {
+    method: 'GET',
+    path: '/count',
+    handler: ({ req, res }) => sendJson(res, 200, { numHeaders: Object.keys(req.headers).length }),
+  };
+  await withServer([count], {}, async (server) => {
+    const { socket, received, closed } = await dial(server);
+    const headers = Array.from({ length: 300 }, (_, i) => `x-${i}: 1\r\n`).join('');
+    socket.write(`GET /count HTTP/1.1\r\nhost: x\r\nconnection: close\r\n${headers}\r\n`);
+    await closed;
+    assert.match(received(), /^HTTP\/1\.1 200/);
+    const { numHeaders } = JSON.parse(received().split('\r\n\r\n')[1]!) as { readonly numHeaders: number };
+    assert.is(numHeaders, 100);
+  });
+});
+
 // Fails without maxConnections in http-limits.ts.
 test('connections beyond the limit are closed, the others are served on', async () => {
   await withServer([health], { limits: { maxConnections: 2 } }, async (server) => {
