@@ -2,11 +2,14 @@
 import type { EngineOptions } from '../config.js';
 import { ClusterNode } from '../server/cluster-node.js';
 import type { Side, Step } from './fault.js';
+import { type Footprint, footprintOf, growthOf } from './footprint.js';
 import { HopRelay, type HopVerdict } from './hop-relay.js';
 import { SideChannelRelay } from './side-channel-relay.js';
 
 const startTimeoutMs = 60_000;
 const stopGraceMs = 5000;
+/** Its own and its peer's. */
+const maxPools = 2;
 
 export class ChaosNode {
   readonly side: Side;
@@ -15,6 +18,8 @@ export class ChaosNode {
   readonly #engine: EngineOptions;
   #process: ClusterNode | null = null;
   #starting: Promise<void> | null = null;
+  /** Of this process, when it was first looked at. */
+  #footprint: Footprint | null = null;
 
   private constructor(side: Side, engine: EngineOptions, hops: HopRelay, sideChannel: SideChannelRelay) {
     this.side = side;
@@ -30,7 +35,7 @@ export class ChaosNode {
     onStep: (step: Step) => Promise<HopVerdict>,
   ): Promise<ChaosNode> {
     const sideChannel = await SideChannelRelay.open();
-    const hops = await HopRelay.open({ side, onStep, sideChannelPort: () => sideChannel.port });
+    const hops = await HopRelay.open({ side, onStep, sideChannel });
     const node = new ChaosNode(side, engine, hops, sideChannel);
     try {
       await node.#launch();
@@ -56,6 +61,15 @@ export class ChaosNode {
     await isGone;
     await this.#disconnect();
     await this.#launch();
+  }
+
+  /** What the process has come to hold that it should not, with one peer beside it; null = nothing, or there is none. */
+  growth(): string | null {
+    const now = this.#process && footprintOf(this.#process.pid);
+    if (!now || !this.#process) return null;
+    this.#footprint ??= now;
+    const growth = growthOf(this.#footprint, now, maxPools);
+    return growth && `${this.side} node (pid ${this.#process.pid}) ${growth}`;
   }
 
   /** SIGSTOP or SIGCONT; nothing while there is no process. */
@@ -87,6 +101,7 @@ export class ChaosNode {
       throw error;
     }
     this.#process = started;
+    this.#footprint = null;
     this.sideChannel.connectTo(started.sideChannel);
     await this.#hops.connectTo(started.url);
   }

@@ -73,6 +73,12 @@ export class ChaosSystem {
     if (this.#failure !== null) throw this.#failure;
   }
 
+  /** What nodes hold of the system beyond what they should; empty when nothing. */
+  growths(): readonly string[] {
+    const growths = [this.#node('prefill').growth(), this.#node('decode').growth()];
+    return growths.filter((growth) => growth !== null);
+  }
+
   /** What has not struck by now will not any more. */
   disarm(): void {
     this.#armed = [];
@@ -137,8 +143,12 @@ export class ChaosSystem {
       case 'delay':
         this.#begin(this.#node(fault.side).sideChannel.delay(fault.ms));
         break;
+      case 'blackhole':
+        this.#begin(this.#node(fault.side).sideChannel.blackhole(fault.ms));
+        break;
       case 'truncate':
       case 'corrupt':
+      case 'reorder':
         this.#node(fault.side).sideChannel.damage(fault.kind, fault.numBytes);
         break;
       case 'restart_proxy':

@@ -32,14 +32,18 @@ export type Fault =
   | { readonly kind: 'slow_hop'; readonly ms: number }
   /** The node drops every cached block that nobody holds. */
   | { readonly kind: 'evict'; readonly side: Side }
-  /** For `ms`, peers cannot reach the node's side channel, and lose the connections that they have. */
+  /** For `ms`, peers cannot reach the node's side channel and blocks, and lose the connections that they have. */
   | { readonly kind: 'partition'; readonly side: Side; readonly ms: number }
-  /** For `ms`, what the node's side channel says comes late. */
+  /** The same, but nobody is told: what is sent is lost, and connections of that time stay silent for good. */
+  | { readonly kind: 'blackhole'; readonly side: Side; readonly ms: number }
+  /** For `ms`, what the node and its peers say to each other comes late. */
   | { readonly kind: 'delay'; readonly side: Side; readonly ms: number }
-  /** The node's side channel breaks off after so many more bytes. */
+  /** A connection between the node and a peer breaks off after so many more bytes. */
   | { readonly kind: 'truncate'; readonly side: Side; readonly numBytes: number }
-  /** One bit of what the node's side channel says is turned over, after so many more bytes. */
+  /** One bit of what the node and its peers say to each other is turned over, after so many more bytes. */
   | { readonly kind: 'corrupt'; readonly side: Side; readonly numBytes: number }
+  /** After so many more bytes, what comes next arrives behind what follows it. */
+  | { readonly kind: 'reorder'; readonly side: Side; readonly numBytes: number }
   /** The proxy ends, with everything that goes through it, and is started again. */
   | { readonly kind: 'restart_proxy' };
 
@@ -52,9 +56,11 @@ export const faultKinds = [
   'slow_hop',
   'evict',
   'partition',
+  'blackhole',
   'delay',
   'truncate',
   'corrupt',
+  'reorder',
   'restart_proxy',
 ] as const satisfies readonly FaultKind[];
 
@@ -88,10 +94,12 @@ function createFault(random: Random, kind: FaultKind, side: Side): Fault {
       return { kind, side };
     case 'stop':
     case 'partition':
+    case 'blackhole':
     case 'delay':
       return { kind, side, ms: random.integer(5, 300) };
     case 'truncate':
     case 'corrupt':
+    case 'reorder':
       // Small numbers hit the handshake, large ones block data.
       return { kind, side, numBytes: Math.floor(2 ** (random.next() * 16)) };
   }

@@ -11,8 +11,8 @@ export interface HopRelayOptions {
   readonly side: Side;
   /** Called when a hop gets to a step; the hop waits for the verdict. */
   readonly onStep: (step: Step) => Promise<HopVerdict>;
-  /** Port of the relay before the node's side channel: what answers name as `remote_port`. */
-  readonly sideChannelPort: () => number;
+  /** The relay before the node's side channel: what answers name as `remote_host` and `remote_port`. */
+  readonly sideChannel: { readonly host: string; readonly port: number };
 }
 
 /** Keeps its address while the node behind it comes and goes. */
@@ -89,7 +89,10 @@ export class HopRelay {
   }
 
   #throughRelay(text: string): string {
-    return text.replace(/"remote_port":\s*\d+/g, `"remote_port":${this.#options.sideChannelPort()}`);
+    const { host, port } = this.#options.sideChannel;
+    return text
+      .replace(/"remote_host":\s*"[^"]*"/g, `"remote_host":"${host}"`)
+      .replace(/"remote_port":\s*\d+/g, `"remote_port":${port}`);
   }
 }
 

@@ -213,6 +213,18 @@ class Soak {
     const { mode, lookup } = this.#options;
     const check = await checkPools(this.#client, mode, mode === 'uni' ? 'query' : lookup, settleMs);
     if (!check.ok) this.#leaks.push(`${when}: ${check.detail}`);
+    const growths = await this.#growthsLeft();
+    if (growths.length > 0) this.#leaks.push(`${when}: ${growths.join('; ')}`);
+  }
+
+  /** Connections that a fault has silenced are given up after seconds. */
+  async #growthsLeft(): Promise<readonly string[]> {
+    const end = performance.now() + settleMs;
+    for (;;) {
+      const growths = this.#system.growths();
+      if (growths.length === 0 || performance.now() > end) return growths;
+      await sleep(100);
+    }
   }
 
   #report(): SoakReport {
