@@ -22,7 +22,7 @@ const allowed: Record<string, readonly string[]> = {
   server: ['vocabulary', 'engine', 'model', 'kv-transfer'],
   bench: ['vocabulary', 'server'],
   'micro-bench': ['vocabulary', 'native', 'kv-transfer', 'model', 'core', 'engine', 'server', 'bench'],
-  chaos: ['vocabulary', 'model', 'server', 'bench'],
+  chaos: ['vocabulary', 'model', 'kv-transfer', 'server', 'bench'],
   cli: ['vocabulary'],
   commands: ['vocabulary', 'cli', 'native', 'model', 'server', 'bench', 'micro-bench', 'chaos'],
   // The library's face and the packaging step see everything they name.
@@ -47,6 +47,7 @@ const doors: Record<string, readonly RegExp[]> = {
   'server→kv-transfer': [/^src\/kv-transfer\/params\.ts$/],
   'bench→server': [/^src\/server\/cluster\.ts$/],
   'chaos→server': [/^src\/server\/(cluster|cluster-node|proxy\/proxy)\.ts$/],
+  'chaos→kv-transfer': [/^src\/kv-transfer\/(frames|frame-seal|messages)\.ts$/],
   'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
   'micro-bench→server': [/^src\/server\/(cluster|http|sse|api\/api-body|api\/openai-schema)\.ts$/],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],
