@@ -187,9 +187,11 @@ function parseUrl(req: IncomingMessage): URL {
 }
 
 function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Route {
-  const samePath = routes.filter((route) => route.path === url.pathname);
+  // Read once: it is put together at every reading.
+  const { pathname } = url;
+  const samePath = routes.filter((route) => route.path === pathname);
   if (samePath.length === 0) {
-    throw new VllmPdError('NOT_FOUND', `There is no path \`${url.pathname}\` on this server.`);
+    throw new VllmPdError('NOT_FOUND', `There is no path \`${pathname}\` on this server.`);
   }
   const method = req.method === 'HEAD' ? 'GET' : req.method;
   const route = samePath.find((candidate) => candidate.method === method);
@@ -197,7 +199,7 @@ function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Rout
   const methods = samePath.map((candidate) => candidate.method).join(', ');
   throw new VllmPdError(
     'METHOD_NOT_ALLOWED',
-    `Expected method ${methods} for \`${url.pathname}\` but received ${req.method}.`,
+    `Expected method ${methods} for \`${pathname}\` but received ${req.method}.`,
   );
 }
 
