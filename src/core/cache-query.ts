@@ -66,19 +66,24 @@ function answerCacheQuery(
     block_ids: blockIds,
     block_hashes: request.blockHashes.slice(0, blocks.length),
     tier: 'local',
-    block_tiers: tiersOfPrefix(request, kvCache),
+    block_tiers: tiersOfPrefix(request, blocks.length, kvCache),
     lease: lease && { id: lease.id, expires_in_ms: lease.expiresInMs },
     kv_transfer_params: lease?.kvTransferParams ?? null,
   };
 }
 
-/** One entry a block, up to the first that lies nowhere. */
+/** One entry a block, up to the first that lies nowhere; the first `numLocal` are known to be in the pool. */
 function tiersOfPrefix(
   { blockHashes, numPromptTokens }: Request,
+  numLocal: number,
   kvCache: KVCacheManager,
 ): (readonly Tier[])[] {
-  const usable = blockHashes.slice(0, Math.floor((numPromptTokens - 1) / kvCache.blockSize));
-  const tiers = usable.map((hash) => kvCache.mediaOf(hash));
-  const firstMissing = tiers.findIndex((media) => media.length === 0);
-  return firstMissing < 0 ? tiers : tiers.slice(0, firstMissing);
+  const numUsable = Math.floor((numPromptTokens - 1) / kvCache.blockSize);
+  const tiers: (readonly Tier[])[] = [];
+  for (let i = 0; i < numUsable; i += 1) {
+    const media = i < numLocal ? kvCache.mediaOf(blockHashes[i]!, true) : kvCache.mediaOf(blockHashes[i]!);
+    if (media.length === 0) break;
+    tiers.push(media);
+  }
+  return tiers;
 }

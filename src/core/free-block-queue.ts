@@ -7,6 +7,8 @@ export class KVCacheBlock {
   refCnt = 0;
   /** Set while the block is in the prefix map: its KV is complete, and it is exactly these tokens'. */
   blockHash: BlockHash | null = null;
+  /** Where the next block of this one's chain was last seen; only its hash says whether it still is. */
+  successor: KVCacheBlock | null = null;
   prev: KVCacheBlock | null = null;
   next: KVCacheBlock | null = null;
 

@@ -43,6 +43,9 @@ export interface ExternalStorage {
 }
 
 const noBlockIds: readonly number[] = [];
+const noTiers: readonly Tier[] = [];
+/** One for all blocks: a long prompt has thousands. */
+const localOnly: readonly Tier[] = ['local'];
 
 export class KVCacheManager {
   readonly blockSize: number;
@@ -89,10 +92,12 @@ export class KVCacheManager {
     const blocks: KVCacheBlock[] = [];
     if (!this.#enablePrefixCaching) return blocks;
     const maxBlocks = Math.max(0, Math.floor((request.numTokens - 1) / this.blockSize));
+    let previous: KVCacheBlock | null = null;
     for (let i = 0; i < maxBlocks; i += 1) {
-      const block = this.#pool.getCachedBlock(request.blockHashes[i]!);
+      const block = this.#pool.getCachedBlock(request.blockHashes[i]!, previous);
       if (!block) break;
       blocks.push(block);
+      previous = block;
     }
     return blocks;
   }
@@ -103,9 +108,10 @@ export class KVCacheManager {
   }
 
   /** Where a block can be had without computing it: the pool, and what is known of the stores. */
-  mediaOf(hash: BlockHash): readonly Tier[] {
-    const external = this.#external?.tiersOf(hash) ?? [];
-    return this.isCached(hash) ? ['local', ...external] : external;
+  mediaOf(hash: BlockHash, isLocal = this.isCached(hash)): readonly Tier[] {
+    const external = this.#external?.tiersOf(hash) ?? noTiers;
+    if (!isLocal) return external;
+    return external.length === 0 ? localOnly : ['local', ...external];
   }
 
   /**
@@ -148,6 +154,7 @@ export class KVCacheManager {
       const block = table.blocks[i]!;
       const hash = request.blockHashes[i]!;
       this.#pool.cacheBlock(block, hash);
+      if (i > 0) table.blocks[i - 1]!.successor = block;
       this.#external?.onBlockCached({ blockId: block.blockId, hash, request, index: i });
     }
   }

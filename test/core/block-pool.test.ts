@@ -43,6 +43,20 @@ test('a block is found while it is free, and forgotten when it is taken', () => 
   assert.equal(events, ['publish 1 a', 'retract 1']);
 });
 
+test("a chain's successor is only a hint: what it does not hold is looked up, and not found when it is gone", () => {
+  const { pool } = createPool(4);
+  const [first, second, other] = pool.getNewBlocks(3);
+  pool.cacheBlock(first!, 'a');
+  pool.cacheBlock(second!, 'b');
+  pool.cacheBlock(other!, 'c');
+  first!.successor = second!;
+  assert.is(pool.getCachedBlock('b', first!), second);
+  assert.is(pool.getCachedBlock('c', first!), other);
+  pool.freeBlocks([second!]);
+  pool.getNewBlocks(1);
+  assert.is(pool.getCachedBlock('b', first!), null);
+});
+
 test('a touched block leaves the free queue and comes back only when all its users have freed it', () => {
   const { pool } = createPool(3);
   const [block] = pool.getNewBlocks(1);
