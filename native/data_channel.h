@@ -95,6 +95,8 @@ class DataLanes {
  public:
   /** Throws PEER_FAILED. Blocks; several seconds at most. */
   DataLanes(const std::string& host, int port, const Secret& secret, int num_lanes);
+  /** Connections that have been welcomed already. */
+  explicit DataLanes(std::vector<Socket> welcomed) : sockets_(std::move(welcomed)) {}
 
   int num_lanes() const { return static_cast<int>(sockets_.size()); }
   /**

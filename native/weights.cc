@@ -86,6 +86,8 @@ MappedFile::~MappedFile() {
 }
 
 void Tensor::read_row(int64_t row, float* out) const {
+  // An empty row's place, in an empty file, is null.
+  if (row_floats == 0) return;
   const uint8_t* from = data + row * row_floats * bytes_of(dtype);
   if (dtype == Dtype::kF32) {
     std::memcpy(out, from, row_floats * sizeof(float));
