@@ -35,6 +35,9 @@ uint64_t checksum_of(const Header& header) {
   return hash;
 }
 
+/** Two keys that are cut could be taken for the same. */
+bool can_be_named(const std::string& key) { return key.size() < sizeof(Header::key); }
+
 Header header_for(const std::string& key, int64_t num_bytes) {
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -74,6 +77,7 @@ void SharedPages::make_read_only() { mprotect(address_, num_bytes_, PROT_READ); 
 PackedReader::PackedReader(std::shared_ptr<SharedPages> pages) : pages_(std::move(pages)), offset_(kPage) {}
 
 std::unique_ptr<PackedReader> PackedReader::open(const std::string& path, const std::string& key) {
+  if (!can_be_named(key)) return nullptr;
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (file < 0) return nullptr;
   Header header;
@@ -103,6 +107,7 @@ PackedWriter::PackedWriter(std::string path, std::string key, int folder, int fi
     : path_(std::move(path)), key_(std::move(key)), folder_(folder), file_(file), num_bytes_(kPage) {}
 
 std::unique_ptr<PackedWriter> PackedWriter::create(const std::string& path, const std::string& key) {
+  if (!can_be_named(key)) return nullptr;
   const std::string folder_name = folder_of(path);
   if (!make_folders(folder_name)) return nullptr;
   const int folder = open(folder_name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -28,7 +28,7 @@ class SharedPages {
 /** Reads the matrices of a whole file, in the order in which they were written. */
 class PackedReader {
  public:
-  /** Null unless `path` is a whole file written for `key`. */
+  /** Null unless `path` is a whole file written for `key`; a key of 240 bytes or more has none. */
   static std::unique_ptr<PackedReader> open(const std::string& path, const std::string& key);
 
   /** The next `num_bytes`; null when the file has none, and then it was not written for this model. */
@@ -46,7 +46,7 @@ class PackedReader {
  * too. */
 class PackedWriter {
  public:
-  /** Makes the folder. Null where it cannot be written to. */
+  /** Makes the folder. Null where it cannot be written to, or the key is too long for a file. */
   static std::unique_ptr<PackedWriter> create(const std::string& path, const std::string& key);
   ~PackedWriter();
   PackedWriter(const PackedWriter&) = delete;

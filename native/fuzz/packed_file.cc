@@ -69,7 +69,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t num_bytes) {
   const auto num_written = std::min<int64_t>(file_bytes, static_cast<int64_t>(header.size()));
   if (!file.write_at(0, header.data(), num_written)) return -1;
   const auto reader = PackedReader::open(file.path(), key);
-  if (what % 16 == 15 && file_bytes >= static_cast<int64_t>(kHeaderBytes) && key.size() < kChecksumAt - kKeyAt) {
+  const bool can_be_named = key.size() < kChecksumAt - kKeyAt;
+  if (what % 16 == 15 && file_bytes >= static_cast<int64_t>(kHeaderBytes) && can_be_named) {
     promise(reader != nullptr, "a whole file for this key is used");
   }
   if (!reader) return 0;

@@ -133,18 +133,36 @@ function checkLayout(
   if (covered !== fileSize) throw bad(path, `has ${fileSize - covered} bytes that belong to no tensor`);
 }
 
-/** Keys at depth 1 of a JSON object as written, duplicates included; JSON.parse would keep only the last. */
+/** Keys at depth 1 of a valid JSON object as written, duplicates included; JSON.parse would keep only the last. */
 function topLevelKeys(json: string): string[] {
   const keys: string[] = [];
+  const colon = /\s*:/y;
   let depth = 0;
-  for (const [token, colon] of json.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}[\]]/gs)) {
-    if (token === '{' || token === '[') depth++;
-    else if (token === '}' || token === ']') depth--;
-    else if (depth === 1 && colon !== undefined) {
-      keys.push(JSON.parse(token.slice(0, token.length - colon.length)));
+  for (let at = 0; at < json.length; at++) {
+    const character = json[at];
+    if (character === '{' || character === '[') depth++;
+    else if (character === '}' || character === ']') depth--;
+    else if (character === '"') {
+      const end = endOfString(json, at);
+      colon.lastIndex = end;
+      if (depth === 1 && colon.test(json)) keys.push(JSON.parse(json.slice(at, end)));
+      at = end - 1;
     }
   }
   return keys;
+}
+
+/** Behind the string that begins at `at`. Metadata may be strings of megabytes, which exhaust a regular expression's stack. */
+function endOfString(json: string, at: number): number {
+  let end = json.indexOf('"', at + 1);
+  while (numBackslashesBefore(json, end) % 2 === 1) end = json.indexOf('"', end + 1);
+  return end + 1;
+}
+
+function numBackslashesBefore(json: string, at: number): number {
+  let count = 0;
+  while (json[at - 1 - count] === '\\') count++;
+  return count;
 }
 
 function firstDuplicate(keys: readonly string[]): string | undefined {
