@@ -25,6 +25,7 @@ export default class BenchChaos extends BaseCommand {
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --turns 2000 --mode bi --transport tcp',
     '<%= config.bin %> <%= command.id %> --seed 7 --fault kill --fault corrupt',
+    '<%= config.bin %> <%= command.id %> --mode bi --store redis',
   ];
 
   static override readonly flags = {
@@ -65,6 +66,12 @@ export default class BenchChaos extends BaseCommand {
       max: 256,
     }),
     seed: integer({ description: 'Seed of turns and faults.', default: 1, min: 0, max: 2 ** 31 - 1 }),
+    store: option({
+      options: ['none', 'directory', 'redis'] as const,
+      description:
+        'Store that the nodes share, and that faults strike too; redis starts a server of its own.',
+      default: 'none' as const,
+    })(),
     model: string({ description: 'A built-in model or a Hugging Face folder.', default: 'tiny' }),
     'time-limit': integer({ description: 'No turn is begun after so many seconds.', min: 1, max: 1_000_000 }),
     'results-dir': string({
@@ -94,6 +101,7 @@ export default class BenchChaos extends BaseCommand {
         seed: flags.seed,
         numClients: flags['num-clients'],
         faultEvery: flags['fault-every'],
+        store: flags.store,
         engine: given({ model: flags.model }),
         timeLimitMs: flags['time-limit'] === undefined ? null : flags['time-limit'] * 1000,
         resultsDir: flags['no-keep'] ? null : flags['results-dir'],

@@ -7,7 +7,8 @@ import { mergeEngineOptions } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { packageVersion } from '../version.js';
-import type { FaultKind } from './fault.js';
+import type { StoreKind } from './chaos-store.js';
+import { type FaultKind, faultKinds } from './fault.js';
 import { isClean, type SoakReport, soak } from './soak.js';
 
 /** `ticket` is mode bi with tickets in place of queries. */
@@ -28,6 +29,7 @@ export interface ChaosOptions {
   readonly numClients: number;
   readonly faultEvery: number;
   readonly kinds: readonly FaultKind[];
+  readonly store: StoreKind;
   /** Laid over `chaosEngine`. */
   readonly engine: EngineOptions;
   /** Of all soaks together, in ms; null = none. */
@@ -50,6 +52,8 @@ export interface ChaosRun {
   readonly seed: number;
   readonly fault_every: number;
   readonly num_clients: number;
+  readonly fault_kinds: readonly FaultKind[];
+  readonly store: StoreKind;
   readonly soaks: readonly SoakReport[];
 }
 
@@ -102,12 +106,13 @@ function soakOf(
   const mode: KvTransferMode = soakMode === 'uni' ? 'uni' : 'bi';
   const lookup: KvLookup = soakMode === 'ticket' ? 'ticket' : 'query';
   const key = randomBytes(32).toString('base64url');
-  const { seed, numTurns, numClients, faultEvery, kinds, signal } = options;
+  const { seed, numTurns, numClients, faultEvery, kinds, store, signal } = options;
   return soak({
     name: `${soakMode} over ${transport}`,
     engine: mergeEngineOptions(engine, { kvTransfer: { mode, lookup, agent: transport, key } }),
     mode,
     lookup,
+    store,
     seed,
     numTurns,
     numClients,
@@ -132,6 +137,8 @@ function describe(options: ChaosOptions, startedAt: Date, soaks: readonly SoakRe
     seed: options.seed,
     fault_every: options.faultEvery,
     num_clients: options.numClients,
+    fault_kinds: options.kinds,
+    store: options.store,
     soaks,
   };
 }
@@ -141,8 +148,8 @@ function keepRun(resultsDir: string, run: ChaosRun): string {
 }
 
 /** Throws CHECK_FAILED, naming what went wrong first and how to see it again. */
-export function failUnlessClean({ soaks, seed }: ChaosRun): void {
-  const dirty = soaks.filter((report) => !isClean(report));
+export function failUnlessClean(run: ChaosRun): void {
+  const dirty = run.soaks.filter((report) => !isClean(report));
   if (dirty.length === 0) return;
   const sentences = dirty.flatMap(({ name, wrong, lost, leaks }) => [
     ...wrong.slice(0, 3).map((turn) => `${name}: wrong tokens in ${turn}.`),
@@ -150,6 +157,17 @@ export function failUnlessClean({ soaks, seed }: ChaosRun): void {
     ...leaks.slice(0, 3).map((leak) => `${name}: not whole ${leak}`),
   ]);
   throw new VllmPdError('CHECK_FAILED', sentences.join('\n'), {
-    suggestions: [`\`vllm-pd bench chaos --seed ${seed}\` plays the same turns and faults again.`],
+    suggestions: dirty.map((report) => `\`${replayOf(run, report)}\` plays the same turns and faults again.`),
   });
+}
+
+function replayOf(run: ChaosRun, { name, num_turns }: SoakReport): string {
+  const [mode, transport] = name.split(' over ');
+  const kinds = run.fault_kinds.length < faultKinds.length ? run.fault_kinds : [];
+  return [
+    `vllm-pd bench chaos --seed ${run.seed} --mode ${mode} --transport ${transport} --turns ${num_turns}`,
+    `--num-clients ${run.num_clients} --fault-every ${run.fault_every}`,
+    ...(run.store === 'none' ? [] : [`--store ${run.store}`]),
+    ...kinds.map((kind) => `--fault ${kind}`),
+  ].join(' ');
 }

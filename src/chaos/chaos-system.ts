@@ -1,9 +1,10 @@
 // A prefill node, a decode node and the proxy, with everything between them in reach of faults.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { request } from 'undici';
-import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
+import { type EngineOptions, type KvLookup, type KvTransferMode, mergeEngineOptions } from '../config.js';
 import { type ProxyServer, startProxy } from '../server/proxy/proxy.js';
 import { ChaosNode } from './chaos-node.js';
+import { type ChaosStore, openStore, type StoreKind } from './chaos-store.js';
 import type { Fault, FaultKind, PlannedFault, Side, Step } from './fault.js';
 import type { HopVerdict } from './hop-relay.js';
 
@@ -12,6 +13,8 @@ export interface ChaosSystemOptions {
   readonly engine: EngineOptions;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
+  /** What the nodes share beyond their pools; default `none`. */
+  readonly store?: StoreKind;
 }
 
 /** Short, because what they wait for is often dead here. */
@@ -27,6 +30,9 @@ export class ChaosSystem {
   readonly #nodes: Record<Side, ChaosNode | null> = { prefill: null, decode: null };
   #proxy: ProxyServer | null = null;
   #port = 0;
+  #store: ChaosStore | null = null;
+  /** What may not happen to nodes that start and to their store at the same time: one after the other. */
+  #exclusive: Promise<void> = Promise.resolve();
   /** Each strikes at the first hop that gets to its step. */
   #armed: PlannedFault[] = [];
   /** Faults that last for a while. */
@@ -42,7 +48,9 @@ export class ChaosSystem {
   static async start(options: ChaosSystemOptions): Promise<ChaosSystem> {
     const system = new ChaosSystem(options);
     try {
-      const { engine } = options;
+      system.#store = await openStore(options.store ?? 'none');
+      const shared = system.#store?.address;
+      const engine = mergeEngineOptions(options.engine, shared === undefined ? {} : { kvStore: { shared } });
       const onStep = (step: Step) => system.#reached(step);
       system.#nodes.prefill = await ChaosNode.start('prefill', engine, onStep);
       system.#nodes.decode = await ChaosNode.start('decode', engine, onStep);
@@ -92,6 +100,7 @@ export class ChaosSystem {
     await Promise.allSettled(this.#underWay);
     await this.#proxy?.close();
     await Promise.all([this.#nodes.prefill?.close(), this.#nodes.decode?.close()]);
+    await this.#store?.close();
   }
 
   #node(side: Side): ChaosNode {
@@ -129,7 +138,7 @@ export class ChaosSystem {
         await sleep(fault.ms);
         break;
       case 'kill':
-        this.#begin(this.#node(fault.side).kill());
+        this.#begin(this.#alone(() => this.#node(fault.side).kill()));
         break;
       case 'stop':
         this.#begin(this.#stop(this.#node(fault.side), fault.ms));
@@ -153,8 +162,25 @@ export class ChaosSystem {
         break;
       case 'restart_proxy':
         this.#begin(this.#restartProxy());
+        break;
+      case 'store_damage':
+        await this.#store?.damage();
+        break;
+      case 'store_lose':
+        this.#begin(this.#alone(async () => this.#store?.lose()));
+        break;
+      case 'store_stop':
+        this.#begin(this.#alone(async () => this.#store?.stop(fault.ms)));
     }
     return 'go on';
+  }
+
+  /** A node that starts looks at its store, and says so when that does not work. */
+  #alone(work: () => Promise<void>): Promise<void> {
+    if (!this.#store) return work();
+    const done = this.#exclusive.then(work);
+    this.#exclusive = done.catch(() => {});
+    return done;
   }
 
   #begin(work: Promise<void>): void {

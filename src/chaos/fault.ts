@@ -45,7 +45,13 @@ export type Fault =
   /** After so many more bytes, what comes next arrives behind what follows it. */
   | { readonly kind: 'reorder'; readonly side: Side; readonly numBytes: number }
   /** The proxy ends, with everything that goes through it, and is started again. */
-  | { readonly kind: 'restart_proxy' };
+  | { readonly kind: 'restart_proxy' }
+  /** Blocks in the shared store are damaged. */
+  | { readonly kind: 'store_damage' }
+  /** Blocks in the shared store are gone. */
+  | { readonly kind: 'store_lose' }
+  /** For `ms`, the shared store does not work. */
+  | { readonly kind: 'store_stop'; readonly ms: number };
 
 export type FaultKind = Fault['kind'];
 
@@ -62,7 +68,15 @@ export const faultKinds = [
   'corrupt',
   'reorder',
   'restart_proxy',
+  'store_damage',
+  'store_lose',
+  'store_stop',
 ] as const satisfies readonly FaultKind[];
+
+/** Only where there is a shared store. */
+export function isStoreFault(kind: FaultKind): boolean {
+  return kind.startsWith('store_');
+}
 
 export interface PlannedFault {
   readonly step: Step;
@@ -86,7 +100,11 @@ function createFault(random: Random, kind: FaultKind, side: Side): Fault {
   switch (kind) {
     case 'cut_hop':
     case 'restart_proxy':
+    case 'store_damage':
+    case 'store_lose':
       return { kind };
+    case 'store_stop':
+      return { kind, ms: random.integer(50, 1500) };
     case 'slow_hop':
       return { kind, ms: random.integer(5, 150) };
     case 'kill':

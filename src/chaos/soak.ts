@@ -6,8 +6,9 @@ import { Random } from '../bench/random.js';
 import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
 import { messageOf } from '../errors.js';
 import { startCluster } from '../server/cluster.js';
+import type { StoreKind } from './chaos-store.js';
 import { ChaosSystem } from './chaos-system.js';
-import { type FaultKind, planFault } from './fault.js';
+import { type FaultKind, isStoreFault, planFault } from './fault.js';
 
 export interface SoakOptions {
   /** For the report. */
@@ -18,6 +19,8 @@ export interface SoakOptions {
   readonly referenceEngine?: EngineOptions;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
+  /** Shared by the nodes; default `none`. */
+  readonly store?: StoreKind;
   readonly seed: number;
   readonly numTurns: number;
   /** Conversations whose turns are under way at the same time. */
@@ -110,7 +113,8 @@ class Soak {
     this.#options = options;
     this.#system = system;
     this.#random = new Random(options.seed, 'conversations');
-    this.#faultRandom = new Random(options.seed, 'faults');
+    // By name, so that each soak of a run meets others.
+    this.#faultRandom = new Random(options.seed, `faults of ${options.name}`);
     const { timeoutMs, signal } = options;
     this.#reference = new BenchClient(referenceUrl, { timeoutMs, signal });
     this.#client = new BenchClient(system.proxyUrl, { timeoutMs, signal });
@@ -164,7 +168,8 @@ class Soak {
   }
 
   #maybeArm(): void {
-    const { faultEvery, kinds, mode, lookup } = this.#options;
+    const { faultEvery, mode, lookup, store = 'none' } = this.#options;
+    const kinds = this.#options.kinds.filter((kind) => store !== 'none' || !isStoreFault(kind));
     if (this.#faultRandom.integer(1, faultEvery) > 1 || kinds.length === 0) return;
     this.#system.arm(planFault(this.#faultRandom, kinds, mode === 'bi' && lookup === 'query'));
   }
