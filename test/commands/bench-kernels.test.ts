@@ -34,7 +34,11 @@ function assertMeasured(row: KernelRow): void {
 // The 4k contexts and 256 MiB of weights are left to the benchmark itself.
 for (const [family, filter, names] of [
   ['gemm', 'gemm/int8 16 × 2048 × 2048', ['int8 16 × 2048 × 2048']],
-  ['attention', 'attention/prefill 512 over 0', ['prefill 512 over 0']],
+  [
+    'attention',
+    'attention/prefill 512 over 0',
+    ['prefill 512 over 0 float32', 'prefill 512 over 0 bfloat16'],
+  ],
   ['forward', 'forward/bfloat16', ['bfloat16 prefill 512', 'bfloat16 decode 1', 'bfloat16 decode 8']],
   ['transfer', '16 blocks', ['shm 16 blocks', 'shm 16 blocks, fragmented', 'tcp 16 blocks']],
   ['server', 'server', ['JSON POST', 'SSE']],
