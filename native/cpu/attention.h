@@ -71,8 +71,9 @@ VLLM_PD_INLINE void pack_keys(const AttentionArgs& args, const Slots& slots, con
   for (int64_t key = 0; key < (slots.count + kPanel - 1) / kPanel * kPanel; key += kLanes) {
     prefetch_rows(args.keys, next, key, key + kLanes, row_bytes_of(args));
     float* const panel = panels + key / kPanel * args.head_dim * kPanel + key % kPanel;
-    each_element_of_keys<kBf16>(args, slots, key,
-                                [&](int64_t d, const V16& lanes) { store(panel + d * kPanel, lanes); });
+    for (int64_t d = 0; d < args.head_dim; d += (kBf16 ? 2 : 1) * kLanes) {
+      transpose_keys<kBf16>(args, slots, key, d, panel + d * kPanel, kPanel);
+    }
   }
 }
 
@@ -173,9 +174,8 @@ VLLM_PD_INLINE void score(const AttentionArgs& args, const AttentionScratch& s, 
   if (segment.is_direct) {
     for (int64_t row = 0; row < num_rows; row += kDirectRows) {
       const int64_t count = num_rows - row < kDirectRows ? num_rows - row : kDirectRows;
-      score_some<kBf16>(count, args, segment.slots, next, s.q + row * head_dim, s.scores + row * kSegment);
+      score_some<kBf16>(count, args, segment.slots, s.q + row * head_dim, s.scores + row * kSegment);
     }
-    prefetch_rows(args.values, next, 0, kSegment, row_bytes_of(args));
     return;
   }
   pack_keys<kBf16>(args, segment.slots, next, s.keys);
@@ -190,12 +190,12 @@ VLLM_PD_INLINE void score(const AttentionArgs& args, const AttentionScratch& s, 
 /** Weighted values of rows [row, row + num_rows), each over these keys of the segment. */
 template <bool kBf16>
 VLLM_PD_INLINE void weigh(const AttentionArgs& args, const AttentionScratch& s, const Segment& segment,
-                          int64_t row, int64_t num_rows, const KeyRange& range) {
+                          const Slots& next, int64_t row, int64_t num_rows, const KeyRange& range) {
   const int64_t value_dim = value_dim_of(args.head_dim);
   if (segment.is_direct) {
     for (int64_t r = row; r < row + num_rows; r += kDirectRows) {
       const int64_t count = row + num_rows - r < kDirectRows ? row + num_rows - r : kDirectRows;
-      weigh_some<kBf16>(count, args, segment.slots, range, s.scores + r * kSegment, s.segment.sums + r * value_dim,
+      weigh_some<kBf16>(count, args, segment.slots, next, range, s.scores + r * kSegment, s.segment.sums + r * value_dim,
                         value_dim);
     }
     return;
@@ -211,7 +211,8 @@ VLLM_PD_INLINE void weigh(const AttentionArgs& args, const AttentionScratch& s, 
 /** One segment for rows [row, row + num_rows), all of which see these of its keys. */
 template <bool kBf16>
 VLLM_PD_INLINE void attend_rows(const AttentionArgs& args, const AttentionScratch& s, const Segment& segment,
-                                const AttentionState& into, int64_t row, int64_t num_rows, const KeyRange& range) {
+                                const Slots& next, const AttentionState& into, int64_t row, int64_t num_rows,
+                                const KeyRange& range) {
   const int64_t end = row + num_rows;
   const bool sees_all = range.begin == 0 && range.end == kSegment;
   for (int64_t r = row; r < end; ++r) {
@@ -222,7 +223,7 @@ VLLM_PD_INLINE void attend_rows(const AttentionArgs& args, const AttentionScratc
       softmax(scores, range, s.segment.maxima + r, s.segment.weights + r);
     }
   }
-  weigh<kBf16>(args, s, segment, row, num_rows, range);
+  weigh<kBf16>(args, s, segment, next, row, num_rows, range);
   const int64_t value_dim = value_dim_of(args.head_dim);
   for (int64_t r = row; r < end; r += kLanes) {
     merge(into, s.segment, value_dim, r, end - r < kLanes ? end - r : kLanes);
@@ -245,7 +246,7 @@ void attend_segment(const AttentionArgs& args, const AttentionScratch& s, const 
   const int64_t step = all_full ? num_rows : group;
   for (int64_t row = 0; row < num_rows; row += step) {
     const KeyRange range = keys_in_segment(args, row / group, segment.begin);
-    if (range.begin < range.end) attend_rows<kBf16>(args, s, segment, into, row, step, range);
+    if (range.begin < range.end) attend_rows<kBf16>(args, s, segment, next, into, row, step, range);
   }
 }
 

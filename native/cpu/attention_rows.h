@@ -9,49 +9,188 @@
 namespace vllm_pd::cpu {
 namespace {
 
+/** Rows taken at once at most, and how many sums of sixteen lanes each call keeps in registers. */
 #if defined(__AVX512F__)
 constexpr int kDirectRows = 8;
-constexpr int kDirectVecs = 2;
+constexpr int kDirectSums = 16;
 #else
 constexpr int kDirectRows = 4;
-constexpr int kDirectVecs = 1;
+constexpr int kDirectSums = 4;
 #endif
 
-/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment. */
+/** Vectors a row: sums enough that no addition waits for the one before it. */
+constexpr int direct_vecs(int num_rows) {
+  return 4 * num_rows <= kDirectSums ? 4 : 2 * num_rows <= kDirectSums ? 2 : 1;
+}
+
+#if defined(__AVX512F__)
+
+/** Words [0, 4) of sixteen rows of kRowBytes, lane i of out[j] word j of row i. */
+template <int64_t kRowBytes>
+VLLM_PD_INLINE void transpose_words(const uint8_t* from, V16 out[4]) {
+  __m512 quads[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    // Rows i, 4 + i, 8 + i and 12 + i side by side: loads put them there, shuffles are dear.
+    const auto quad = [&](int row) {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(from + (row + i) * kRowBytes));
+    };
+    quads[i] = _mm512_maskz_broadcast_f32x4(0x000f, quad(0));
+    quads[i] = _mm512_mask_broadcast_f32x4(quads[i], 0x00f0, quad(4));
+    quads[i] = _mm512_mask_broadcast_f32x4(quads[i], 0x0f00, quad(8));
+    quads[i] = _mm512_mask_broadcast_f32x4(quads[i], 0xf000, quad(12));
+  }
+  const auto low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, quads[0], quads[1]);
+  const auto high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, quads[0], quads[1]);
+  const auto other_low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, quads[2], quads[3]);
+  const auto other_high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, quads[2], quads[3]);
+  out[0].part[0] = (Native)_mm512_maskz_unpacklo_pd(0xff, low, other_low);
+  out[1].part[0] = (Native)_mm512_maskz_unpackhi_pd(0xff, low, other_low);
+  out[2].part[0] = (Native)_mm512_maskz_unpacklo_pd(0xff, high, other_high);
+  out[3].part[0] = (Native)_mm512_maskz_unpackhi_pd(0xff, high, other_high);
+}
+
+/** score_rows of 32 keys that lie in two runs of sixteen, without a detour through memory. */
+template <bool kBf16, int kRows, int64_t kRowBytes>
+void score_runs(const uint8_t* const keys[2], const uint8_t* const values[2], const float* q, float* scores) {
+  constexpr int kPack = kBf16 ? 2 : 1;
+  constexpr int64_t kHeadDim = kRowBytes / (kBf16 ? 2 : 4);
+  V16 sums[kRows][2];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = splat(0.0f);
+  for (int64_t word = 0; word < kRowBytes / 4; word += 4) {
+    V16 words[2][4];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) __builtin_prefetch(values[v] + 64 * (word + i), 0, 3);
+      transpose_words<kRowBytes>(keys[v] + 4 * word, words[v]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+#pragma GCC unroll 2
+      for (int half = 0; half < kPack; ++half) {
+        V16 lanes[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          lanes[v] = !kBf16 ? words[v][i] : half == 0 ? first_of_pair(words[v][i]) : second_of_pair(words[v][i]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const V16 x = splat(q[r * kHeadDim + kPack * (word + i) + half]);
+          sums[r][0] = fma(x, lanes[0], sums[r][0]);
+          sums[r][1] = fma(x, lanes[1], sums[r][1]);
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    store(scores + r * kSegment, sums[r][0]);
+    store(scores + r * kSegment + kLanes, sums[r][1]);
+  }
+}
+
+/** The segment's whole pairs of runs; returns how many keys that were. */
+template <bool kBf16, int kRows, int64_t kRowBytes>
+VLLM_PD_INLINE int64_t score_all_runs(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+  int64_t key = 0;
+  for (; key + 2 * kLanes <= slots.count; key += 2 * kLanes) {
+    const int64_t first = slots.offset[key];
+    const int64_t second = slots.offset[key + kLanes];
+    const uint8_t* const keys[2] = {args.keys + first, args.keys + second};
+    const uint8_t* const values[2] = {args.values + first, args.values + second};
+    score_runs<kBf16, kRows, kRowBytes>(keys, values, q, scores + key);
+  }
+  return key;
+}
+
+/** Scores of the keys that come in runs of sixteen rows of a usual size; returns how many that were. */
 template <bool kBf16, int kRows>
-void score_rows(const AttentionArgs& args, const Slots& slots, const Slots& next, const float* q, float* scores) {
+VLLM_PD_INLINE int64_t score_usual(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+  constexpr int kElement = kBf16 ? 2 : 4;
+  if (args.block_size % kLanes != 0) return 0;
+  if (args.head_dim == 64) return score_all_runs<kBf16, kRows, 64 * kElement>(args, slots, q, scores);
+  if (args.head_dim == 128) return score_all_runs<kBf16, kRows, 128 * kElement>(args, slots, q, scores);
+  return 0;
+}
+
+#else
+
+template <bool kBf16, int kRows>
+VLLM_PD_INLINE int64_t score_usual(const AttentionArgs&, const Slots&, const float*, float*) {
+  return 0;
+}
+
+#endif
+
+/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment; asks for the segment's V meanwhile. */
+template <bool kBf16, int kRows>
+void score_rows(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+  constexpr int kVecs = direct_vecs(kRows);
+  constexpr int kPack = kBf16 ? 2 : 1;
   const int64_t head_dim = args.head_dim;
-  for (int64_t key = 0; key < slots.count; key += kLanes) {
-    prefetch_rows(args.keys, next, key, key + kLanes, row_bytes_of(args));
-    V16 sums[kRows];
+  for (int64_t key = score_usual<kBf16, kRows>(args, slots, q, scores); key < slots.count; key += kVecs * kLanes) {
+    V16 sums[kRows][kVecs];
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) sums[r] = splat(0.0f);
-    each_element_of_keys<kBf16>(args, slots, key, [&](int64_t d, const V16& lanes) {
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) sums[r][v] = splat(0.0f);
+    }
+    prefetch_rows(args.values, slots, key, key + kVecs * kLanes, row_bytes_of(args));
+    // Sixteen words of the keys at a time, transposed in the nearest cache.
+    for (int64_t d = 0; d < head_dim; d += kPack * kLanes) {
+      alignas(64) float panel[kPack * kLanes * kVecs * kLanes];
+      for (int v = 0; v < kVecs; ++v) {
+        transpose_keys<kBf16>(args, slots, key + v * kLanes, d, panel + v * kLanes, kVecs * kLanes);
+      }
+      const int64_t count = head_dim - d < kPack * kLanes ? head_dim - d : kPack * kLanes;
+      for (int64_t i = 0; i < count; ++i) {
+        V16 lanes[kVecs];
+#pragma GCC unroll 4
+        for (int v = 0; v < kVecs; ++v) lanes[v] = load(panel + (i * kVecs + v) * kLanes);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) sums[r] = fma(splat(q[r * head_dim + d]), lanes, sums[r]);
-    });
+        for (int r = 0; r < kRows; ++r) {
+          const V16 x = splat(q[r * head_dim + d + i]);
+#pragma GCC unroll 4
+          for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(x, lanes[v], sums[r][v]);
+        }
+      }
+    }
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) store(scores + r * kSegment + key, sums[r]);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) store(scores + r * kSegment + key + v * kLanes, sums[r][v]);
+    }
   }
 }
 
 /** Columns [column, column + kVecs * kLanes) of out (kRows, value_dim) = p (kRows, kSegment) · V. */
 template <bool kBf16, int kRows, int kVecs>
-VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots, const KeyRange& range,
-                                  int64_t column, const float* p, float* out, int64_t value_dim) {
+VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots, const Slots& next,
+                                  const KeyRange& range, int64_t column, const float* p, float* out,
+                                  int64_t value_dim) {
   const int64_t columns = args.head_dim - column;
   const uint8_t* const values = args.values + column * (kBf16 ? 2 : 4);
+  const uint8_t* const keys = args.keys + column * (kBf16 ? 2 : 4);
+  constexpr int kLines = kBf16 ? (kVecs + 1) / 2 : kVecs;
   V16 sums[kRows][kVecs];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sums[r][v] = splat(0.0f);
   }
   const bool whole = columns >= kVecs * kLanes;
   for (int64_t key = range.begin; key < range.end; ++key) {
     const uint8_t* const row = values + slots.offset[key];
+    if (key < next.count) {
+#pragma GCC unroll 4
+      for (int line = 0; line < kLines; ++line) {
+        __builtin_prefetch(keys + next.offset[key] + 64 * line, 0, 3);
+      }
+    }
     V16 lanes[kVecs];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
       const int64_t left = whole ? kLanes : columns - v * kLanes;
       lanes[v] = left > 0 ? load_row<kBf16>(row + v * kLanes * (kBf16 ? 2 : 4), left) : splat(0.0f);
@@ -59,44 +198,50 @@ VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots,
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const V16 weight = splat(p[r * kSegment + key]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(weight, lanes[v], sums[r][v]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) store(out + r * value_dim + column + v * kLanes, sums[r][v]);
   }
 }
 
 /** out (kRows, value_dim) = p (kRows, kSegment) · V over these keys; columns from head_dim on become zeros. */
 template <bool kBf16, int kRows>
-void weigh_rows(const AttentionArgs& args, const Slots& slots, const KeyRange& range, const float* p, float* out,
-                int64_t value_dim) {
-  for (int64_t column = 0; column < value_dim; column += kDirectVecs * kLanes) {
-    weigh_columns<kBf16, kRows, kDirectVecs>(args, slots, range, column, p, out, value_dim);
+void weigh_rows(const AttentionArgs& args, const Slots& slots, const Slots& next, const KeyRange& range,
+                const float* p, float* out, int64_t value_dim) {
+  constexpr int kVecs = direct_vecs(kRows);
+  int64_t column = 0;
+  for (; column + kVecs * kLanes <= value_dim; column += kVecs * kLanes) {
+    weigh_columns<kBf16, kRows, kVecs>(args, slots, next, range, column, p, out, value_dim);
+  }
+  if constexpr (kVecs > 2) {
+    if (column < value_dim) weigh_columns<kBf16, kRows, 2>(args, slots, next, range, column, p, out, value_dim);
   }
 }
 
 /** Both with as many rows as there are, kDirectRows at most. */
 template <bool kBf16, int kRows = kDirectRows>
-VLLM_PD_INLINE void score_some(int64_t num_rows, const AttentionArgs& args, const Slots& slots, const Slots& next,
-                               const float* q, float* scores) {
+VLLM_PD_INLINE void score_some(int64_t num_rows, const AttentionArgs& args, const Slots& slots, const float* q,
+                               float* scores) {
   if (num_rows == kRows) {
-    score_rows<kBf16, kRows>(args, slots, next, q, scores);
+    score_rows<kBf16, kRows>(args, slots, q, scores);
   } else if constexpr (kRows > 1) {
-    score_some<kBf16, kRows - 1>(num_rows, args, slots, next, q, scores);
+    score_some<kBf16, kRows - 1>(num_rows, args, slots, q, scores);
   }
 }
 
 template <bool kBf16, int kRows = kDirectRows>
 VLLM_PD_INLINE void weigh_some(int64_t num_rows, const AttentionArgs& args, const Slots& slots,
-                               const KeyRange& range, const float* p, float* out, int64_t value_dim) {
+                               const Slots& next, const KeyRange& range, const float* p, float* out,
+                               int64_t value_dim) {
   if (num_rows == kRows) {
-    weigh_rows<kBf16, kRows>(args, slots, range, p, out, value_dim);
+    weigh_rows<kBf16, kRows>(args, slots, next, range, p, out, value_dim);
   } else if constexpr (kRows > 1) {
-    weigh_some<kBf16, kRows - 1>(num_rows, args, slots, range, p, out, value_dim);
+    weigh_some<kBf16, kRows - 1>(num_rows, args, slots, next, range, p, out, value_dim);
   }
 }
 

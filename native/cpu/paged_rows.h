@@ -126,47 +126,42 @@ VLLM_PD_INLINE V16 second_of_pair(const V16& pairs) {
 }
 
 /**
- * Calls `use(d, lanes)` for d = 0 … head_dim - 1 in order: lane i is element d of the segment's key `key` + i.
- * Lanes beyond the segment's last key hold that key's.
+ * Elements [d, d + 16), of bfloat16 [d, d + 32), of keys [key, key + 16) into columns: element d + i of key + j goes to
+ * panel[i * stride + j]. Columns beyond the segment's last key repeat it. Elements from head_dim on are left out.
  */
-template <bool kBf16, typename Use>
-VLLM_PD_INLINE void each_element_of_keys(const AttentionArgs& args, const Slots& slots, int64_t key, Use&& use) {
-  const uint8_t* rows[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) {
-    rows[i] = args.keys + slots.offset[key + i < slots.count ? key + i : slots.count - 1];
-  }
+template <bool kBf16>
+VLLM_PD_INLINE void transpose_keys(const AttentionArgs& args, const Slots& slots, int64_t key, int64_t d, float* panel,
+                                   int64_t stride) {
   // A lane of 32 bits holds one float or two bfloat16.
   constexpr int64_t kPack = kBf16 ? 2 : 1;
-  const int64_t num_words = args.head_dim / kPack;
-  for (int64_t word = 0; word < num_words; word += kLanes) {
-    const int64_t count = num_words - word < kLanes ? num_words - word : kLanes;
-    V16 in[kLanes];
-    V16 t[kLanes];
-    if (count == kLanes) {
+  const int64_t left = (args.head_dim - d) / kPack;
+  const int64_t num_words = left < kLanes ? left : kLanes;
+  const uint8_t* const keys = args.keys + d * (kBf16 ? 2 : 4);
+  const auto row = [&](int64_t i) {
+    return reinterpret_cast<const float*>(keys + slots.offset[key + i < slots.count ? key + i : slots.count - 1]);
+  };
+  V16 in[kLanes];
+  V16 out[kLanes];
+  if (num_words == kLanes && key + kLanes <= slots.count) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) in[i] = load(reinterpret_cast<const float*>(rows[i]) + word);
-      transpose_16x16(in, t);
+    for (int i = 0; i < kLanes; ++i) in[i] = load(reinterpret_cast<const float*>(keys + slots.offset[key + i]));
+  } else {
+    for (int i = 0; i < kLanes; ++i) in[i] = load_some(row(i), num_words);
+  }
+  transpose_16x16(in, out);
+  const auto put = [&](int64_t i) {
+    if constexpr (kBf16) {
+      store(panel + 2 * i * stride, first_of_pair(out[i]));
+      store(panel + (2 * i + 1) * stride, second_of_pair(out[i]));
+    } else {
+      store(panel + i * stride, out[i]);
+    }
+  };
+  if (num_words == kLanes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if constexpr (kBf16) {
-          use(2 * (word + i), first_of_pair(t[i]));
-          use(2 * (word + i) + 1, second_of_pair(t[i]));
-        } else {
-          use(word + i, t[i]);
-        }
-      }
-      continue;
-    }
-    for (int i = 0; i < kLanes; ++i) in[i] = load_some(reinterpret_cast<const float*>(rows[i]) + word, count);
-    transpose_16x16(in, t);
-    for (int64_t i = 0; i < count; ++i) {
-      if constexpr (kBf16) {
-        use(2 * (word + i), first_of_pair(t[i]));
-        use(2 * (word + i) + 1, second_of_pair(t[i]));
-      } else {
-        use(word + i, t[i]);
-      }
-    }
+    for (int i = 0; i < kLanes; ++i) put(i);
+  } else {
+    for (int64_t i = 0; i < num_words; ++i) put(i);
   }
 }
 

@@ -47,7 +47,26 @@ VLLM_PD_INLINE Native native_fma(Native a, Native b, Native c) {
 #endif
 }
 
-VLLM_PD_INLINE Native native_max(const Native& a, const Native& b) { return a > b ? a : b; }
+// As the instructions have it: b where either is NaN or both are zeros. Compilers make a comparison and a blend of it.
+VLLM_PD_INLINE Native native_max(const Native& a, const Native& b) {
+#if defined(__AVX512F__)
+  return (Native)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Native)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+VLLM_PD_INLINE Native native_min(const Native& a, const Native& b) {
+#if defined(__AVX512F__)
+  return (Native)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Native)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+  return a < b ? a : b;
+#endif
+}
 
 struct V16 {
   Native part[kParts];
@@ -109,7 +128,7 @@ VLLM_PD_INLINE V16 max(const V16& a, const V16& b) {
 
 VLLM_PD_INLINE V16 min(const V16& a, const V16& b) {
   V16 r;
-  VLLM_PD_EACH_PART r.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+  VLLM_PD_EACH_PART r.part[i] = native_min(a.part[i], b.part[i]);
   return r;
 }
 
@@ -147,15 +166,25 @@ VLLM_PD_INLINE float reduce_max(const V16& v) { return reduce(v, native_max); }
 
 /** The first `count` <= 16 floats, the other lanes zero. */
 VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
+#if defined(__AVX512F__)
+  V16 r;
+  r.part[0] = (Native)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+  return r;
+#else
   float x[kLanes] = {};
   std::memcpy(x, from, count * sizeof(float));
   return load(x);
+#endif
 }
 
 VLLM_PD_INLINE void store_some(float* to, const V16& v, int64_t count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v.part[0]);
+#else
   float x[kLanes];
   store(x, v);
   std::memcpy(to, x, count * sizeof(float));
+#endif
 }
 
 /**

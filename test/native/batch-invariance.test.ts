@@ -160,15 +160,30 @@ for (const [name, shape] of Object.entries(shapes)) {
   });
 }
 
-test('a long sequence that threads share gives the bits of one thread and of its prefill', async () => {
+/** Head sizes and groups that decoding has loops of its own for, and those that it has not. */
+const longShapes: readonly (readonly [Partial<NativeModelConfig>, KvCacheDtype])[] = [
+  [{ numHeads: 4, numKvHeads: 1 }, 'bfloat16'],
+  [{ numHeads: 4, numKvHeads: 1, headDim: 64 }, 'float32'],
+  [{ numHeads: 3, numKvHeads: 3, headDim: 64 }, 'bfloat16'],
+  [{ numHeads: 8, numKvHeads: 1, headDim: 128 }, 'bfloat16'],
+  [{ numHeads: 9, numKvHeads: 1, headDim: 128 }, 'float32'],
+];
+
+for (const [shape, dtype] of longShapes) {
+  const { numHeads, numKvHeads, headDim = 16 } = shape;
+  test(`${numHeads} heads over ${numKvHeads} of ${headDim}, KV in ${dtype}: a long sequence that threads share gives the bits of one thread and of its prefill`, () =>
+    assertLong(shape, dtype));
+}
+
+async function assertLong(shape: Partial<NativeModelConfig>, dtype: KvCacheDtype): Promise<void> {
   // Two spans of 512 keys and a piece of a third.
   const numLong = 1100;
-  const random = createRandomModel({ numLayers: 2, numHeads: 4, numKvHeads: 1, slidingWindows: [0, 700] });
+  const random = createRandomModel({ numLayers: 2, slidingWindows: [0, 700], ...shape });
   const tokens = Array.from({ length: numLong }, (_, i) => (i * 31 + (i >> 3)) % 101);
   const blockTable = Array.from({ length: Math.ceil(numLong / blockSize) }, (_, i) => i + 1).reverse();
   const lastLogits = async (isa: string, numThreads: number, ends: readonly number[]) => {
     const model = await loadModelFor(isa, random, numThreads);
-    const pool = createPool(model.config, blockTable.length + 1, blockSize, 'bfloat16');
+    const pool = createPool(model.config, blockTable.length + 1, blockSize, dtype);
     const logits: Float32Array[] = [];
     for (const [i, end] of ends.entries()) {
       const chunk = { tokens, blockTable, begin: ends[i - 1] ?? 0, end };
@@ -188,7 +203,7 @@ test('a long sequence that threads share gives the bits of one thread and of its
     }
   }
   random.remove();
-});
+}
 
 test('avx2 and avx512 give the same bits, so hosts of both kinds may share KV', async () => {
   const random = createRandomModel({ numHeads: 6, numKvHeads: 2, headDim: 24, hiddenSize: 100 });
