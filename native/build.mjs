@@ -1,7 +1,9 @@
 // Compiles the native module into build/vllm_pd.node: the package's install script, also run by hand after a change.
+// With --checks also what the tests need: the emulated CUDA driver and build/cuda_check.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -59,4 +61,6 @@ cmake([
   `-DNODE_API_HEADERS_DIR=${packageDir('node-api-headers')}`,
   `-DVLLM_PD_NVCC=${nvcc()}`,
 ]);
-cmake(['--build', buildDir, '--parallel']);
+const targets = process.argv.includes('--checks') ? ['--target', 'checks'] : [];
+// Without a number, make would start everything at once.
+cmake(['--build', buildDir, '--parallel', String(availableParallelism()), ...targets]);

@@ -34,7 +34,7 @@ function emulated(args: readonly string[], schedule = 0) {
 }
 
 if (!existsSync(program)) {
-  console.log('skipped: build/cuda_check is not built');
+  console.log('skipped: build/cuda_check is not built (node native/build.mjs --checks)');
 } else {
   const kernels = spawnSync(program, ['--list'], { encoding: 'utf8' }).stdout.trim().split('\n');
 
