@@ -49,7 +49,9 @@ const doors: Record<string, readonly RegExp[]> = {
   'chaos→server': [/^src\/server\/(cluster|cluster-node|proxy\/proxy)\.ts$/],
   'chaos→kv-transfer': [/^src\/kv-transfer\/(frames|frame-seal|messages)\.ts$/],
   'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
-  'micro-bench→server': [/^src\/server\/(cluster|http|sse|api\/api-body|api\/openai-schema)\.ts$/],
+  'micro-bench→server': [
+    /^src\/server\/(cluster|http|sse|api\/api-body|api\/cache-query-json|api\/openai-schema)\.ts$/,
+  ],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],
 };
 

@@ -7,6 +7,7 @@ import type { Scheduler } from '../core/scheduler.js';
 import { checkPrompt } from '../engine/request-check.js';
 import { loadNative } from '../native.js';
 import { parseBody } from '../server/api/api-body.js';
+import { cacheQueryJson } from '../server/api/cache-query-json.js';
 import { promptSchema } from '../server/api/openai-schema.js';
 import type { CacheQueryAnswer } from '../wire.js';
 import { blockSize, createRequest, createScheduler, promptTokens, step } from './requests.js';
@@ -125,7 +126,7 @@ const cacheQueryRow: RowPlan = {
       const answer = answerQuery(scheduler, parsed, `query ${numQueries}`);
       const found = answer.num_blocks;
       if (found !== numPromptBlocks - 1) throw new Error(`Expected a full hit but found ${found} blocks`);
-      Buffer.from(JSON.stringify(answer));
+      cacheQueryJson(answer);
     };
     scheduler.finishRequest('owner', 'FINISHED_ABORTED');
     step(scheduler);

@@ -257,8 +257,11 @@ export async function readJson(
 }
 
 export function sendJson(res: ServerResponse, status: number, body: unknown): void {
+  sendJsonBytes(res, status, Buffer.from(JSON.stringify(body)));
+}
+
+export function sendJsonBytes(res: ServerResponse, status: number, bytes: Buffer): void {
   if (res.destroyed || res.headersSent) return;
-  const bytes = Buffer.from(JSON.stringify(body));
   res.writeHead(status, { 'content-type': 'application/json', 'content-length': bytes.length });
   res.end(bytes);
 }

@@ -2,9 +2,10 @@
 import { z } from 'zod';
 import { VllmPdError } from '../../errors.js';
 import type { ChatMessage } from '../../model/chat-template.js';
-import { type RouteContext, readJson, sendJson } from '../http.js';
+import { type RouteContext, readJson, sendJson, sendJsonBytes } from '../http.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt, truncated } from './api-node.js';
+import { cacheQueryJson } from './cache-query-json.js';
 import { chatTemplateFields, messagesSchema, promptSchema, truncationFields } from './openai-schema.js';
 
 const querySchema = z.object({
@@ -66,7 +67,8 @@ export async function answerCacheQuery(
   const answer = await engine.cacheQuery(prompt.tokenIds, options);
   // Nobody is left to use or release it.
   if (res.destroyed && answer.lease) engine.releaseLease(answer.lease.id);
-  sendJson(res, 200, options.returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer);
+  const whole = options.returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer;
+  sendJsonBytes(res, 200, cacheQueryJson(whole));
 }
 
 /** `released` is false when the lease has been read, released or has expired before. */

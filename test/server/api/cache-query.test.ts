@@ -1,5 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { cacheQueryJson } from '../../../src/server/api/cache-query-json.js';
+import type { CacheQueryAnswer } from '../../../src/wire.js';
 import { sleep } from '../../engine/test-engine.js';
 import { text, withApi } from './setup.js';
 
@@ -137,6 +139,28 @@ test('only_free forgets what nobody uses and leaves the leased blocks', async ()
     assert.is((await api.get('/state')).json.numCachedBlocks, json.num_blocks);
     await api.post('/v1/cache_query/release', { lease_id: json.lease.id });
   });
+});
+
+test('an answer is written as JSON would write it, whatever its length', () => {
+  const both = ['local', 'shared'] as const;
+  for (const count of [0, 1, 3]) {
+    const answer: CacheQueryAnswer = {
+      object: 'cache_query',
+      engine_id: 'Gerät "D"',
+      request_id: 'q',
+      block_size: 16,
+      num_prompt_tokens: 60,
+      num_tokens: 16 * count,
+      num_blocks: count,
+      block_ids: Array.from({ length: count }, (_, i) => i + 1),
+      block_hashes: Array.from({ length: count }, (_, i) => `${i}`.repeat(64)),
+      tier: 'local',
+      block_tiers: Array.from({ length: count }, (_, i) => (i < 2 ? both : ['shared'])),
+      lease: null,
+      kv_transfer_params: null,
+    };
+    assert.equal(JSON.parse(cacheQueryJson(answer).toString()), answer);
+  }
 });
 
 test.run();
