@@ -25,7 +25,7 @@ export interface SoakOptions {
   readonly numTurns: number;
   /** Conversations whose turns are under way at the same time. */
   readonly numClients: number;
-  /** A fault is armed for one turn in so many. */
+  /** Of so many turns in a row, a fault is armed for one. */
   readonly faultEvery: number;
   readonly kinds: readonly FaultKind[];
   /** Limit of one attempt at a turn, in ms. */
@@ -108,6 +108,9 @@ class Soak {
   #numTurns = 0;
   #numConversations = 0;
   #numFailedAttempts = 0;
+  #numChances = 0;
+  /** Which one of the next `faultEvery` turns has the fault. */
+  #chosenPlace = 0;
 
   constructor(options: SoakOptions, system: ChaosSystem, referenceUrl: string) {
     this.#options = options;
@@ -170,7 +173,10 @@ class Soak {
   #maybeArm(): void {
     const { faultEvery, mode, lookup, store = 'none' } = this.#options;
     const kinds = this.#options.kinds.filter((kind) => store !== 'none' || !isStoreFault(kind));
-    if (this.#faultRandom.integer(1, faultEvery) > 1 || kinds.length === 0) return;
+    const place = this.#numChances % faultEvery;
+    this.#numChances += 1;
+    if (place === 0) this.#chosenPlace = this.#faultRandom.integer(0, faultEvery - 1);
+    if (place !== this.#chosenPlace || kinds.length === 0) return;
     this.#system.arm(planFault(this.#faultRandom, kinds, mode === 'bi' && lookup === 'query'));
   }
 
