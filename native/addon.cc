@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "block_hash.h"
+#include "cpu/cpu_model.h"
 #include "cpu/isa.h"
 #include "cuda/cublaslt.h"
+#include "cuda/cuda_model.h"
 #include "cuda/driver.h"
 #include "data_channel.h"
 #include "error.h"
@@ -280,9 +282,20 @@ Napi::Value build_facts(const Napi::CallbackInfo& info) {
   return object;
 }
 
-// createPool(layout) → handle
+// cudaMemory() → { free, own, total } bytes of the device
+Napi::Value cuda_memory(const Napi::CallbackInfo& info) {
+  const auto [free, total] = cuda::shared_device()->memory();
+  auto object = Napi::Object::New(info.Env());
+  object.Set("free", static_cast<double>(free));
+  object.Set("own", static_cast<double>(cuda::allocated_bytes()));
+  object.Set("total", static_cast<double>(total));
+  return object;
+}
+
+// createPool(layout, onDevice) → handle
 Napi::Value create_pool(const Napi::CallbackInfo& info) {
-  return new_handle(info.Env(), new PoolHandle{std::make_shared<KvCache>(to_layout(info[0]))});
+  const KvPlace place = info[1].As<Napi::Boolean>() ? KvPlace::kDevice : KvPlace::kHost;
+  return new_handle(info.Env(), new PoolHandle{std::make_shared<KvCache>(to_layout(info[0]), place)});
 }
 
 Napi::Value pool_fd(const Napi::CallbackInfo& info) {
@@ -316,6 +329,7 @@ Napi::Value row(const Napi::CallbackInfo& info) {
 Napi::Value block(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[0]);
   const KvRegion& region = cache->region();
+  if (region.device) throw Error("NOT_SUPPORTED", "The KV pool's blocks lie on a device: there is no view of them.");
   const size_t num_bytes = region.layout.block_bytes();
   uint8_t* const data = region.block(to_block_id(*cache, info[1]));
   auto* owner = new std::shared_ptr<Mapping>(region.mapping);
@@ -568,20 +582,40 @@ WeightOptions to_weight_options(const Napi::Value& value) {
   return options;
 }
 
-// loadModel(config, tensors, weights, numThreads) → Promise<handle>
+cuda::CudaModelOptions to_cuda_options(const Napi::Object& object) {
+  const auto number = [&](const char* key) { return to_int(object.Get(key)); };
+  return {object.Get("batchInvariant").As<Napi::Boolean>(), number("maxTokens"), number("maxRequests"),
+          number("maxPositions")};
+}
+
+/** Loads the model, to be called on the thread that will run it. */
+using ModelLoader = std::function<std::shared_ptr<Model>()>;
+
+// loadModel(config, tensors, weights, numThreads, cuda?) → Promise<handle>; with `cuda` on the device, where weights
+// are bfloat16 and threads are none of ours
 Napi::Value load_model(const Napi::CallbackInfo& info) {
   const auto array = info[1].As<Napi::Array>();
   std::vector<TensorLocation> locations;
   for (uint32_t i = 0; i < array.Length(); ++i)
     locations.push_back(to_location(array.Get(i).As<Napi::Object>()));
+  ModelLoader load;
+  if (info[4].IsObject()) {
+    load = [locations, config = to_config(info[0]), options = to_cuda_options(info[4].As<Napi::Object>())] {
+      return std::make_shared<cuda::CudaModel>(config, locations, options);
+    };
+  } else {
+    load = [locations, config = to_config(info[0]), options = to_weight_options(info[2]),
+            num_threads = static_cast<int>(to_int(info[3]))] {
+      return std::make_shared<cpu::CpuModel>(config, locations, options, num_threads);
+    };
+  }
   const auto thread = info.Env().GetInstanceData<Instance>()->new_thread();
   const auto model = std::make_shared<std::shared_ptr<Model>>();
   return run_on(
       info.Env(), *thread,
-      [model, locations, own_thread = thread.get(), config = to_config(info[0]),
-       options = to_weight_options(info[2]), num_threads = static_cast<int>(to_int(info[3]))] {
+      [model, load, own_thread = thread.get()] {
         try {
-          *model = std::make_shared<Model>(config, locations, options, num_threads);
+          *model = load();
         } catch (...) {
           own_thread->stop();
           throw;
@@ -655,6 +689,7 @@ Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports.Set("hashBlocks", Napi::Function::New<guarded<hash_blocks_of>>(env));
   exports.Set("cudaFacts", Napi::Function::New<guarded<cuda_facts>>(env));
   exports.Set("buildFacts", Napi::Function::New<guarded<build_facts>>(env));
+  exports.Set("cudaMemory", Napi::Function::New<guarded<cuda_memory>>(env));
   exports.Set("createPool", Napi::Function::New<guarded<create_pool>>(env));
   exports.Set("poolFd", Napi::Function::New<guarded<pool_fd>>(env));
   exports.Set("publish", Napi::Function::New<guarded<publish>>(env));

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "crc32c.h"
+#include "cuda/device_blocks.h"
 #include "data_channel.h"
 #include "error.h"
 
@@ -31,13 +32,18 @@ std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, 
   const auto block_bytes = static_cast<size_t>(into.layout.block_bytes());
   std::vector<uint32_t> crcs(block_ids.size());
   std::vector<uint32_t*> arriving;
-  Scatter scatter;
+  std::vector<int32_t> ids;
   for (size_t i = 0; i < block_ids.size(); ++i) {
     if (!offered[i]) continue;
     crcs[i] = begin_block_crc(&hashes[i * kHashBytes]);
     arriving.push_back(&crcs[i]);
-    scatter.add(into.block(block_ids[i]), block_bytes);
+    ids.push_back(block_ids[i]);
   }
+  // A device's blocks arrive on the host first.
+  const std::unique_ptr<uint8_t[]> staged(into.device ? new uint8_t[ids.size() * block_bytes] : nullptr);
+  Scatter scatter;
+  for (size_t k = 0; k < ids.size(); ++k)
+    scatter.add(staged ? staged.get() + k * block_bytes : into.block(ids[k]), block_bytes);
   size_t num_arrived = 0;
   scatter.receive(socket, [&](const void* data, size_t num_bytes) {
     auto at = static_cast<const uint8_t*>(data);
@@ -50,6 +56,11 @@ std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, 
       num_bytes -= taken;
     }
   });
+  if (staged) {
+    std::vector<const uint8_t*> from;
+    for (size_t k = 0; k < ids.size(); ++k) from.push_back(staged.get() + k * block_bytes);
+    into.device->from_host(ids, from);
+  }
   return crcs;
 }
 

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "crc32c.h"
+#include "cuda/device_blocks.h"
 #include "data_channel.h"
 #include "error.h"
 
@@ -37,6 +38,20 @@ bool same_secret(const Secret& a, const uint8_t* b) {
   uint8_t difference = 0;
   for (size_t i = 0; i < kSecretBytes; ++i) difference |= a[i] ^ b[i];
   return difference == 0;
+}
+
+/** Where the bytes of the job's blocks `indices` are on the host: in the pool, or brought from its device to `staged`. */
+std::vector<uint8_t*> blocks_of(const KvRegion& region, const SendJob& job, const std::vector<size_t>& indices,
+                                std::vector<uint8_t>& staged) {
+  const auto block_bytes = static_cast<size_t>(region.layout.block_bytes());
+  std::vector<int32_t> ids;
+  for (const size_t i : indices) ids.push_back(job.block_ids[i]);
+  if (region.device) staged.resize(ids.size() * block_bytes);
+  std::vector<uint8_t*> blocks;
+  for (size_t k = 0; k < ids.size(); ++k)
+    blocks.push_back(region.device ? staged.data() + k * block_bytes : region.block(ids[k]));
+  if (region.device) region.device->to_host(ids, blocks);
+  return blocks;
 }
 
 }  // namespace
@@ -152,15 +167,18 @@ void DataServer::serve(Lane& lane, const SendJob& job) {
   scatter.add(offered.data(), num_blocks);
   scatter.add(&head_check, sizeof(head_check));
   uint64_t num_valid = 0;
+  std::vector<uint8_t> staged;
   for (size_t begin = 0; begin < num_blocks;) {
     size_t end = begin;
-    for (size_t num_bytes = 0; end < num_blocks && num_bytes < kPieceBytes; ++end) {
-      if (!offered[end]) continue;
-      const auto block = region.block(job.block_ids[end]);
+    std::vector<size_t> piece;
+    for (; end < num_blocks && piece.size() * block_bytes < kPieceBytes; ++end)
+      if (offered[end]) piece.push_back(end);
+    const std::vector<uint8_t*> blocks = blocks_of(region, job, piece, staged);
+    for (size_t k = 0; k < piece.size(); ++k) {
+      const size_t i = piece[k];
       // Of bytes that change before they are sent, the row tells.
-      crcs[end] = htonl(crc32c(begin_block_crc(&job.hashes[end * kHashBytes]), block, block_bytes));
-      scatter.add(block, block_bytes);
-      num_bytes += block_bytes;
+      crcs[i] = htonl(crc32c(begin_block_crc(&job.hashes[i * kHashBytes]), blocks[k], block_bytes));
+      scatter.add(blocks[k], block_bytes);
     }
     scatter.send(lane.socket);
     for (size_t i = begin; i < end; ++i) {

@@ -12,6 +12,7 @@
 #include <fstream>
 #include <utility>
 
+#include "cuda/device_blocks.h"
 #include "error.h"
 
 namespace vllm_pd {
@@ -28,6 +29,9 @@ struct Header {
   char magic[8];
   uint64_t version;
   KvLayout layout;
+  KvPlace place;
+  /** Of the blocks, where they lie on a device. */
+  cuda::CUipcMemHandle device_memory;
 };
 
 int64_t align_to_page(int64_t num_bytes) { return (num_bytes + kPageBytes - 1) / kPageBytes * kPageBytes; }
@@ -36,8 +40,8 @@ int64_t blocks_offset(const KvLayout& layout) {
   return kPageBytes + align_to_page(layout.num_blocks * static_cast<int64_t>(sizeof(KvRow)));
 }
 
-int64_t region_bytes(const KvLayout& layout) {
-  return blocks_offset(layout) + layout.num_blocks * layout.block_bytes();
+int64_t region_bytes(const KvLayout& layout, KvPlace place) {
+  return blocks_offset(layout) + (place == KvPlace::kHost ? layout.num_blocks * layout.block_bytes() : 0);
 }
 
 std::string system_error() { return std::strerror(errno); }
@@ -108,8 +112,8 @@ uint8_t* KvRegion::block(int64_t block_id) const {
   return mapping->data() + blocks_offset(layout) + block_id * layout.block_bytes();
 }
 
-KvCache::KvCache(const KvLayout& layout) : fd_(-1) {
-  const int64_t num_bytes = region_bytes(layout);
+KvCache::KvCache(const KvLayout& layout, KvPlace place) : fd_(-1) {
+  const int64_t num_bytes = region_bytes(layout, place);
   const int64_t available = available_bytes();
   if (num_bytes > available) {
     throw Error("INVALID_ARGUMENT", "Expected a KV pool of at most " + std::to_string(available >> 20) +
@@ -123,12 +127,15 @@ KvCache::KvCache(const KvLayout& layout) : fd_(-1) {
     throw Error("INTERNAL",
                 "Could not make a memfd of " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
   }
-  region_ = {layout, std::make_shared<Mapping>(memfd.fd, num_bytes, true)};
+  region_ = {layout, std::make_shared<Mapping>(memfd.fd, num_bytes, true), nullptr};
+  if (place == KvPlace::kDevice) region_.device = cuda::DeviceBlocks::allocate(layout);
   for (int64_t id = 0; id < layout.num_blocks; ++id)
     region_.row(id).generation.store(1, std::memory_order_relaxed);
   auto* header = reinterpret_cast<Header*>(region_.mapping->data());
   header->version = kVersion;
   header->layout = layout;
+  header->place = place;
+  if (region_.device) header->device_memory = region_.device->ipc_handle();
   std::memcpy(header->magic, kMagic, sizeof(kMagic));
   fd_ = std::exchange(memfd.fd, -1);
 }
@@ -179,11 +186,15 @@ KvRegion open_peer_region(int pid, int fd, const KvLayout& layout) {
       std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0 || header.version != kVersion) {
     throw Error("PEER_FAILED", who + " does not begin as a KV pool of this version.");
   }
-  if (header.layout != layout || status.st_size != region_bytes(layout)) {
+  if (header.place != KvPlace::kHost && header.place != KvPlace::kDevice) {
+    throw Error("PEER_FAILED", who + " does not say where its blocks lie.");
+  }
+  if (header.layout != layout || status.st_size != region_bytes(layout, header.place)) {
     throw Error("PEER_FAILED", who + " was expected to have " + layout.to_string() + ", but has " +
                                    header.layout.to_string() + ".");
   }
-  return {layout, std::make_shared<Mapping>(memfd.fd, status.st_size, false)};
+  return {layout, std::make_shared<Mapping>(memfd.fd, status.st_size, false),
+          header.place == KvPlace::kDevice ? cuda::DeviceBlocks::open_peer(layout, header.device_memory) : nullptr};
 }
 
 }  // namespace vllm_pd

@@ -2,6 +2,8 @@
 //
 //   | header, one page | table: one row a block | blocks: (num_blocks, block_bytes) |
 //                       page aligned             page aligned
+//
+// The blocks of a GPU's node lie in device memory instead; the header then names that memory to peers.
 #pragma once
 
 #include <atomic>
@@ -11,10 +13,17 @@
 
 namespace vllm_pd {
 
+namespace cuda {
+class DeviceBlocks;
+}
+
 constexpr int kHashBytes = 32;
 
 /** What the pool's elements are; the numbers are part of the memfd's header. */
 enum class KvDtype : int64_t { kF32 = 0, kBF16 = 1 };
+
+/** Where a pool's blocks lie; the numbers are part of the memfd's header. */
+enum class KvPlace : int64_t { kHost = 0, kDevice = 1 };
 
 /** `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` of `dtype`; index 1 of the third is V. */
 struct KvLayout {
@@ -72,15 +81,18 @@ class Mapping {
 struct KvRegion {
   KvLayout layout;
   std::shared_ptr<Mapping> mapping;
+  /** Null where the blocks lie in the mapping. */
+  std::shared_ptr<cuda::DeviceBlocks> device;
 
   KvRow& row(int64_t block_id) const;
+  /** Not for blocks on a device. */
   uint8_t* block(int64_t block_id) const;
 };
 
 class KvCache {
  public:
-  /** Throws INVALID_ARGUMENT when the machine has not got that much memory. */
-  explicit KvCache(const KvLayout& layout);
+  /** Throws INVALID_ARGUMENT when the machine or its device has not got that much memory, NOT_SUPPORTED without one. */
+  explicit KvCache(const KvLayout& layout, KvPlace place = KvPlace::kHost);
   ~KvCache();
   KvCache(const KvCache&) = delete;
   KvCache& operator=(const KvCache&) = delete;
@@ -97,8 +109,8 @@ class KvCache {
   KvRegion region_;
 };
 
-/** Maps the pool that process `pid` has open as `fd`. Throws PEER_FAILED if it is not there or not of this
- * layout. */
+/** Maps the pool that process `pid` has open as `fd`, and its device memory where its blocks lie there. Throws
+ * PEER_FAILED if it is not there, not of this layout, or out of this process's reach. */
 KvRegion open_peer_region(int pid, int fd, const KvLayout& layout);
 
 }  // namespace vllm_pd

@@ -1,4 +1,4 @@
-// The kernels that a backend fills in. Activations are float32, row-major; shapes stand at each argument.
+// The kernels of the CPU, one virtual method each. Activations are float32, row-major; shapes stand at each argument.
 #pragma once
 
 #include <cstdint>

@@ -14,7 +14,7 @@ namespace vllm_pd {
  * Copies remote block i into local block i, for all i, on all of `threads`: runs of ids that are adjacent on both sides
  * in one piece, past the caches when they could not keep it. `hashes` has kHashBytes a block. Returns one byte a
  * block: 1 where the remote row said `hashes[i]` before and after the copy; where it is 0 the local bytes are
- * undefined.
+ * undefined. Between devices the copy runs on the reader's, between a device and a host through pinned memory.
  */
 std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, const KvRegion& local,
                                  const std::vector<int32_t>& remote_ids,

@@ -30,6 +30,17 @@ function text(description: string, shownDefault: string, helpGroup: string) {
   return string({ description, helpGroup, defaultHelp: async () => shownDefault });
 }
 
+/** Above 0, at most 1. */
+function share(description: string, shownDefault: number, helpGroup: string) {
+  return custom<number>({
+    parse: async (input) => {
+      const value = Number(input);
+      if (input.trim() !== '' && value > 0 && value <= 1) return value;
+      throw new CLIError(`Expected a number above 0 and at most 1 but received: ${input}`);
+    },
+  })({ description, helpGroup, defaultHelp: async () => String(shownDefault) });
+}
+
 const seconds = custom<number>({
   parse: async (input) => {
     const value = Number(input);
@@ -148,9 +159,9 @@ export const engineFlags = {
   ),
   seed: count('Seed of sampling for requests that bring none.', defaults.seed, 0, maxInt32, 'MODEL'),
   backend: option({
-    options: ['auto', 'cpu', 'onnx'] as const,
+    options: ['auto', 'cpu', 'cuda', 'onnx'] as const,
     description:
-      'What runs the model: the native CPU kernels (auto), or ONNX Runtime on an exported decoder.',
+      'What runs the model: the native kernels on the CPU or on a GPU (auto: where one answers), or ONNX Runtime on an exported decoder.',
     defaultHelp: async () => defaults.backend,
     helpGroup: 'MODEL',
   })(),
@@ -166,6 +177,12 @@ export const engineFlags = {
     defaultHelp: async () => defaults.quantization,
     helpGroup: 'MODEL',
   })(),
+  'batch-invariant': boolean({
+    description:
+      'On a GPU: products whose bits depend on no other request (on unless switched off); cuBLASLt otherwise.',
+    allowNo: true,
+    helpGroup: 'MODEL',
+  }),
   'num-threads': count('Compute threads of one node.', 'all cores', 1, 1024, 'MODEL'),
 
   'block-size': count('Tokens per KV block.', defaults.blockSize, 1, 1024, 'CACHE'),
@@ -174,6 +191,11 @@ export const engineFlags = {
     defaults.numBlocks,
     2,
     2 ** 24,
+    'CACHE',
+  ),
+  'gpu-memory-utilization': share(
+    "The share of a GPU's memory that one node may fill; sizes its pool unless --num-blocks does.",
+    defaults.gpuMemoryUtilization,
     'CACHE',
   ),
   'kv-cache-dtype': option({
@@ -295,7 +317,9 @@ export interface EngineFlagValues extends StoreFlagValues {
   readonly 'max-model-len'?: number;
   readonly seed?: number;
   readonly 'reuse-token-ids'?: boolean;
-  readonly backend?: 'auto' | 'cpu' | 'onnx';
+  readonly backend?: 'auto' | 'cpu' | 'cuda' | 'onnx';
+  readonly 'batch-invariant'?: boolean;
+  readonly 'gpu-memory-utilization'?: number;
   readonly dtype?: 'auto' | 'float32' | 'bfloat16';
   readonly quantization?: 'none' | 'int8';
   readonly 'num-threads'?: number;
@@ -354,6 +378,8 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
     kvCacheDtype: flags['kv-cache-dtype'],
     dtype: flags.dtype,
     quantization: flags.quantization,
+    gpuMemoryUtilization: flags['gpu-memory-utilization'],
+    batchInvariant: flags['batch-invariant'],
     numThreads: flags['num-threads'],
     seed: flags.seed,
     reuseTokenIds: flags['reuse-token-ids'],

@@ -52,16 +52,16 @@ export const defaultKvEvents: KvEventsConfig = {
   block_hashes: 'int',
 };
 
-/** What runs the forward pass: the native module on the CPU, or ONNX Runtime. */
-export type Backend = 'cpu' | 'onnx';
+/** What runs the forward pass: the native module on the CPU or on a GPU, or ONNX Runtime. */
+export type Backend = 'cpu' | 'cuda' | 'onnx';
 
 /** What the elements of a KV pool are. */
 export type KvCacheDtype = 'float32' | 'bfloat16';
 
-/** `auto`: bfloat16 where the chip computes with it, float32 elsewhere and on ONNX Runtime. */
+/** `auto`: bfloat16 on a GPU and where the CPU computes with it, float32 elsewhere and on ONNX Runtime. */
 export type KvCacheDtypeChoice = 'auto' | KvCacheDtype;
 
-/** `auto` is `cpu`. */
+/** `auto` is `cuda` where a GPU answers and nothing was asked for that only the CPU has, else `cpu`. */
 export type BackendChoice = 'auto' | Backend;
 
 /** Who leaves a full store first. `session`: of the conversation idle for longest, the tail. */
@@ -153,6 +153,14 @@ export interface KvTransferConfig {
   readonly kvLoadFailurePolicy: 'recompute' | 'fail';
 }
 
+/** What only backend `cuda` looks at. */
+export interface CudaConfig {
+  /** The share of the device's memory that this node may fill, which sizes the pool; null = `cache.numBlocks` does. */
+  readonly gpuMemoryUtilization: number | null;
+  /** A token's bits do not depend on what else is in its step, so that all modes answer alike. False is faster. */
+  readonly batchInvariant: boolean;
+}
+
 export interface EngineConfig {
   /** A Hugging Face model folder. */
   readonly modelPath: string;
@@ -167,6 +175,7 @@ export interface EngineConfig {
   readonly kvCacheDtype: KvCacheDtypeChoice;
   readonly dtype: DtypeChoice;
   readonly quantization: Quantization;
+  readonly cuda: CudaConfig;
   /** Compute threads of the backend. */
   readonly numThreads: number;
   /** Seed of sampling for requests that bring none. */
@@ -195,6 +204,8 @@ export interface EngineOptions {
   readonly kvCacheDtype?: KvCacheDtypeChoice;
   readonly dtype?: DtypeChoice;
   readonly quantization?: Quantization;
+  readonly gpuMemoryUtilization?: number;
+  readonly batchInvariant?: boolean;
   readonly numThreads?: number;
   readonly seed?: number;
   readonly reuseTokenIds?: boolean;
@@ -210,6 +221,9 @@ export const defaults = {
   maxNumSeqs: 64,
   // vLLM's CPU-sized default is 2048; at CPU prefill rates that is seconds in which nothing else is admitted.
   maxNumBatchedTokens: 512,
+  cudaMaxNumBatchedTokens: 8192,
+  gpuMemoryUtilization: 0.9,
+  batchInvariant: true,
   maxModelLen: 8192,
   // vLLM's queue has no end; memory has.
   maxWaiting: 1024,
@@ -260,11 +274,12 @@ export function given<T extends object>(choices: { readonly [K in keyof T]: T[K]
   return Object.fromEntries(Object.entries(choices).filter(([, value]) => value !== undefined)) as T;
 }
 
-/** Fills in the defaults. `node` brings what is not a choice: the resolved folder, this start's id, the role. */
+/** Fills in the defaults; a backend that is still `auto` is `cpu` here. `node` brings what is not a choice: the resolved folder, this start's id, the role. */
 export function completeEngineConfig(
   options: EngineOptions,
   node: { readonly modelPath: string; readonly engineId: string; readonly role: NodeRole },
 ): EngineConfig {
+  const backend = options.backend === 'onnx' || options.backend === 'cuda' ? options.backend : 'cpu';
   return {
     modelPath: node.modelPath,
     servedModelName: options.servedModelName ?? options.model ?? defaults.model,
@@ -277,7 +292,8 @@ export function completeEngineConfig(
     },
     scheduler: {
       maxNumSeqs: defaults.maxNumSeqs,
-      maxNumBatchedTokens: defaults.maxNumBatchedTokens,
+      maxNumBatchedTokens:
+        backend === 'cuda' ? defaults.cudaMaxNumBatchedTokens : defaults.maxNumBatchedTokens,
       maxModelLen: defaults.maxModelLen,
       maxWaiting: defaults.maxWaiting,
       policy: defaults.schedulingPolicy,
@@ -302,10 +318,17 @@ export function completeEngineConfig(
       role: node.role,
     },
     kvStore: completeKvStore(options.kvStore),
-    backend: options.backend === 'onnx' ? 'onnx' : 'cpu',
+    backend,
     kvCacheDtype: options.kvCacheDtype ?? defaults.kvCacheDtype,
     dtype: options.dtype ?? defaults.dtype,
     quantization: options.quantization ?? defaults.quantization,
+    cuda: {
+      gpuMemoryUtilization:
+        options.cache?.numBlocks === undefined
+          ? (options.gpuMemoryUtilization ?? defaults.gpuMemoryUtilization)
+          : null,
+      batchInvariant: options.batchInvariant ?? defaults.batchInvariant,
+    },
     numThreads: options.numThreads ?? availableParallelism(),
     seed: options.seed ?? defaults.seed,
     reuseTokenIds: options.reuseTokenIds ?? false,

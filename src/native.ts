@@ -6,7 +6,13 @@ import { fileURLToPath } from 'node:url';
 import type { KvCacheDtype } from './config.js';
 import { messageOf, VllmPdError } from './errors.js';
 import { type Addon, cross, crossAsync } from './native/addon.js';
-import { checkModelConfig, checkTensors, checkWeights, wholeNumber } from './native/arguments.js';
+import {
+  checkCudaOptions,
+  checkModelConfig,
+  checkTensors,
+  checkWeights,
+  wholeNumber,
+} from './native/arguments.js';
 import { NativeBlockHash } from './native/block-hash.js';
 import { NativeDataLanes, NativeDataServer } from './native/data-channel.js';
 import { NativeKvPool, NativePeerPool } from './native/kv-pool.js';
@@ -23,14 +29,20 @@ export interface KvPoolLayout {
   readonly dtype: KvCacheDtype;
 }
 
+/** Where a pool's blocks lie: in the memfd, or on the GPU that this process computes on. */
+export type KvPlace = 'host' | 'device';
+
 /**
  * A node's KV blocks in a memfd, with a table of one row a block beside them (generation counter, SHA-256).
+ * On a device only the table is in the memfd, and peers read the blocks through CUDA IPC.
  * Peers of the same user map it through `/proc/<pid>/fd/<fd>` and read it without asking.
  */
 export interface KvPool {
   readonly layout: KvPoolLayout;
   /** num_layers * 2 * num_kv_heads * block_size * head_dim * 4 (float32) or 2 (bfloat16) */
   readonly blockBytes: number;
+  /** Where the blocks lie; the table is the host's anyway. */
+  readonly place: KvPlace;
   readonly fd: number;
   /** Says that the block now holds exactly the tokens named by `hash` (64 hex digits). */
   publish(blockId: number, hash: string): void;
@@ -38,7 +50,7 @@ export interface KvPool {
   retract(blockId: number): void;
   /** `hash` null = nothing published. The generation changes with every publish and retract. */
   row(blockId: number): { readonly generation: number; readonly hash: string | null };
-  /** The block's bytes, a live view. For tests and small reads. */
+  /** The block's bytes, a live view. For tests and small reads. Throws NOT_SUPPORTED for blocks on a device. */
   block(blockId: number): Uint8Array;
   /**
    * Copies blocks out for a peer: each is copied only if its row says `hashes[i]` before and after.
@@ -273,6 +285,17 @@ export interface CudaFacts {
   readonly whyNoCublasLt: string;
 }
 
+/** How a model runs on a GPU. Memory for steps of the given size is taken at once; larger steps take more. */
+export interface CudaModelOptions {
+  /** False: cuBLASLt where it is found, whose sums may depend on the number of rows. */
+  readonly batchInvariant: boolean;
+  /** Of one step. */
+  readonly maxTokens: number;
+  readonly maxRequests: number;
+  /** Longest sequence, in tokens. */
+  readonly maxPositions: number;
+}
+
 /** How the module was compiled. */
 export interface BuildFacts {
   readonly compiler: string;
@@ -281,7 +304,8 @@ export interface BuildFacts {
 }
 
 export interface Native {
-  createPool(layout: KvPoolLayout): KvPool;
+  /** Default `host`. Throws INVALID_ARGUMENT where it does not fit, NOT_SUPPORTED without a device. */
+  createPool(layout: KvPoolLayout, place?: KvPlace): KvPool;
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool;
   /** Listens on any free port of that host. Throws INVALID_ARGUMENT when it is not this machine's. */
@@ -301,6 +325,14 @@ export interface Native {
     numThreads: number,
     weights?: NativeWeights,
   ): Promise<NativeModel>;
+  /** Brings the weights to the GPU, in bfloat16. Throws NOT_SUPPORTED without one, or for shapes that kernels do not take. */
+  loadCudaModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    options: CudaModelOptions,
+  ): Promise<NativeModel>;
+  /** Bytes on the device: not in use by anybody, in use by this process, there at all. Throws NOT_SUPPORTED without one. */
+  cudaMemory(): { readonly free: number; readonly own: number; readonly total: number };
   /**
    * Hashes of `numBlocks` full blocks behind `parent`, the first token at `begin`, as src/core/block-hash.ts defines them
    * for blocks without extra keys. Token ids must be uint32. `portable`: without the chip's SHA instructions.
@@ -349,8 +381,12 @@ class LoadedNative implements Native {
     return cross(() => this.#addon.cudaFacts());
   }
 
-  createPool(layout: KvPoolLayout): KvPool {
-    return new NativeKvPool(this.#addon, layout);
+  cudaMemory(): ReturnType<Native['cudaMemory']> {
+    return cross(() => this.#addon.cudaMemory());
+  }
+
+  createPool(layout: KvPoolLayout, place: KvPlace = 'host'): KvPool {
+    return new NativeKvPool(this.#addon, layout, place);
   }
 
   createDataServer(pool: KvPool, host: string): DataServer {
@@ -384,6 +420,19 @@ class LoadedNative implements Native {
     checkWeights(weights);
     wholeNumber('numThreads', numThreads, 1, 1024);
     const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, numThreads));
+    return new LoadedNativeModel(this.#addon, handle, { ...config });
+  }
+
+  async loadCudaModel(
+    config: NativeModelConfig,
+    tensors: readonly TensorLocation[],
+    options: CudaModelOptions,
+  ): Promise<NativeModel> {
+    checkModelConfig(config);
+    checkTensors(tensors);
+    checkCudaOptions(options);
+    const weights: NativeWeights = { dtype: 'bfloat16', quantization: null };
+    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, 1, options));
     return new LoadedNativeModel(this.#addon, handle, { ...config });
   }
 

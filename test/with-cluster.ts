@@ -20,6 +20,7 @@ export interface TestCluster extends Cluster {
 /** 256 blocks of 16 tokens a node, one thread, nothing too short to be pulled. */
 const small = {
   model: 'tiny',
+  backend: 'cpu',
   numThreads: 1,
   cache: { numBlocks: 256 },
   kvTransfer: { kvRecomputeThreshold: 16 },

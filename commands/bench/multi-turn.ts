@@ -88,8 +88,11 @@ export default class BenchMultiTurn extends BaseCommand {
     const { readWorkload } = await import('../../src/bench/workload.js');
     const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
     // Here --seed is the workload's; answers are greedy or carry the workload's sampling seed.
-    const engine = engineOptions({ ...flags, seed: undefined });
-    checkUrlFlags(flags.url, flags.mode, engine);
+    const chosen = engineOptions({ ...flags, seed: undefined });
+    checkUrlFlags(flags.url, flags.mode, chosen);
+    const { chooseBackend } = await import('../../src/model/choose-backend.js');
+    // Chosen here, so that what is kept says what ran.
+    const engine = flags.url ? chosen : { ...chosen, backend: chooseBackend(chosen) };
     const controller = new AbortController();
     const offInterrupt = onInterrupt(() => controller.abort());
     const progress = await this.startProgress('turns', 1);

@@ -64,7 +64,7 @@ struct HeadsArgs {
 
 struct RotateAndCacheArgs {
   void* qkv;                    // (num_tokens, (num_heads + 2 num_kv_heads) * head_dim) T; q is rotated in place
-  const float* cos;             // (max_positions, head_dim / 2)
+  const float* cos;             // (max_positions, rotary_dim / 2)
   const float* sin;             // likewise
   const float* q_norm;          // (head_dim), or null
   const float* k_norm;          // (head_dim), or null
@@ -72,6 +72,7 @@ struct RotateAndCacheArgs {
   const int64_t* slot_mapping;  // (num_tokens) block id * block_size + slot; below 0: a token of padding
   KvLayerArgs kv;
   HeadsArgs heads;
+  int32_t rotary_dim;  // the first so many of a head's dimensions are rotated; 0 in a layer without positions
   float norm_eps;
 };
 

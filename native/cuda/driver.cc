@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <utility>
@@ -153,6 +154,10 @@ CudaFacts cuda_facts() {
   }
 }
 
+namespace {
+std::atomic<int64_t> allocated{0};
+}  // namespace
+
 class FunctionLock {
  public:
   std::mutex mutex;
@@ -178,6 +183,17 @@ Device::~Device() {
   bind();
   driver().cuModuleUnload(module_);
   driver().cuDevicePrimaryCtxRelease(info_.ordinal);
+}
+
+int64_t allocated_bytes() { return allocated.load(); }
+
+std::shared_ptr<Device> shared_device() {
+  static std::mutex mutex;
+  static std::weak_ptr<Device> opened;
+  const std::lock_guard<std::mutex> guard(mutex);
+  std::shared_ptr<Device> device = opened.lock();
+  if (!device) opened = device = std::make_shared<Device>(0);
+  return device;
 }
 
 void Device::bind() const { check(driver().cuCtxSetCurrent(context_), "use the device"); }
@@ -232,6 +248,7 @@ DeviceMemory::DeviceMemory(const std::shared_ptr<Device>& device, int64_t num_by
                                         std::to_string(device_->memory().first) + " are free.");
   }
   check(result, "allocate memory");
+  allocated += num_bytes_;
 }
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
@@ -250,6 +267,7 @@ DeviceMemory::~DeviceMemory() {
   if (address_ == 0) return;
   device_->bind();
   driver().cuMemFree(address_);
+  allocated -= num_bytes_;
 }
 
 CUipcMemHandle DeviceMemory::ipc_handle() const {

@@ -92,6 +92,13 @@ class Device {
   std::unique_ptr<class FunctionLock> lock_;
 };
 
+/** The device that this process computes on, the driver's first; opened by the first caller, closed with the last
+ * owner. Throws as Device does. */
+std::shared_ptr<Device> shared_device();
+
+/** Bytes of all DeviceMemory in this process. */
+int64_t allocated_bytes();
+
 /** Memory on the device. */
 class DeviceMemory {
  public:

@@ -1,5 +1,12 @@
 // What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
-import type { FirstToken, KvCacheDtypeChoice, KvLookup, KvStoreConfig, KvTransferMode } from '../config.js';
+import type {
+  Backend,
+  FirstToken,
+  KvCacheDtypeChoice,
+  KvLookup,
+  KvStoreConfig,
+  KvTransferMode,
+} from '../config.js';
 import type { Check } from './checks.js';
 import type { HostInfo } from './host.js';
 
@@ -64,11 +71,13 @@ export interface RunConfig {
   /** Storage beyond the pools; absent in runs without any. */
   readonly kv_store?: KvStoreConfig;
   /** Absent in runs from before there was a choice: `cpu`. */
-  readonly backend?: 'cpu' | 'onnx';
+  readonly backend?: Backend;
   /** What was asked for. Absent in runs from before there was a choice: `float32`. */
   readonly kv_cache_dtype?: KvCacheDtypeChoice;
   /** As chosen; absent in runs from before there was a choice: `float32`. */
   readonly dtype?: 'auto' | 'float32' | 'bfloat16';
   readonly quantization?: 'none' | 'int8';
+  /** On a GPU: whether a token's bits were independent of the rest of its step. */
+  readonly batch_invariant?: boolean;
   readonly num_threads: number;
 }

@@ -88,6 +88,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_cache_dtype: prefill.kvCacheDtype,
     dtype: prefill.dtype,
     quantization: prefill.quantization,
+    ...(prefill.backend === 'cuda' && { batch_invariant: prefill.cuda.batchInvariant }),
     num_threads: prefill.numThreads,
   };
 }

@@ -17,6 +17,7 @@ import { KvEventPublisher } from './kv-event-publisher.js';
 import { KvEventRecorder } from './kv-event-recorder.js';
 import { MeasuredRunner } from './measured-runner.js';
 import { modelFingerprint } from './model-fingerprint.js';
+import { sizedCache } from './pool-size.js';
 import type { RequestLimits } from './request-check.js';
 import { openStorage, type Storage } from './storage.js';
 
@@ -29,6 +30,8 @@ export interface KvEventParts {
 }
 
 export interface EngineParts {
+  /** With the number of blocks that the pool really has. */
+  readonly config: EngineConfig;
   readonly events: KvEventParts | null;
   readonly folder: ModelFolder;
   readonly pool: KvPool;
@@ -46,29 +49,24 @@ export interface EngineParts {
 
 const clock = () => performance.now();
 
-export async function startParts(config: EngineConfig): Promise<EngineParts> {
-  const folder = await loadModelFolder(config.modelPath, {
-    backend: config.backend,
-    numThreads: config.numThreads,
-    maxModelLen: config.scheduler.maxModelLen,
-    dtype: config.dtype,
-    quantization: config.quantization,
-  });
+export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
+  const folder = await loadFolder(wanted);
   let pool: KvPool | null = null;
   let events: KvEventParts | null = null;
   let storage: Storage | null = null;
   try {
-    const { numBlocks, blockSize } = config.cache;
-    pool = loadNative().createPool({
-      numBlocks,
-      blockSize,
+    const layout = {
+      blockSize: wanted.cache.blockSize,
       ...folder.model.kvShape,
-      dtype: resolveKvCacheDtype(config.kvCacheDtype, config.backend, loadNative().defaultDtype),
-    });
+      dtype: resolveKvCacheDtype(wanted.kvCacheDtype, wanted.backend, loadNative().defaultDtype),
+    };
+    const config = { ...wanted, cache: sizedCache(wanted, layout) };
+    const { numBlocks } = config.cache;
+    pool = loadNative().createPool({ ...layout, numBlocks }, config.backend === 'cuda' ? 'device' : 'host');
     const peers = new PeerPolicy(config.kvTransfer.peers);
     const compatibility = await compatibilityOf(config);
     storage = await openStorage(config, pool, compatibility);
-    if (config.kvEvents) events = await startEvents(config.kvEvents, blockSize);
+    if (config.kvEvents) events = await startEvents(config.kvEvents, config.cache.blockSize);
     const agent = await createTransferAgent({
       config: config.kvTransfer,
       engineId: config.kvTransfer.engineId,
@@ -76,7 +74,7 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
       compatibility,
       peers,
     });
-    return { ...connectParts(config, folder, pool, agent, storage, events), peers };
+    return { config, ...connectParts(config, folder, pool, agent, storage, events), peers };
   } catch (error) {
     await events?.publisher.close();
     await storage?.stores.close();
@@ -84,6 +82,23 @@ export async function startParts(config: EngineConfig): Promise<EngineParts> {
     folder.model.close();
     throw error;
   }
+}
+
+function loadFolder({ modelPath, backend, numThreads, scheduler, dtype, quantization, cuda }: EngineConfig) {
+  const { maxModelLen, maxNumBatchedTokens, maxNumSeqs } = scheduler;
+  return loadModelFolder(modelPath, {
+    backend,
+    numThreads,
+    maxModelLen,
+    dtype,
+    quantization,
+    cuda: {
+      batchInvariant: cuda.batchInvariant,
+      maxTokens: Math.min(maxNumBatchedTokens, maxNumSeqs * maxModelLen),
+      maxRequests: maxNumSeqs,
+      maxPositions: maxModelLen,
+    },
+  });
 }
 
 /** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
@@ -100,7 +115,7 @@ function connectParts(
   agent: TransferAgent,
   storage: Storage,
   events: KvEventParts | null,
-): Omit<EngineParts, 'peers'> {
+): Omit<EngineParts, 'config' | 'peers'> {
   const { cache, kvTransfer } = config;
   const external = events ? events.recorder.watchStored(storage.external) : storage.external;
   const limits = limitsOf(config, folder);

@@ -53,8 +53,8 @@ export class Engine {
   #isClosing = false;
   #shutdown: Promise<void> | null = null;
 
-  private constructor(config: EngineConfig, parts: EngineParts) {
-    this.config = config;
+  private constructor(parts: EngineParts) {
+    this.config = parts.config;
     this.#parts = parts;
     const { scheduler, runner, clock, folder, connectorWorker } = parts;
     this.#eosTokenIds = eosTokenIdsOf(folder);
@@ -71,9 +71,9 @@ export class Engine {
     this.#core.start();
   }
 
-  /** Loads the model and listens for peers. Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE. */
+  /** Loads the model and listens for peers. Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE, NOT_SUPPORTED. */
   static async start(config: EngineConfig): Promise<Engine> {
-    return new Engine(config, await startParts(config));
+    return new Engine(await startParts(config));
   }
 
   get tokenizer(): Tokenizer {

@@ -21,7 +21,7 @@ export async function modelFingerprint(
   options: ModelConfigOptions & WeightChoice = {},
 ): Promise<string> {
   // Other weights make other bits as well.
-  const weights = backend === 'onnx' ? {} : resolveWeights(options);
+  const weights = backend === 'onnx' ? {} : resolveWeights(options, backend);
   const hash = createHash('sha256').update(JSON.stringify({ backend, ...weights }));
   if (backend === 'onnx') await addOnnxFiles(hash, modelPath);
   else await addCheckpoint(hash, modelPath, options);

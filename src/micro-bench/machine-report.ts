@@ -43,7 +43,7 @@ export interface MachineReport {
     }[];
     readonly cublaslt: Availability;
   };
-  readonly backends: Readonly<Record<Backend | 'cuda', Availability>>;
+  readonly backends: Readonly<Record<Backend, Availability>>;
   readonly kv_agents: Readonly<Record<'shm' | 'tcp', Availability>>;
 }
 
@@ -117,7 +117,7 @@ function cudaReport(facts: CudaFacts | undefined, whyNoModule: string | null): M
 function cudaAvailability(facts: CudaFacts | undefined, whyNoModule: string | null): Availability {
   if (!facts) return failing(whyNoModule);
   if (facts.whyNot !== '') return failing(facts.whyNot);
-  return failing('The kernels run on this device, but the engine does not use them yet.');
+  return working(facts.devices[0]?.name ?? null);
 }
 
 async function onnxAvailability(whyNoModule: string | null): Promise<Availability> {

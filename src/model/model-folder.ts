@@ -2,11 +2,12 @@
 
 import type { Backend } from '../config.js';
 import { VllmPdError } from '../errors.js';
+import type { CudaModelOptions } from '../native.js';
 import { ChatTemplate } from './chat-template.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import type { Model } from './model.js';
 import { type ModelConfig, type ModelConfigOptions, readModelConfig } from './model-config.js';
-import { loadModel, type WeightChoice } from './native-model.js';
+import { loadCudaModel, loadModel, type WeightChoice } from './native-model.js';
 import { loadOnnxModel } from './onnx-model.js';
 import { readTextConfig, type TextConfig } from './text-config.js';
 import { Tokenizer } from './tokenizer.js';
@@ -27,17 +28,23 @@ export interface LoadOptions extends ModelConfigOptions, WeightChoice {
   /** Default `cpu`. */
   readonly backend?: Backend;
   readonly numThreads: number;
+  /** Asked for with backend `cuda`. */
+  readonly cuda?: CudaModelOptions;
 }
 
 /**
  * Loads a model folder. The caller closes `model`. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE, and
- * INVALID_ARGUMENT for weights chosen on a backend that brings its own.
+ * INVALID_ARGUMENT for weights chosen on a backend that brings its own, NOT_SUPPORTED for `cuda` without a GPU.
  */
 export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
-  const { backend, numThreads, ...modelOptions } = options;
+  const { backend, numThreads, cuda, ...modelOptions } = options;
   if (backend !== 'onnx') {
     const texts = await loadModelTexts(modelPath, modelOptions);
-    return { ...texts, model: await loadModel(modelPath, numThreads, modelOptions) };
+    const model =
+      backend === 'cuda' && cuda
+        ? await loadCudaModel(modelPath, cuda, modelOptions)
+        : await loadModel(modelPath, numThreads, modelOptions);
+    return { ...texts, model };
   }
   refuseWeightChoice(options);
   // The graph says how it is computed, so any architecture will do.

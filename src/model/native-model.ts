@@ -1,7 +1,9 @@
 // The Model interface on the native module.
 import type { DtypeChoice, Quantization } from '../config.js';
+import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import {
+  type CudaModelOptions,
   type ForwardInput,
   type KvPool,
   loadNative,
@@ -38,18 +40,31 @@ class NativeDecoder implements Model {
   }
 }
 
-/** What weights are kept as on backend `cpu`; by default `auto` and `none`. */
+/** What weights are kept as on backends `cpu` and `cuda`; by default `auto` and `none`. */
 export interface WeightChoice {
   readonly dtype?: DtypeChoice;
   readonly quantization?: Quantization;
 }
 
-/** What the choice comes to on this machine. */
-export function resolveWeights({ dtype = 'auto', quantization = 'none' }: WeightChoice): NativeWeights {
+/** What the choice comes to on this machine. Throws INVALID_ARGUMENT for what a GPU does not keep weights as. */
+export function resolveWeights(
+  { dtype = 'auto', quantization = 'none' }: WeightChoice,
+  backend: 'cpu' | 'cuda',
+): NativeWeights {
+  if (backend === 'cuda') {
+    if (dtype === 'float32') throw notOnGpu('dtype', 'auto or bfloat16', dtype);
+    if (quantization !== 'none') throw notOnGpu('quantization', 'none', quantization);
+    return { dtype: 'bfloat16', quantization: null };
+  }
   return {
     dtype: dtype === 'auto' ? loadNative().defaultDtype : dtype,
     quantization: quantization === 'none' ? null : quantization,
   };
+}
+
+function notOnGpu(param: string, expected: string, received: string): VllmPdError {
+  const message = `Expected --${param} ${expected} with --backend cuda but received ${received}.`;
+  return new VllmPdError('INVALID_ARGUMENT', message, { param });
 }
 
 /** Loads config.json and the weights. Throws NOT_FOUND, BAD_FILE (config before weights) or NATIVE_UNAVAILABLE. */
@@ -60,7 +75,7 @@ export async function loadModel(
 ): Promise<Model> {
   const config = await readModelConfig(modelPath, options);
   const tensors = await readCheckpoint(modelPath, config);
-  const weights = resolveWeights(options);
+  const weights = resolveWeights(options, 'cpu');
   const cache = await packedCache(modelPath, tensors, weights);
   const startedAt = performance.now();
   const native = await loadNative().loadModel(config, tensors, numThreads, {
@@ -69,5 +84,22 @@ export async function loadModel(
   });
   const { weightSource } = native;
   log.info({ ...weights, weightSource, ms: Math.round(performance.now() - startedAt) }, 'weights are loaded');
+  return new NativeDecoder(config, native);
+}
+
+/** The same on the GPU. Throws NOT_SUPPORTED where there is none, or for a shape that its kernels do not take. */
+export async function loadCudaModel(
+  modelPath: string,
+  cuda: CudaModelOptions,
+  options: ModelConfigOptions & WeightChoice = {},
+): Promise<Model> {
+  resolveWeights(options, 'cuda');
+  const config = await readModelConfig(modelPath, options);
+  const tensors = await readCheckpoint(modelPath, config);
+  const startedAt = performance.now();
+  const maxPositions = Math.min(cuda.maxPositions, config.maxPositionEmbeddings);
+  const native = await loadNative().loadCudaModel(config, tensors, { ...cuda, maxPositions });
+  const { own } = loadNative().cudaMemory();
+  log.info({ ...cuda, bytes: own, ms: Math.round(performance.now() - startedAt) }, 'weights are on the GPU');
   return new NativeDecoder(config, native);
 }

@@ -1,6 +1,13 @@
 // What crosses into the native module, and how its errors come back.
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
-import type { CudaFacts, NativeModelConfig, NativeWeights, TensorLocation, WeightSource } from '../native.js';
+import type {
+  CudaFacts,
+  CudaModelOptions,
+  NativeModelConfig,
+  NativeWeights,
+  TensorLocation,
+  WeightSource,
+} from '../native.js';
 
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {
@@ -17,7 +24,8 @@ export interface Addon {
   defaultDtype(): NativeWeights['dtype'];
   cudaFacts(): CudaFacts;
   buildFacts(): { readonly compiler: string; readonly nvcc: string };
-  createPool(layout: readonly number[]): PoolHandle;
+  cudaMemory(): { readonly free: number; readonly own: number; readonly total: number };
+  createPool(layout: readonly number[], onDevice: boolean): PoolHandle;
   poolFd(pool: PoolHandle): number;
   publish(pool: PoolHandle, blockId: number, hash: Uint8Array): void;
   retract(pool: PoolHandle, blockId: number): void;
@@ -73,6 +81,7 @@ export interface Addon {
     tensors: readonly TensorLocation[],
     weights: NativeWeights,
     numThreads: number,
+    cuda?: CudaModelOptions,
   ): Promise<ModelHandle>;
   forward(
     model: ModelHandle,

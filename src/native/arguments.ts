@@ -2,7 +2,13 @@
 import { isAbsolute } from 'node:path';
 import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
-import type { KvPoolLayout, NativeModelConfig, NativeWeights, TensorLocation } from '../native.js';
+import type {
+  CudaModelOptions,
+  KvPoolLayout,
+  NativeModelConfig,
+  NativeWeights,
+  TensorLocation,
+} from '../native.js';
 
 const maxInt32 = 2 ** 31 - 1;
 const hashBytes = 32;
@@ -164,6 +170,15 @@ export function checkTensors(tensors: readonly TensorLocation[]): void {
     for (const size of shape) wholeNumber(`a dimension of ${name}`, size, 0);
     wholeNumber(`the offset of ${name}`, offset, 0, Number.MAX_SAFE_INTEGER);
     wholeNumber(`the length of ${name}`, length, 0, Number.MAX_SAFE_INTEGER);
+  }
+}
+
+export function checkCudaOptions(options: CudaModelOptions): void {
+  if (typeof options.batchInvariant !== 'boolean') {
+    throw invalid(`Expected true or false for batchInvariant but received ${show(options.batchInvariant)}.`);
+  }
+  for (const name of ['maxTokens', 'maxRequests', 'maxPositions'] as const) {
+    wholeNumber(name, options[name], 1);
   }
 }
 

@@ -1,6 +1,6 @@
 // A node's own KV pool, and a peer's: checks arguments and hands them to the native module.
 import { VllmPdError } from '../errors.js';
-import type { KvPool, KvPoolLayout, PeerPool } from '../native.js';
+import type { KvPlace, KvPool, KvPoolLayout, PeerPool } from '../native.js';
 import { type Addon, cross, crossAsync, type PeerHandle, type PoolHandle } from './addon.js';
 import {
   blockBytesOf,
@@ -14,16 +14,18 @@ import {
 export class NativeKvPool implements KvPool {
   readonly layout: KvPoolLayout;
   readonly blockBytes: number;
+  readonly place: KvPlace;
   readonly fd: number;
   readonly #addon: Addon;
   readonly #handle: PoolHandle;
 
-  constructor(addon: Addon, layout: KvPoolLayout) {
+  constructor(addon: Addon, layout: KvPoolLayout, place: KvPlace) {
     const numbers = checkLayout(layout);
     this.#addon = addon;
+    this.place = place;
     this.layout = { ...layout };
     this.blockBytes = blockBytesOf(layout);
-    this.#handle = cross(() => addon.createPool(numbers));
+    this.#handle = cross(() => addon.createPool(numbers, place === 'device'));
     this.fd = cross(() => addon.poolFd(this.#handle));
   }
 

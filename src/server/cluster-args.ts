@@ -15,6 +15,7 @@ export function engineArgs(options: EngineOptions): string[] {
     seed: options.seed,
     'block-size': cache.blockSize,
     'num-blocks': cache.numBlocks,
+    'gpu-memory-utilization': options.gpuMemoryUtilization,
     'kv-events-config': options.kvEvents
       ? JSON.stringify({ enable_kv_cache_events: true, ...options.kvEvents })
       : undefined,
@@ -50,6 +51,8 @@ export function engineArgs(options: EngineOptions): string[] {
     value === undefined ? [] : [`--${name}=${value}`],
   );
   if (options.reuseTokenIds) args.push('--reuse-token-ids');
+  if (options.batchInvariant === true) args.push('--batch-invariant');
+  if (options.batchInvariant === false) args.push('--no-batch-invariant');
   if (cache.enablePrefixCaching === true) args.push('--enable-prefix-caching');
   if (cache.enablePrefixCaching === false) args.push('--no-enable-prefix-caching');
   if (kvStore.hopPlanner === true) args.push('--hop-planner');

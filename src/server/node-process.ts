@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { completeEngineConfig, defaults, type EngineOptions, type NodeRole } from '../config.js';
 import { Engine } from '../engine/engine.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
+import { chooseBackend } from '../model/choose-backend.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { startApiServer } from './api/api-server.js';
 import type { HttpServer } from './http.js';
@@ -57,7 +58,9 @@ export async function startNode(node: NodeOptions): Promise<RunningNode> {
   const { role, engine: options, host, port, apiKeys, drainTimeoutMs = defaults.drainTimeoutMs } = node;
   const modelPath = await resolveModel(options.model ?? defaults.model, { backend: options.backend });
   const engineId = randomUUID();
-  const engine = await Engine.start(completeEngineConfig(options, { modelPath, engineId, role }));
+  const backend = chooseBackend(options);
+  const config = completeEngineConfig({ ...options, backend }, { modelPath, engineId, role });
+  const engine = await Engine.start(config);
   try {
     const server = await startApiServer({ engine, host, port, apiKeys });
     let closed: Promise<void> | null = null;

@@ -17,7 +17,7 @@ test('the fingerprint tells weights apart, and auto is what it comes to here', a
       fingerprint({ dtype: 'bfloat16', quantization: 'int8' }),
     ]);
     assert.is(new Set(all).size, 3);
-    const { dtype } = resolveWeights({});
+    const { dtype } = resolveWeights({}, 'cpu');
     assert.is(await fingerprint({}), await fingerprint({ dtype }));
   });
 });

@@ -15,6 +15,7 @@ constexpr float kEps = 1e-6f;
 
 struct Setup {
   HeadsArgs heads;
+  int32_t rotary_dim;
   bool norms;
   std::vector<float> cos;
   std::vector<float> sin;
@@ -25,7 +26,7 @@ struct Setup {
 /** One head in float64, normed where `norm` is not empty and rotated. */
 std::vector<double> rotated(const float* head, const Setup& setup, const std::vector<float>& norm, int64_t position) {
   const int64_t dim = setup.heads.head_dim;
-  const int64_t half = dim / 2;
+  const int64_t half = setup.rotary_dim / 2;
   std::vector<double> x(head, head + dim);
   if (!norm.empty()) {
     double squares = 0;
@@ -33,7 +34,7 @@ std::vector<double> rotated(const float* head, const Setup& setup, const std::ve
     const double factor = 1.0 / std::sqrt(squares / static_cast<double>(dim) + kEps);
     for (int64_t i = 0; i < dim; ++i) x[i] *= factor * norm[i];
   }
-  std::vector<double> out(x.size());
+  std::vector<double> out(x);
   for (int64_t i = 0; i < half; ++i) {
     const double cos = setup.cos[position * half + i];
     const double sin = setup.sin[position * half + i];
@@ -50,14 +51,15 @@ std::vector<float> pool_values(Lab& lab, KvType kv, ElementType type, const Devi
   return values;
 }
 
-void check_of(Lab& lab, ElementType type, KvType kv, const HeadsArgs& heads, bool norms) {
+void check_of(Lab& lab, ElementType type, KvType kv, const HeadsArgs& heads, int32_t rotary_dim, bool norms) {
   const int64_t dim = heads.head_dim;
   const int64_t num_all = heads.num_heads + 2 * heads.num_kv_heads;
   constexpr int64_t kPositions = 40;
   const Setup setup{heads,
+                    rotary_dim,
                     norms,
-                    lab.floats(kPositions * dim / 2),
-                    lab.floats(kPositions * dim / 2),
+                    lab.floats(kPositions * rotary_dim / 2),
+                    lab.floats(kPositions * rotary_dim / 2),
                     norms ? lab.floats(dim, 2.0f) : std::vector<float>{},
                     norms ? lab.floats(dim, 2.0f) : std::vector<float>{}};
   const Tensor qkv = lab.tensor(type, kTokens * num_all * dim);
@@ -98,6 +100,7 @@ void check_of(Lab& lab, ElementType type, KvType kv, const HeadsArgs& heads, boo
   args.kv.k_scale = k_scale;
   args.kv.v_scale = v_scale;
   args.heads = heads;
+  args.rotary_dim = rotary_dim;
   args.norm_eps = kEps;
   lab.kernels(type, kv).rotate_and_cache(args, kTokens, lab.stream().get());
 
@@ -125,7 +128,7 @@ void check_of(Lab& lab, ElementType type, KvType kv, const HeadsArgs& heads, boo
     }
   }
   const std::string what = std::string("rotate_and_cache ") + name_of(type) + ", KV " + name_of(kv) + ", head_dim " +
-                           std::to_string(dim) + (norms ? ", q/k norm" : "");
+                           std::to_string(dim) + ", rotated " + std::to_string(rotary_dim) + (norms ? ", q/k norm" : "");
   lab.close(what + ": q", lab.download_values(type, qkv_memory, kTokens * num_all * dim), want_qkv, 1e-6,
             1.02 * half_unit(type));
   // e4m3 has four bits of precision, and units of 2^-9 at the least.
@@ -137,10 +140,13 @@ void check_of(Lab& lab, ElementType type, KvType kv, const HeadsArgs& heads, boo
 }  // namespace
 
 void check_rotate_and_cache(Lab& lab) {
-  check_of(lab, ElementType::kBF16, KvType::kBF16, {4, 2, 64}, false);
-  check_of(lab, ElementType::kF16, KvType::kF16, {3, 1, 24}, true);
-  check_of(lab, ElementType::kBF16, KvType::kE4M3, {5, 5, 16}, true);
-  check_of(lab, ElementType::kF16, KvType::kE4M3, {2, 1, 128}, true);
+  check_of(lab, ElementType::kBF16, KvType::kBF16, {4, 2, 64}, 64, false);
+  check_of(lab, ElementType::kF16, KvType::kF16, {3, 1, 24}, 24, true);
+  check_of(lab, ElementType::kBF16, KvType::kE4M3, {5, 5, 16}, 16, true);
+  check_of(lab, ElementType::kF16, KvType::kE4M3, {2, 1, 128}, 128, true);
+  check_of(lab, ElementType::kBF16, KvType::kBF16, {4, 2, 64}, 16, true);
+  check_of(lab, ElementType::kF16, KvType::kF16, {2, 2, 80}, 64, false);
+  check_of(lab, ElementType::kBF16, KvType::kBF16, {4, 2, 32}, 0, true);
 }
 
 }  // namespace vllm_pd::cuda::checks

@@ -1,0 +1,27 @@
+// Which backend `auto` is on this machine.
+import type { Backend, EngineOptions } from '../config.js';
+import { VllmPdError } from '../errors.js';
+import { loadNative } from '../native.js';
+
+type Choice = Pick<EngineOptions, 'backend' | 'dtype' | 'kvCacheDtype' | 'quantization'>;
+
+/**
+ * `cuda` where a GPU answers and nothing was asked for that only the CPU has. Throws NOT_SUPPORTED where `cuda` was
+ * asked for and cannot be had.
+ */
+export function chooseBackend({ backend = 'auto', dtype, kvCacheDtype, quantization }: Choice): Backend {
+  if (backend !== 'auto' && backend !== 'cuda') return backend;
+  const { whyNot } = loadNative().cudaFacts();
+  if (backend === 'cuda') {
+    if (whyNot === '') return 'cuda';
+    throw new VllmPdError('NOT_SUPPORTED', `Backend cuda cannot be used. ${whyNot}`, {
+      param: 'backend',
+      suggestions: [
+        'See what works on this machine: vllm-pd info.',
+        'Run the model on the CPU: --backend cpu.',
+      ],
+    });
+  }
+  const onlyCpu = dtype === 'float32' || kvCacheDtype === 'float32' || quantization === 'int8';
+  return whyNot === '' && !onlyCpu ? 'cuda' : 'cpu';
+}

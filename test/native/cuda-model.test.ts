@@ -1,0 +1,245 @@
+// The forward pass on a GPU, here an emulated one: right by the CPU's, batch-invariant, and clear about what it refuses.
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { VllmPdError } from '../../src/errors.js';
+import {
+  type CudaModelOptions,
+  type KvPool,
+  loadNative,
+  type NativeModel,
+  type NativeModelConfig,
+} from '../../src/native.js';
+import { useEmulatedDevice } from './emulated-device.js';
+import { createPool, createRandomModel, forwardChunks, type RandomModel } from './random-model.js';
+
+const options: CudaModelOptions = {
+  batchInvariant: true,
+  maxTokens: 64,
+  maxRequests: 4,
+  maxPositions: 64,
+};
+const blockSize = 16;
+
+function loadOnDevice(random: RandomModel, changes: Partial<CudaModelOptions> = {}): Promise<NativeModel> {
+  return loadNative().loadCudaModel(random.config, random.tensors, { ...options, ...changes });
+}
+
+function devicePool({ numLayers, numKvHeads, headDim }: NativeModelConfig, numBlocks: number): KvPool {
+  const layout = { numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype: 'bfloat16' } as const;
+  return loadNative().createPool(layout, 'device');
+}
+
+const tokensOf = (count: number, seed = 1) =>
+  Array.from({ length: count }, (_, i) => (i * 37 + seed * 11) % 90);
+const table = (numTokens: number, first = 1) =>
+  Array.from({ length: Math.ceil(numTokens / blockSize) }, (_, i) => i + first).reverse();
+
+/** A model, loaded on both backends, and a pool for each. */
+async function withBoth(
+  changes: Partial<NativeModelConfig>,
+  body: (cuda: readonly [NativeModel, KvPool], cpu: readonly [NativeModel, KvPool]) => Promise<void>,
+): Promise<void> {
+  const random = createRandomModel(changes, 'BF16');
+  const cuda = [await loadOnDevice(random), devicePool(random.config, 16)] as const;
+  const weights = { dtype: 'float32', quantization: null } as const;
+  const cpu = [
+    await loadNative().loadModel(random.config, random.tensors, 1, weights),
+    createPool(random.config, 16, blockSize, 'bfloat16'),
+  ] as const;
+  try {
+    await body(cuda, cpu);
+  } finally {
+    for (const [model, pool] of [cuda, cpu]) {
+      model.close();
+      pool.close();
+    }
+    random.remove();
+  }
+}
+
+/** Largest difference, and the root mean square of what was expected. */
+function compare(received: readonly Float32Array[], expected: readonly Float32Array[]) {
+  let worst = 0;
+  let squares = 0;
+  let count = 0;
+  for (const [row, values] of expected.entries()) {
+    for (const [i, value] of values.entries()) {
+      worst = Math.max(worst, Math.abs(received[row]![i]! - value));
+      squares += value * value;
+      count += 1;
+    }
+  }
+  return worst / Math.sqrt(squares / count);
+}
+
+async function code(run: () => unknown): Promise<string> {
+  try {
+    await run();
+  } catch (error) {
+    assert.instance(error, VllmPdError);
+    return `${(error as VllmPdError).code}: ${(error as VllmPdError).message}`;
+  }
+  return 'nothing was thrown';
+}
+
+if (useEmulatedDevice()) {
+  const shapes: Record<string, Partial<NativeModelConfig>> = {
+    'grouped queries': { numHeads: 4, numKvHeads: 2, headDim: 16, hiddenSize: 64, intermediateSize: 96 },
+    'norms on q and k, tied embeddings': {
+      ...{ numHeads: 4, numKvHeads: 1, headDim: 8, hiddenSize: 32, intermediateSize: 40 },
+      ...{ qkNorm: true, tieWordEmbeddings: true },
+    },
+    'all biases': {
+      ...{ numHeads: 2, numKvHeads: 2, headDim: 16, hiddenSize: 32, intermediateSize: 48 },
+      ...{ attentionBias: true, outputBias: true, mlpBias: true },
+    },
+    'a part of each head rotated, a layer without positions, a sliding window': {
+      ...{ numHeads: 4, numKvHeads: 2, headDim: 32, hiddenSize: 64, intermediateSize: 64, numLayers: 2 },
+      ...{ invFreq: Float32Array.of(1, 0.3, 0.1, 0.03), noRopeLayers: [1], slidingWindows: [0, 9] },
+    },
+  };
+
+  for (const [name, changes] of Object.entries(shapes)) {
+    test(`logits are the CPU's within what bf16 activations allow: ${name}`, async () => {
+      await withBoth(changes, async ([cuda, cudaPool], [cpu, cpuPool]) => {
+        const tokens = tokensOf(40);
+        const chunk = { tokens, begin: 0, end: 40, blockTable: table(40) };
+        const received = await forwardChunks(cuda, cudaPool, [chunk]);
+        const expected = await forwardChunks(cpu, cpuPool, [chunk]);
+        // Activations have 8 bits, the CPU's 24; sums are float32 on both.
+        const error = compare(received, expected);
+        assert.ok(error < 0.08, `largest difference: ${error} of the logits' root mean square`);
+      });
+    });
+  }
+
+  test('a token comes out bit-equal alone, in a prompt, in chunks and beside others, graphs replayed', async () => {
+    await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
+      const numTokens = 37;
+      const tokens = tokensOf(numTokens);
+      const blockTable = table(numTokens);
+      const whole = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
+      const elsewhere = table(numTokens, 5);
+      const other = { tokens: tokensOf(20, 3), blockTable: table(20, 9) };
+      const alone: Float32Array[] = [];
+      // Three chunks, the second beside another prompt, then one by one with another that decodes as well.
+      for (const [begin, end] of [
+        [0, 13],
+        [13, 30],
+      ] as const) {
+        const chunks = [{ tokens, begin, end, blockTable: elsewhere }];
+        const beside = begin === 13 ? [{ ...other, begin: 0, end: 11 }, ...chunks] : chunks;
+        alone.push(...(await forwardChunks(model, pool, beside)).slice(begin === 13 ? 11 : 0));
+      }
+      for (let i = 30; i < numTokens; i += 1) {
+        const one = { tokens, begin: i, end: i + 1, blockTable: elsewhere };
+        const beside = i < 33 ? [] : [{ ...other, begin: i - 22, end: i - 21 }];
+        alone.push((await forwardChunks(model, pool, [...beside, one])).at(-1)!);
+      }
+      assert.is(alone.length, numTokens);
+      for (const [i, row] of alone.entries()) {
+        assert.equal(Buffer.from(row.slice().buffer), Buffer.from(whole[i]!.slice().buffer), `token ${i}`);
+      }
+    });
+  });
+
+  test('logits come in the order in which they were asked for, twice where asked twice', async () => {
+    await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
+      const tokens = tokensOf(8);
+      const input = (logitsIndices: number[]) => ({
+        tokenIds: Int32Array.from([...tokens, 7]),
+        positions: Int32Array.of(0, 1, 2, 3, 4, 5, 6, 7, 0),
+        cuSeqlensQ: Int32Array.of(0, 8, 9),
+        blockTables: Int32Array.of(3, 4),
+        cuBlocks: Int32Array.of(0, 1, 2),
+        logitsIndices: Int32Array.from(logitsIndices),
+      });
+      const { vocabSize } = model.config;
+      const all = await model.forward(pool, input([0, 1, 2, 3, 4, 5, 6, 7, 8]));
+      const wanted = [8, 2, 7, 2, 2, 2, 2, 2, 2, 2, 2, 0];
+      const some = await model.forward(pool, input(wanted));
+      for (const [row, index] of wanted.entries()) {
+        const received = some.slice(row * vocabSize, (row + 1) * vocabSize);
+        assert.equal(received, all.slice(index * vocabSize, (index + 1) * vocabSize), `row ${row}`);
+      }
+      assert.is((await model.forward(pool, input([]))).length, 0);
+    });
+  });
+
+  test('blocks go out, in and from pool to pool as they are', async () => {
+    await withBoth(shapes['grouped queries']!, async ([model, pool], [, cpuPool]) => {
+      const tokens = tokensOf(40);
+      const blockTable = [1, 2, 3];
+      await forwardChunks(model, pool, [{ tokens, begin: 0, end: 40, blockTable }]);
+      const hashes = ['a', 'b'].map((digit) => digit.repeat(64));
+      for (const [i, hash] of hashes.entries()) pool.publish(i + 1, hash);
+      const { data, valid } = pool.copyOut([1, 2, 3], [...hashes, 'c'.repeat(64)]);
+      assert.equal([...valid], [1, 1, 0]);
+      assert.ok(data.subarray(0, 2 * pool.blockBytes).some((byte) => byte !== 0));
+      assert.ok(data.subarray(2 * pool.blockBytes).every((byte) => byte === 0));
+      const copyOf = (from: KvPool, ids: number[]) => {
+        for (const [i, id] of ids.entries()) from.publish(id, hashes[i]!);
+        return from.copyOut(ids, hashes).data;
+      };
+      const expected = data.subarray(0, 2 * pool.blockBytes);
+
+      const second = devicePool(model.config, 8);
+      const native = loadNative();
+      const opened = native.openPeerPool(process.pid, pool.fd, pool.layout);
+      // Device to device, with a block that its owner never published.
+      assert.equal(
+        [...(await opened.read(second, [2, 1, 3], [6, 4, 5], [hashes[1]!, hashes[0]!, hashes[0]!]))],
+        [1, 1, 0],
+      );
+      assert.equal(copyOf(second, [4, 6]), new Uint8Array(expected));
+      // Device to host, and host to device.
+      assert.equal([...(await opened.read(cpuPool, [1, 2], [7, 3], hashes))], [1, 1]);
+      assert.equal(copyOf(cpuPool, [7, 3]), new Uint8Array(expected));
+      opened.close();
+      const host = native.openPeerPool(process.pid, cpuPool.fd, cpuPool.layout);
+      assert.equal([...(await host.read(second, [7, 3], [1, 2], hashes))], [1, 1]);
+      assert.equal(copyOf(second, [1, 2]), new Uint8Array(expected));
+      host.close();
+      second.copyIn([3, 7], new Uint8Array(expected));
+      assert.equal(copyOf(second, [3, 7]), new Uint8Array(expected));
+      assert.match(await code(() => second.block(1)), /^NOT_SUPPORTED: .* lie on a device/);
+      second.close();
+    });
+  });
+
+  test('pools in the wrong place and shapes that kernels do not take are refused by name', async () => {
+    await withBoth(shapes['grouped queries']!, async ([cuda, cudaPool], [cpu, cpuPool]) => {
+      const chunk = [{ tokens: [1], begin: 0, end: 1, blockTable: [1] }];
+      assert.match(
+        await code(() => forwardChunks(cuda, cpuPool, chunk)),
+        /^INVALID_ARGUMENT: .* pool on the device/,
+      );
+      assert.match(
+        await code(() => forwardChunks(cpu, cudaPool, chunk)),
+        /^INVALID_ARGUMENT: .* pool in host memory/,
+      );
+    });
+    const before = loadNative().cudaMemory();
+    const odd = createRandomModel({ intermediateSize: 42 }, 'BF16');
+    assert.match(
+      await code(() => loadOnDevice(odd)),
+      /^NOT_SUPPORTED: .*intermediate_size to be a multiple of 8/,
+    );
+    odd.remove();
+    const huge = {
+      numBlocks: 1 << 20,
+      numLayers: 8,
+      numKvHeads: 8,
+      blockSize,
+      headDim: 128,
+      dtype: 'bfloat16',
+    } as const;
+    assert.match(
+      await code(() => loadNative().createPool(huge, 'device')),
+      /^INVALID_ARGUMENT: .* bytes of memory on/,
+    );
+    assert.is(loadNative().cudaMemory().own, before.own);
+  });
+}
+
+test.run();
