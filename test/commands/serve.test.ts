@@ -68,7 +68,7 @@ test('SIGTERM to serve alone does the same', async () => {
 });
 
 test('SIGTERM to one node: what runs ends with abort when the drain time is over, nothing new is taken', async () => {
-  await withServe(['--role', 'both', '--drain-timeout', '0.5'], async ([node], command) => {
+  await withServe(['--role', 'both', '--drain-timeout', '0.1'], async ([node], command) => {
     const { url } = node!;
     const body = { prompt: 'count without end', max_tokens: 900, ignore_eos: true, stream: true };
     const running = await fetch(`${url}/v1/completions`, { method: 'POST', body: JSON.stringify(body) });

@@ -27,7 +27,7 @@ function withFolder(body: (folder: string) => Promise<void> | void): () => Promi
 
 test('the module is loaded once and names its kernels', () => {
   assert.is(loadNative(), loadNative());
-  assert.match(loadNative().isa, /^(portable|avx2|avx512)$/);
+  assert.match(loadNative().isa, /^(portable|avx2|avx512|avx512_vnni|avx512_bf16|amx)$/);
 });
 
 test(
