@@ -8,6 +8,8 @@ const node = await startNode({ engineId: 'owner', kind: 'auto', layout: { ...lay
 for (let id = 1; id < numBlocks; id += 1) fillBlock(node.pool, id);
 process.send?.({ host: node.agent.host, port: node.agent.port });
 
+// A test that ends early leaves no owner behind.
+process.on('disconnect', () => process.exit());
 process.on('message', (message) => {
   if (message === 'close') {
     void node.close().then(() => process.disconnect());
