@@ -124,13 +124,16 @@ VLLM_PD_INLINE int64_t score_usual(const AttentionArgs&, const Slots&, const flo
 
 #endif
 
-/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment; asks for the segment's V meanwhile. */
-template <bool kBf16, int kRows>
-void score_rows(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
-  constexpr int kVecs = direct_vecs(kRows);
+/**
+ * Scores of the keys from `begin` on, kVecs * kLanes at a time. `begin` is a multiple of that: scores are written in
+ * whole steps, and one that reached over the end of a row would write into the next one.
+ */
+template <bool kBf16, int kRows, int kVecs>
+VLLM_PD_INLINE void score_from(const AttentionArgs& args, const Slots& slots, int64_t begin, const float* q,
+                               float* scores) {
   constexpr int kPack = kBf16 ? 2 : 1;
   const int64_t head_dim = args.head_dim;
-  for (int64_t key = score_usual<kBf16, kRows>(args, slots, q, scores); key < slots.count; key += kVecs * kLanes) {
+  for (int64_t key = begin; key < slots.count; key += kVecs * kLanes) {
     V16 sums[kRows][kVecs];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -162,6 +165,18 @@ void score_rows(const AttentionArgs& args, const Slots& slots, const float* q, f
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) store(scores + r * kSegment + key + v * kLanes, sums[r][v]);
     }
+  }
+}
+
+/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment; asks for the segment's V meanwhile. */
+template <bool kBf16, int kRows>
+void score_rows(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+  constexpr int kVecs = direct_vecs(kRows);
+  const int64_t num_scored = score_usual<kBf16, kRows>(args, slots, q, scores);
+  if (num_scored == 0) {
+    score_from<kBf16, kRows, kVecs>(args, slots, 0, q, scores);
+  } else {
+    score_from<kBf16, kRows, kVecs < 2 ? kVecs : 2>(args, slots, num_scored, q, scores);
   }
 }
 

@@ -127,7 +127,7 @@ function soakOf(
 
 function describe(options: ChaosOptions, startedAt: Date, soaks: readonly SoakReport[]): ChaosRun {
   return {
-    id: runId(startedAt, 'chaos', ''),
+    id: runId(startedAt, 'chaos', 'chaos'),
     bench: 'chaos',
     command: options.command,
     version: packageVersion(),

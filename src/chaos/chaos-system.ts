@@ -7,6 +7,7 @@ import { ChaosNode } from './chaos-node.js';
 import { type ChaosStore, openStore, type StoreKind } from './chaos-store.js';
 import type { Fault, FaultKind, PlannedFault, Side, Step } from './fault.js';
 import type { HopVerdict } from './hop-relay.js';
+import { someLoopbackAddress } from './loopback-address.js';
 
 export interface ChaosSystemOptions {
   /** A resolved model folder included. */
@@ -29,6 +30,8 @@ export class ChaosSystem {
   readonly #options: ChaosSystemOptions;
   readonly #nodes: Record<Side, ChaosNode | null> = { prefill: null, decode: null };
   #proxy: ProxyServer | null = null;
+  /** Its own: while the proxy is away, nobody else is given its port. */
+  readonly #host = someLoopbackAddress();
   #port = 0;
   #store: ChaosStore | null = null;
   /** What may not happen to nodes that start and to their store at the same time: one after the other. */
@@ -63,7 +66,7 @@ export class ChaosSystem {
   }
 
   get proxyUrl(): string {
-    return `http://127.0.0.1:${this.#port}`;
+    return `http://${this.#host}:${this.#port}`;
   }
 
   /** How many faults of each kind have struck. */
@@ -111,7 +114,7 @@ export class ChaosSystem {
     const { mode, lookup } = this.#options;
     this.#proxy = await startProxy({
       ...proxyTimes,
-      host: '127.0.0.1',
+      host: this.#host,
       port: this.#port,
       prefillUrls: [this.#node('prefill').url],
       decodeUrls: [this.#node('decode').url],

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { sealBytes } from '../kv-transfer/frame-seal.js';
 import { FrameDecoder } from '../kv-transfer/frames.js';
 import { decodeOpened, maxJsonBytes } from '../kv-transfer/messages.js';
+import { someLoopbackAddress } from './loopback-address.js';
 import { type LinkFaults, type Passage, RelayedLink } from './relayed-link.js';
 
 export type DamageKind = 'truncate' | 'corrupt' | 'reorder';
@@ -157,10 +158,4 @@ async function listening(server: Server, host: string, port: number): Promise<Se
   server.listen(port, host);
   await once(server, 'listening');
   return server;
-}
-
-/** All of 127.0.0.0/8 is this machine; relays that run at the same time had better not meet. */
-function someLoopbackAddress(): string {
-  const part = () => 1 + Math.floor(Math.random() * 254);
-  return `127.${part()}.${part()}.${part()}`;
 }

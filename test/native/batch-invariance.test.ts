@@ -106,6 +106,9 @@ async function amongOthers(
 
 const shapes: Record<string, Partial<NativeModelConfig>> = {
   'grouped queries': { numHeads: 8, numKvHeads: 2, headDim: 32, hiddenSize: 160, intermediateSize: 200 },
+  // The embedded model's heads: the usual sizes have loops of their own.
+  'heads of 64': { numHeads: 8, numKvHeads: 2, headDim: 64, hiddenSize: 96, intermediateSize: 128 },
+  'heads of 128': { numHeads: 6, numKvHeads: 2, headDim: 128, hiddenSize: 96, intermediateSize: 128 },
   'odd sizes': {
     numHeads: 3,
     numKvHeads: 1,
