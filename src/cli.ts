@@ -40,6 +40,17 @@ export abstract class BaseCommand extends Command {
     return startProgress(label, total, process.stderr.isTTY === true && !this.jsonEnabled());
   }
 
+  /** A command's last check. With --json its data stay what is printed; what is wrong goes to stderr beside them. */
+  protected endWith(check: () => void): void {
+    try {
+      check();
+    } catch (error) {
+      if (!this.jsonEnabled() || !(error instanceof VllmPdError)) throw error;
+      process.stderr.write(`Error: ${error.message}\n`);
+      process.exitCode = error.exitCode;
+    }
+  }
+
   override async catch(error: Error): Promise<never> {
     if (error instanceof ExitError) throw error;
     const failure = this.toErrorJson(error);

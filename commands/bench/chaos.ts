@@ -6,7 +6,6 @@ import { faultKinds } from '../../src/chaos/fault.js';
 import { BaseCommand } from '../../src/cli.js';
 import { onInterrupt } from '../../src/cli-interrupt.js';
 import { given } from '../../src/config.js';
-import { VllmPdError } from '../../src/errors.js';
 
 const soakModes = ['uni', 'bi', 'ticket'] as const;
 const soakTransports = ['shm', 'tcp'] as const;
@@ -114,22 +113,11 @@ export default class BenchChaos extends BaseCommand {
       progress.stop();
       this.log(renderChaos(run));
       if (keptAt !== null) this.log(`\nKept in ${path.relative('', keptAt) || keptAt}`);
-      if (!controller.signal.aborted) this.#endWith(() => failUnlessClean(run));
+      if (!controller.signal.aborted) this.endWith(() => failUnlessClean(run));
       return run;
     } finally {
       progress.stop();
       offInterrupt();
-    }
-  }
-
-  /** With --json the run stays what is printed; what is wrong goes to stderr beside it. */
-  #endWith(check: () => void): void {
-    try {
-      check();
-    } catch (error) {
-      if (!this.jsonEnabled() || !(error instanceof VllmPdError)) throw error;
-      process.stderr.write(`Error: ${error.message}\n`);
-      process.exitCode = error.exitCode;
     }
   }
 }

@@ -124,22 +124,11 @@ export default class BenchMultiTurn extends BaseCommand {
       progress.stop();
       this.log(renderRun(summary, turns, process.stdout.columns));
       if (keptAt !== null) this.log(`\nKept in ${path.relative('', keptAt) || keptAt}`);
-      if (!controller.signal.aborted) this.#endWith(() => failIfBroken(summary.run.checks, keptAt));
+      if (!controller.signal.aborted) this.endWith(() => failIfBroken(summary.run.checks, keptAt));
       return summary;
     } finally {
       progress.stop();
       offInterrupt();
-    }
-  }
-
-  /** With --json the summary stays what is printed; the broken check goes to stderr beside it. */
-  #endWith(check: () => void): void {
-    try {
-      check();
-    } catch (error) {
-      if (!this.jsonEnabled() || !(error instanceof VllmPdError)) throw error;
-      process.stderr.write(`Error: ${error.message}\n`);
-      process.exitCode = error.exitCode;
     }
   }
 }

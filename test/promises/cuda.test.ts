@@ -7,28 +7,13 @@ import type { ClusterOptions } from '../../src/server/cluster.js';
 import { ledgerBins } from '../../src/wire.js';
 import { useEmulatedDevice } from '../native/emulated-device.js';
 import { withCluster } from '../with-cluster.js';
-import { type Answer, chat, complete, type Message } from './by-hand.js';
+import { playConversation, texts } from './conversation.js';
 
 /** Two turns, as short as they can be: in the second P finds one block on D, which D's answer has filled. */
 const numAnswerTokens = 8;
 const prompts = ['How does a kettle know?', 'And why?'];
 
-async function play(options: ClusterOptions): Promise<Answer[]> {
-  return withCluster(options, async (cluster) => {
-    const history: Message[] = [];
-    const answers: Answer[] = [];
-    for (const content of prompts) {
-      history.push({ role: 'user', content });
-      const answer = await complete(cluster.proxyUrl, chat(history, numAnswerTokens, 'conversation'));
-      history.push({ role: 'assistant', content: answer.text });
-      answers.push(answer);
-    }
-    await cluster.assertWhole();
-    return answers;
-  });
-}
-
-const texts = (answers: readonly Answer[]) => answers.map(({ text }) => text);
+const play = (options: ClusterOptions) => playConversation(options, prompts, numAnswerTokens);
 
 const modes: Record<string, EngineOptions> = {
   uni: { kvTransfer: { mode: 'uni' } },

@@ -7,29 +7,12 @@ import { createDummyModel } from '../../src/model/dummy-model.js';
 import { publishedShapeNames } from '../../src/model/published-shapes.js';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import { withFolder } from '../model/model-folders.js';
-import { withCluster } from '../with-cluster.js';
-import { type Answer, chat, complete, type Message } from './by-hand.js';
+import { playConversation, texts } from './conversation.js';
 
 const numAnswerTokens = 70;
 const prompts = ['Explain how a kettle knows that the water boils.', 'And why is that so?'];
 
-/** One conversation through the proxy. */
-async function play(options: ClusterOptions): Promise<Answer[]> {
-  return withCluster(options, async (cluster) => {
-    const history: Message[] = [];
-    const answers: Answer[] = [];
-    for (const content of prompts) {
-      history.push({ role: 'user', content });
-      const answer = await complete(cluster.proxyUrl, chat(history, numAnswerTokens, 'conversation'));
-      history.push({ role: 'assistant', content: answer.text });
-      answers.push(answer);
-    }
-    await cluster.assertWhole();
-    return answers;
-  });
-}
-
-const texts = (answers: readonly Answer[]) => answers.map(({ text }) => text);
+const play = (options: ClusterOptions) => playConversation(options, prompts, numAnswerTokens);
 
 for (const arch of publishedShapeNames.filter((name) => name.startsWith('tiny-'))) {
   test(`${arch}: one text on both backends, aggregated, uni and bi`, () =>

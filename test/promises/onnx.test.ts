@@ -4,8 +4,8 @@ import * as assert from 'uvu/assert';
 import type { EngineOptions } from '../../src/config.js';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import type { PrefillStats } from '../../src/wire.js';
-import { withCluster } from '../with-cluster.js';
-import { type Answer, chat, complete, type Message } from './by-hand.js';
+import type { Answer } from './by-hand.js';
+import { playConversation, texts } from './conversation.js';
 
 const numAnswerTokens = 90;
 const prompts = [
@@ -14,23 +14,7 @@ const prompts = [
   'Now the other way.',
 ];
 
-/** One conversation through the proxy. */
-async function play(options: ClusterOptions): Promise<Answer[]> {
-  return withCluster(options, async (cluster) => {
-    const history: Message[] = [];
-    const answers: Answer[] = [];
-    for (const content of prompts) {
-      history.push({ role: 'user', content });
-      const answer = await complete(cluster.proxyUrl, chat(history, numAnswerTokens, 'conversation'));
-      history.push({ role: 'assistant', content: answer.text });
-      answers.push(answer);
-    }
-    await cluster.assertWhole();
-    return answers;
-  });
-}
-
-const texts = (answers: readonly Answer[]) => answers.map(({ text }) => text);
+const play = (options: ClusterOptions) => playConversation(options, prompts, numAnswerTokens);
 
 /** What lengths alone determine, so that it must not depend on the backend. */
 const ledgers = (answers: readonly Answer[]) =>

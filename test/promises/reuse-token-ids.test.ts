@@ -5,8 +5,8 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import { byteLevelTokenizer, withTinyModel } from '../model/model-folders.js';
-import { withCluster } from '../with-cluster.js';
-import { type Answer, chat, complete, type Message } from './by-hand.js';
+import type { Answer } from './by-hand.js';
+import { playConversation, texts } from './conversation.js';
 
 const numAnswerTokens = 60;
 const prompts = ['Explain how a kettle knows that the water boils.', 'And why is that so?', 'And then?'];
@@ -27,23 +27,9 @@ function withAmbiguousModel<T>(use: (folder: string) => Promise<T>): Promise<T> 
   });
 }
 
-async function play(options: ClusterOptions): Promise<Answer[]> {
-  return withCluster(options, async (cluster) => {
-    const history: Message[] = [];
-    const answers: Answer[] = [];
-    for (const content of prompts) {
-      history.push({ role: 'user', content });
-      const answer = await complete(cluster.proxyUrl, chat(history, numAnswerTokens, 'conversation'));
-      history.push({ role: 'assistant', content: answer.text });
-      answers.push(answer);
-    }
-    await cluster.assertWhole();
-    return answers;
-  });
-}
+const play = (options: ClusterOptions) => playConversation(options, prompts, numAnswerTokens);
 
 const mismatches = (answers: readonly Answer[]) => answers.map(({ stats }) => stats.ledger.template_mismatch);
-const texts = (answers: readonly Answer[]) => answers.map(({ text }) => text);
 const pulled = (answers: readonly Answer[]) =>
   answers.reduce((sum, { stats }) => sum + stats.ledger.pulled_from_d, 0);
 
