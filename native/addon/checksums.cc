@@ -1,0 +1,35 @@
+// Hashes of token ids, checksums of bytes.
+#include "addon/arguments.h"
+#include "addon/exports.h"
+#include "block_hash.h"
+#include "crc32c.h"
+
+namespace vllm_pd::addon {
+namespace {
+
+// hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex:
+// numBlocks * 64 bytes to write to)
+Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
+  const auto token_ids = info[1].As<Napi::Uint32Array>();
+  const auto block_size = static_cast<size_t>(to_int(info[2]));
+  hash_blocks(info[0].As<Napi::Uint8Array>().Data(), token_ids.Data(), token_ids.ElementLength() / block_size,
+              block_size, info[3].As<Napi::Boolean>(),
+              reinterpret_cast<char*>(info[4].As<Napi::Uint8Array>().Data()));
+  return info.Env().Undefined();
+}
+
+// crc32c(bytes, portable) → checksum
+Napi::Value crc32c_of(const Napi::CallbackInfo& info) {
+  const auto bytes = info[0].As<Napi::Uint8Array>();
+  const auto run = info[1].As<Napi::Boolean>().Value() ? crc32c_portable : crc32c;
+  return Napi::Number::New(info.Env(), run(0, bytes.Data(), bytes.ByteLength()));
+}
+
+}  // namespace
+
+void add_checksums(Napi::Object exports) {
+  add_function<hash_blocks_of>(exports, "hashBlocks");
+  add_function<crc32c_of>(exports, "crc32c");
+}
+
+}  // namespace vllm_pd::addon

@@ -1,0 +1,92 @@
+// The reader's end of data connections.
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "addon/arguments.h"
+#include "addon/exports.h"
+#include "addon/instance.h"
+#include "addon/pool.h"
+#include "addon/promise.h"
+#include "data_channel.h"
+#include "error.h"
+#include "threads.h"
+
+namespace vllm_pd::addon {
+namespace {
+
+struct DataLanesHandle {
+  std::shared_ptr<DataLanes> lanes;
+  /** One a lane. */
+  std::vector<std::shared_ptr<JobThread>> threads;
+
+  ~DataLanesHandle() { close(); }
+
+  void close() {
+    if (lanes) lanes->shut_down();
+    lanes.reset();
+    for (const auto& thread : threads) thread->stop();
+    threads.clear();
+  }
+};
+
+// openDataLanes(host, port, secret, numLanes) → Promise<handle>
+Napi::Value open_data_lanes(const Napi::CallbackInfo& info) {
+  auto& instance = *info.Env().GetInstanceData<Instance>();
+  const int num_lanes = static_cast<int>(to_int(info[3]));
+  std::vector<std::shared_ptr<JobThread>> threads;
+  for (int lane = 0; lane < num_lanes; ++lane) threads.push_back(instance.new_thread());
+  Secret secret;
+  std::copy_n(info[2].As<Napi::Uint8Array>().Data(), kSecretBytes, secret.begin());
+  const auto lanes = std::make_shared<std::shared_ptr<DataLanes>>();
+  return run_on(
+      info.Env(), *threads[0],
+      [=, host = info[0].As<Napi::String>().Utf8Value(),
+       port = static_cast<int>(to_int(info[1]))] {
+        try {
+          *lanes = std::make_shared<DataLanes>(host, port, secret, num_lanes);
+        } catch (...) {
+          for (const auto& thread : threads) thread->stop();
+          throw;
+        }
+      },
+      [=](Napi::Env env) {
+        auto& open = env.GetInstanceData<Instance>()->lanes;
+        const auto gone = [](const std::weak_ptr<DataLanes>& weak) { return weak.expired(); };
+        open.erase(std::remove_if(open.begin(), open.end(), gone), open.end());
+        open.push_back(*lanes);
+        return new_handle(env, new DataLanesHandle{std::move(*lanes), threads});
+      });
+}
+
+// receiveBlocks(lanes, lane, seq, pool, blockIds, hashes) → Promise<Uint8Array>, an Arrival a block
+Napi::Value receive_blocks(const Napi::CallbackInfo& info) {
+  const auto& owner = handle<DataLanesHandle>(info[0]);
+  if (!owner.lanes) throw Error("PEER_FAILED", "The data connections are closed.");
+  const auto lane = static_cast<int>(to_int(info[1]));
+  const auto cache = open_cache(info[3]);
+  const auto block_ids = to_ints(info[4]);
+  check_block_ids(cache->layout(), block_ids);
+  return run_for_bytes(
+      info.Env(), *owner.threads.at(lane),
+      [=, lanes = owner.lanes, seq = static_cast<uint32_t>(to_int(info[2])), hashes = to_bytes(info[5])] {
+        return lanes->receive(lane, seq, cache->region(), block_ids, hashes);
+      });
+}
+
+Napi::Value close_data_lanes(const Napi::CallbackInfo& info) {
+  handle<DataLanesHandle>(info[0]).close();
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void add_data_lanes(Napi::Object exports) {
+  add_function<open_data_lanes>(exports, "openDataLanes");
+  add_function<receive_blocks>(exports, "receiveBlocks");
+  add_function<close_data_lanes>(exports, "closeDataLanes");
+}
+
+}  // namespace vllm_pd::addon
