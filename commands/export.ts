@@ -6,12 +6,14 @@ import { BaseCommand } from '../src/cli.js';
 import { messageOf, VllmPdError } from '../src/errors.js';
 
 export default class Export extends BaseCommand {
-  static override readonly summary = 'Write a kept run as CSV, JSON or Markdown.';
+  static override readonly summary = 'Write a kept run as CSV, JSON, Markdown or a picture.';
 
   static override readonly description =
-    'csv: one row a turn and mode. json: the summary and the turns. markdown: the figures with how they were measured.';
+    'csv: one row a turn and mode. json: the summary and the turns. markdown: the figures with how they were measured. ' +
+    'svg: where the KV of each turn came from, and its time to first token.';
 
   static override readonly examples = [
+    '<%= config.bin %> <%= command.id %> latest --format svg --output run.svg',
     '<%= config.bin %> <%= command.id %> latest --format markdown',
     '<%= config.bin %> <%= command.id %> 2026-01-31T12-00-00-multi-turn --format csv --output turns.csv',
   ];
@@ -22,7 +24,7 @@ export default class Export extends BaseCommand {
 
   static override readonly flags = {
     format: option({
-      options: ['csv', 'json', 'markdown'] as const,
+      options: ['csv', 'json', 'markdown', 'svg'] as const,
       default: 'markdown' as const,
       description: 'What to write.',
     })(),
@@ -36,7 +38,7 @@ export default class Export extends BaseCommand {
     const { exportRun } = await import('../src/bench/export-run.js');
     const { format, output } = flags;
     const kept = readRun(args.run, flags['results-dir']);
-    const content = exportRun(kept, format);
+    const content = await exportRun(kept, format);
     if (output === undefined) {
       this.log(content.trimEnd());
       return { folder: kept.folder, format, output: null, content };

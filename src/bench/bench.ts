@@ -129,7 +129,7 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
   ];
   const run = describeRun(options, { targets, conversations, startedAt, durationMs, played, checks });
   const summary = summarizeRun(run, turns);
-  const keptAt = options.resultsDir === null ? null : keepRun(options.resultsDir, summary, turns);
+  const keptAt = options.resultsDir === null ? null : await keepRun(options.resultsDir, summary, turns);
   return { summary, turns, keptAt };
 }
 

@@ -8,10 +8,10 @@ import type { KeptRun } from './results.js';
 import type { ModeSummary } from './summary.js';
 import { headline, reuseLine } from './table.js';
 
-export type ExportFormat = 'csv' | 'json' | 'markdown';
+export type ExportFormat = 'csv' | 'json' | 'markdown' | 'svg';
 
-/** csv: the turns. json: summary and turns. markdown: the figures with how they were measured. */
-export function exportRun({ summary, turns, run }: KeptRun, format: ExportFormat): string {
+/** csv: the turns. json: summary and turns. markdown: the figures with how they were measured. svg: a picture. */
+export async function exportRun({ summary, turns, run }: KeptRun, format: ExportFormat): Promise<string> {
   switch (format) {
     case 'csv':
       return turnsToCsv(turns);
@@ -19,6 +19,11 @@ export function exportRun({ summary, turns, run }: KeptRun, format: ExportFormat
       return `${JSON.stringify({ ...summary, turns }, null, 2)}\n`;
     case 'markdown':
       return markdown({ summary, run });
+    case 'svg': {
+      // Loading a chart library takes longer than all else.
+      const { renderChart } = await import('./chart.js');
+      return renderChart(summary, turns);
+    }
   }
 }
 

@@ -42,13 +42,20 @@ export function checkResultsDir(resultsDir: string): void {
   });
 }
 
-/** Writes run.json, turns.jsonl, turns.csv and summary.json; returns the folder. A taken name gets a number. */
-export function keepRun(resultsDir: string, summary: RunSummary, turns: readonly TurnRecord[]): string {
+/** Writes run.json, turns.jsonl, turns.csv, summary.json and chart.svg; returns the folder. A taken name gets a number. */
+export async function keepRun(
+  resultsDir: string,
+  summary: RunSummary,
+  turns: readonly TurnRecord[],
+): Promise<string> {
+  // Reading a run needs no chart library, and loading one takes a while.
+  const { renderChart } = await import('./chart.js');
   return keepFiles(resultsDir, summary.run.id, {
     'run.json': json(summary.run),
     'turns.jsonl': turnsToJsonLines(turns),
     'turns.csv': turnsToCsv(turns),
     'summary.json': json(summary),
+    'chart.svg': renderChart(summary, turns),
   });
 }
 

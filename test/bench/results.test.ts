@@ -30,19 +30,25 @@ const turns = [
 const run = createRunInfo();
 const summary = summarizeRun(run, turns);
 
-function codeOf(action: () => unknown): string {
+async function codeOf(action: () => unknown): Promise<string> {
   try {
-    action();
+    await action();
   } catch (error) {
     return (error as VllmPdError).code;
   }
   return 'nothing thrown';
 }
 
-test('a run comes back as it was kept, by folder, by name and as the latest', ({ folder }) => {
-  const kept = keepRun(folder, summary, turns);
+test('a run comes back as it was kept, by folder, by name and as the latest', async ({ folder }) => {
+  const kept = await keepRun(folder, summary, turns);
   assert.is(path.basename(kept), run.id);
-  assert.equal(readdirSync(kept).sort(), ['run.json', 'summary.json', 'turns.csv', 'turns.jsonl']);
+  assert.equal(readdirSync(kept).sort(), [
+    'chart.svg',
+    'run.json',
+    'summary.json',
+    'turns.csv',
+    'turns.jsonl',
+  ]);
   for (const name of [kept, run.id, 'latest']) {
     const read = readRun(name, folder);
     assert.equal(read.turns, turns);
@@ -53,7 +59,7 @@ test('a run comes back as it was kept, by folder, by name and as the latest', ({
   assert.equal(JSON.parse(readFileSync(path.join(kept, 'summary.json'), 'utf8')), summary);
 });
 
-test('a place where no run can be kept is refused before a run, and the question leaves no trace', ({
+test('a place where no run can be kept is refused before a run, and the question leaves no trace', async ({
   folder,
 }) => {
   checkResultsDir(path.join(folder, 'not/yet/there'));
@@ -61,31 +67,28 @@ test('a place where no run can be kept is refused before a run, and the question
   const file = path.join(folder, 'file');
   writeFileSync(file, '');
   for (const wrong of [file, path.join(file, 'below'), '/proc/results']) {
-    assert.is(
-      codeOf(() => checkResultsDir(wrong)),
-      'INVALID_ARGUMENT',
-    );
+    assert.is(await codeOf(() => checkResultsDir(wrong)), 'INVALID_ARGUMENT');
   }
 });
 
-test('the CSV has the columns that the turns have, and quotes what needs it', ({ folder }) => {
-  const kept = keepRun(folder, summary, turns);
+test('the CSV has the columns that the turns have, and quotes what needs it', async ({ folder }) => {
+  const kept = await keepRun(folder, summary, turns);
   const csv = readFileSync(path.join(kept, 'turns.csv'), 'utf8');
   assert.equal(csv.split('\n')[0]!.split(','), Object.keys(turns[0]!));
   assert.match(csv, '"It said ""no"",\nloudly."');
 });
 
-test('a name that is taken gets a number; nothing is overwritten', ({ folder }) => {
-  const first = keepRun(folder, summary, turns);
-  const second = keepRun(folder, summary, []);
+test('a name that is taken gets a number; nothing is overwritten', async ({ folder }) => {
+  const first = await keepRun(folder, summary, turns);
+  const second = await keepRun(folder, summary, []);
   assert.is(second, `${first}-2`);
   assert.is(readRun(first, folder).turns.length, 2);
   assert.equal(listRuns(folder), [run.id, `${run.id}-2`]);
 });
 
-test('the latest is the newest by name, and drafts are never seen', ({ folder }) => {
-  keepRun(folder, { ...summary, run: { ...run, id: '2026-03-01T00-00-00-x' } }, turns);
-  keepRun(folder, { ...summary, run: { ...run, id: '2026-02-01T00-00-00-x' } }, turns);
+test('the latest is the newest by name, and drafts are never seen', async ({ folder }) => {
+  await keepRun(folder, { ...summary, run: { ...run, id: '2026-03-01T00-00-00-x' } }, turns);
+  await keepRun(folder, { ...summary, run: { ...run, id: '2026-02-01T00-00-00-x' } }, turns);
   mkdirSync(path.join(folder, '.draft-zzz'));
   writeFileSync(path.join(folder, '.draft-zzz', 'run.json'), '{}');
   mkdirSync(path.join(folder, 'unrelated'));
@@ -93,48 +96,27 @@ test('the latest is the newest by name, and drafts are never seen', ({ folder })
   assert.is(listRuns(folder).length, 2);
 });
 
-test('a results folder that cannot be written leaves nothing behind', ({ folder }) => {
+test('a results folder that cannot be written leaves nothing behind', async ({ folder }) => {
   const file = path.join(folder, 'file');
   writeFileSync(file, '');
-  assert.is(
-    codeOf(() => keepRun(path.join(file, 'below'), summary, turns)),
-    'INVALID_ARGUMENT',
-  );
+  assert.is(await codeOf(() => keepRun(path.join(file, 'below'), summary, turns)), 'INVALID_ARGUMENT');
   assert.equal(readdirSync(folder), ['file']);
   assert.is(existsSync(path.join(file, 'below')), false);
 });
 
-test('what is no kept run is NOT_FOUND or BAD_FILE', ({ folder }) => {
-  assert.is(
-    codeOf(() => readRun('latest', folder)),
-    'NOT_FOUND',
-  );
-  assert.is(
-    codeOf(() => readRun('gone', folder)),
-    'NOT_FOUND',
-  );
-  const kept = keepRun(folder, summary, turns);
+test('what is no kept run is NOT_FOUND or BAD_FILE', async ({ folder }) => {
+  assert.is(await codeOf(() => readRun('latest', folder)), 'NOT_FOUND');
+  assert.is(await codeOf(() => readRun('gone', folder)), 'NOT_FOUND');
+  const kept = await keepRun(folder, summary, turns);
   writeFileSync(path.join(kept, 'turns.jsonl'), '{"mode":');
-  assert.is(
-    codeOf(() => readRun(kept, folder)),
-    'BAD_FILE',
-  );
+  assert.is(await codeOf(() => readRun(kept, folder)), 'BAD_FILE');
   writeFileSync(path.join(kept, 'turns.jsonl'), '{"mode":"uni"}\n');
-  assert.is(
-    codeOf(() => readRun(kept, folder)),
-    'BAD_FILE',
-  );
+  assert.is(await codeOf(() => readRun(kept, folder)), 'BAD_FILE');
   writeFileSync(path.join(kept, 'turns.jsonl'), '');
   writeFileSync(path.join(kept, 'run.json'), '[]');
-  assert.is(
-    codeOf(() => readRun(kept, folder)),
-    'BAD_FILE',
-  );
+  assert.is(await codeOf(() => readRun(kept, folder)), 'BAD_FILE');
   rmSync(path.join(kept, 'turns.jsonl'));
-  assert.is(
-    codeOf(() => readRun(kept, folder)),
-    'BAD_FILE',
-  );
+  assert.is(await codeOf(() => readRun(kept, folder)), 'BAD_FILE');
 });
 
 test('names of runs sort by time and say what was run', () => {

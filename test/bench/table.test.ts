@@ -112,13 +112,13 @@ test('kept runs stand side by side, a column a mode', () => {
   assert.match(text, /│ TTFT speed-up, turns ≥ 2 │ +– │ +3\.98× │ +– │ +3\.98× │/);
 });
 
-test('exports: a CSV row a turn, JSON with turns, Markdown with how it was measured', () => {
+test('exports: a CSV row a turn, JSON with turns, Markdown with how it was measured', async () => {
   const kept = { folder: '/x', run, turns, summary };
-  const csv = exportRun(kept, 'csv').trim().split('\n');
+  const csv = (await exportRun(kept, 'csv')).trim().split('\n');
   assert.is(csv.length, 5);
   assert.match(csv[0]!, /^mode,conversation_id,turn,/);
-  assert.is((JSON.parse(exportRun(kept, 'json')) as { turns: unknown[] }).turns.length, 4);
-  const markdown = exportRun(kept, 'markdown');
+  assert.is((JSON.parse(await exportRun(kept, 'json')) as { turns: unknown[] }).turns.length, 4);
+  const markdown = await exportRun(kept, 'markdown');
   assert.match(markdown, '| computed again | 307 | 3 |');
   assert.match(markdown, '- Command: `vllm-pd bench multi-turn`');
 });

@@ -21,11 +21,11 @@ const turns = (['uni', 'bi'] as const).map((mode) =>
 );
 
 const test = suite<{ folder: string; at: readonly string[] }>('compare and export');
-test.before.each((context) => {
+test.before.each(async (context) => {
   context.folder = mkdtempSync(path.join(tmpdir(), 'vllm-pd-kept-'));
   context.at = ['--results-dir', context.folder];
   for (const id of ['2026-01-01T00-00-00-a', '2026-01-02T00-00-00-b']) {
-    keepRun(context.folder, summarizeRun(createRunInfo({ id }), turns), turns);
+    await keepRun(context.folder, summarizeRun(createRunInfo({ id }), turns), turns);
   }
 });
 test.after.each(({ folder }) => rmSync(folder, { recursive: true }));
@@ -55,6 +55,8 @@ test('export writes each format to stdout or a file', async ({ folder, at }) => 
   assert.is(csv.stdout.trim().split('\n').length, 3);
   const json = await runCommand(['export', 'latest', '--format', 'json', ...at]);
   assert.is((JSON.parse(json.stdout) as { turns: unknown[] }).turns.length, 2);
+  const svg = await runCommand(['export', 'latest', '--format', 'svg', ...at]);
+  assert.match(svg.stdout, /^<svg /);
   const file = path.join(folder, 'report.md');
   const markdown = await runCommand(['export', 'latest', '--output', file, ...at]);
   assert.is(markdown.exitCode, 0);
