@@ -2,8 +2,8 @@
 import { readFile } from 'node:fs/promises';
 import { string as stringArg } from '@oclif/core/args';
 import { boolean, string } from '@oclif/core/flags';
-import { BaseCommand } from '../src/cli.js';
-import { apiKeysOf } from '../src/cli-flags.js';
+import { apiKeysOf } from '../src/cli/api-keys.js';
+import { BaseCommand } from '../src/cli/base-command.js';
 import { hasCode, messageOf, VllmPdError } from '../src/errors.js';
 import type { NodeRow } from '../src/server/cache-query-client.js';
 import type { CacheQueryAnswer } from '../src/wire.js';

@@ -2,7 +2,7 @@
 import { string } from '@oclif/core/args';
 import { string as stringFlag } from '@oclif/core/flags';
 import type { RunSummary } from '../src/bench/summary.js';
-import { BaseCommand } from '../src/cli.js';
+import { BaseCommand } from '../src/cli/base-command.js';
 
 export default class Compare extends BaseCommand {
   static override readonly summary =

@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs';
 import { string } from '@oclif/core/args';
 import { option, string as stringFlag } from '@oclif/core/flags';
-import { BaseCommand } from '../src/cli.js';
+import { BaseCommand } from '../src/cli/base-command.js';
 import { messageOf, VllmPdError } from '../src/errors.js';
 
 export default class Export extends BaseCommand {

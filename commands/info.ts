@@ -1,5 +1,5 @@
 // vllm-pd info: what this machine has, and what of vllm-pd works on it.
-import { BaseCommand } from '../src/cli.js';
+import { BaseCommand } from '../src/cli/base-command.js';
 import type { Availability, MachineReport } from '../src/micro-bench/machine-report.js';
 
 export default class Info extends BaseCommand {

@@ -1,9 +1,11 @@
 // vllm-pd serve: proxy, prefill and decode nodes on this machine, or one of them alone.
 import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { InferredFlags } from '@oclif/core/interfaces';
-import { BaseCommand } from '../src/cli.js';
-import { apiKeysOf, engineFlags, engineOptions, nonNegativeSeconds } from '../src/cli-flags.js';
-import { onInterrupt } from '../src/cli-interrupt.js';
+import { apiKeysOf } from '../src/cli/api-keys.js';
+import { BaseCommand } from '../src/cli/base-command.js';
+import { engineFlags, engineOptions } from '../src/cli/engine-flags.js';
+import { nonNegativeSeconds } from '../src/cli/flag-types.js';
+import { onInterrupt } from '../src/cli/interrupt.js';
 import {
   defaults,
   type EngineOptions,

@@ -3,8 +3,8 @@ import path from 'node:path';
 import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { ChaosRun } from '../../src/chaos/chaos-bench.js';
 import { faultKinds } from '../../src/chaos/fault.js';
-import { BaseCommand } from '../../src/cli.js';
-import { onInterrupt } from '../../src/cli-interrupt.js';
+import { BaseCommand } from '../../src/cli/base-command.js';
+import { onInterrupt } from '../../src/cli/interrupt.js';
 import { given } from '../../src/config.js';
 
 const soakModes = ['uni', 'bi', 'ticket'] as const;

@@ -1,8 +1,8 @@
 // vllm-pd bench kernels: the engine's parts, each beside what this machine could do at most.
 import path from 'node:path';
 import { boolean, integer, string } from '@oclif/core/flags';
-import { BaseCommand } from '../../src/cli.js';
-import { onInterrupt } from '../../src/cli-interrupt.js';
+import { BaseCommand } from '../../src/cli/base-command.js';
+import { onInterrupt } from '../../src/cli/interrupt.js';
 import type { KernelRun } from '../../src/micro-bench/kernel-bench.js';
 
 export default class BenchKernels extends BaseCommand {

@@ -4,10 +4,10 @@ import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { BenchName } from '../../src/bench/run-info.js';
 import type { RunSummary } from '../../src/bench/summary.js';
 import type { TurnRecord } from '../../src/bench/turn-record.js';
-import { BaseCommand } from '../../src/cli.js';
-import { engineFlags, engineOptions } from '../../src/cli-flags.js';
-import { onInterrupt } from '../../src/cli-interrupt.js';
-import type { Progress } from '../../src/cli-progress.js';
+import { BaseCommand } from '../../src/cli/base-command.js';
+import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
+import { onInterrupt } from '../../src/cli/interrupt.js';
+import type { Progress } from '../../src/cli/progress.js';
 import type { EngineOptions, KvTransferMode } from '../../src/config.js';
 import { VllmPdError } from '../../src/errors.js';
 

@@ -1,7 +1,7 @@
 // vllm-pd model inspect: what a model folder holds and what serving it costs per token.
 import { string } from '@oclif/core/args';
 import { integer } from '@oclif/core/flags';
-import { BaseCommand } from '../../src/cli.js';
+import { BaseCommand } from '../../src/cli/base-command.js';
 import { defaults } from '../../src/config.js';
 import type { ModelReport } from '../../src/model/inspect-model.js';
 

@@ -1,8 +1,8 @@
 // What all commands share: light start-up, help, errors in words and in JSON.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { engineOptions } from '../../src/cli-flags.js';
-import { startProgress } from '../../src/cli-progress.js';
+import { engineOptions } from '../../src/cli/engine-flags.js';
+import { startProgress } from '../../src/cli/progress.js';
 import { runCommand } from '../command-runner.js';
 
 test('--version says the version', async () => {

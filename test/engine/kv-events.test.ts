@@ -2,7 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Dealer, Publisher, Subscriber } from 'zeromq';
-import { parseKvEventsConfig } from '../../src/cli-kv-events.js';
+import { parseKvEventsConfig } from '../../src/cli/kv-events-config.js';
 import { defaultKvEvents, type KvEventsConfig } from '../../src/config.js';
 import type { Engine } from '../../src/engine/engine.js';
 import { KvEventPublisher } from '../../src/engine/kv-event-publisher.js';

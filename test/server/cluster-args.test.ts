@@ -3,7 +3,7 @@ import { Parser } from '@oclif/core';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import Serve from '../../commands/serve.js';
-import { engineOptions } from '../../src/cli-flags.js';
+import { engineOptions } from '../../src/cli/engine-flags.js';
 import { defaultKvEvents, type EngineOptions } from '../../src/config.js';
 import { engineArgs } from '../../src/server/cluster-args.js';
 

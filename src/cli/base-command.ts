@@ -2,10 +2,10 @@
 import { Command } from '@oclif/core/command';
 import { ExitError } from '@oclif/core/errors';
 import { option } from '@oclif/core/flags';
-import { type CommandErrorJson, errorJson, printError } from './cli-error.js';
-import { wasInterrupted } from './cli-interrupt.js';
-import { type Progress, startProgress } from './cli-progress.js';
-import { messageOf, VllmPdError } from './errors.js';
+import { messageOf, VllmPdError } from '../errors.js';
+import { type CommandErrorJson, errorJson, printError } from './command-error.js';
+import { wasInterrupted } from './interrupt.js';
+import { type Progress, startProgress } from './progress.js';
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
 

@@ -1,7 +1,7 @@
 // oclif's hook for a command that does not exist, or for words behind one that takes none: a sentence and exit code 2.
 import { ExitError } from '@oclif/core/errors';
 import type { Hook } from '@oclif/core/hooks';
-import { errorJson, printError } from './cli-error.js';
+import { errorJson, printError } from './command-error.js';
 
 const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
   const words = id.split(':');

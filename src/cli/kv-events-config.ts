@@ -1,7 +1,7 @@
 // --kv-events-config: vLLM's KVEventsConfig as JSON, checked.
 import { custom } from '@oclif/core/flags';
-import { defaultKvEvents, type KvEventsConfig } from './config.js';
-import { VllmPdError } from './errors.js';
+import { defaultKvEvents, type KvEventsConfig } from '../config.js';
+import { VllmPdError } from '../errors.js';
 
 const maxCount = 10_000_000;
 
@@ -54,5 +54,4 @@ function refusal(why: string): VllmPdError {
 export const kvEventsFlag = custom<KvEventsConfig | null>({
   description: "Publish blocks that are cached and evicted over ZeroMQ: vLLM's KVEventsConfig as JSON.",
   parse: async (input) => parseKvEventsConfig(input),
-  helpGroup: 'CACHE',
 });

@@ -1,0 +1,35 @@
+// Flags about the model: which one, on what it runs, what its weights are kept as.
+import { boolean, option, string } from '@oclif/core/flags';
+import { defaults } from '../config.js';
+import { count, inHelpGroup, shown, text } from './flag-types.js';
+
+export const modelFlags = inHelpGroup('MODEL', {
+  model: text('A built-in model (`default`, `tiny`) or a Hugging Face folder.', defaults.model),
+  'served-model-name': string({
+    description: 'The name that clients ask for; the value of --model if absent.',
+  }),
+  'max-model-len': count('Longest prompt plus answer, in tokens.', defaults.maxModelLen),
+  seed: count('Seed of sampling for requests that bring none.', defaults.seed, 0),
+  backend: option({
+    options: ['auto', 'cpu', 'cuda', 'onnx'] as const,
+    description:
+      'What runs the model: the native kernels on the CPU or on a GPU (auto: where one answers), or ONNX Runtime on an exported decoder.',
+    ...shown(defaults.backend),
+  })(),
+  dtype: option({
+    options: ['auto', 'float32', 'bfloat16'] as const,
+    description: 'What weights are kept as: bfloat16 where the CPU has AVX-512 or AMX (auto), or as said.',
+    ...shown(defaults.dtype),
+  })(),
+  quantization: option({
+    options: ['none', 'int8'] as const,
+    description: 'int8: weights quantised by output channel, activations by token.',
+    ...shown(defaults.quantization),
+  })(),
+  'batch-invariant': boolean({
+    description:
+      'On a GPU: products whose bits depend on no other request (on unless switched off); cuBLASLt otherwise.',
+    allowNo: true,
+  }),
+  'num-threads': count('Compute threads of one node.', 'all cores', 1, 1024),
+});
