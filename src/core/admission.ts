@@ -9,6 +9,7 @@ import type { PrefillTracker } from './prefill-tracker.js';
 import { PriorityRequestQueue } from './priority-request-queue.js';
 import { type EndedLoad, RemoteLoads } from './remote-loads.js';
 import { RequestQueue, type WaitingQueue } from './request-queue.js';
+import type { RunningRequests } from './running-requests.js';
 import type { SchedulerPrefixCacheStats } from './scheduler-stats.js';
 import type { StepPlan } from './step-plan.js';
 
@@ -147,7 +148,7 @@ export class Admission {
   // -------------------------------------------------------------------------------------------- admitting
 
   /** Moves requests into `running`, in the order of the queue, until one does not fit. */
-  admit(plan: StepPlan, running: Request[]): void {
+  admit(plan: StepPlan, running: RunningRequests): void {
     if (!this.#admitLoaded(plan, running) || this.#waiting.size === 0) return;
     let numReservedBlocks = this.#countReservedBlocks(running);
     for (let request = this.#waiting.head; request; request = this.#waiting.head) {
@@ -168,24 +169,24 @@ export class Admission {
   }
 
   /** False if one does not fit: then nobody else may take blocks, since it holds some while it waits. */
-  #admitLoaded(plan: StepPlan, running: Request[]): boolean {
+  #admitLoaded(plan: StepPlan, running: RunningRequests): boolean {
     for (let request = this.#loaded[0]; request; request = this.#loaded[0]) {
       if (!this.#hasRoom(plan, running)) return false;
       const numNewTokens = plan.share(request, request.numComputedTokens);
       const blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens);
       if (!blockIds) return false;
       this.#loaded.shift();
-      run(plan, running, request, numNewTokens, blockIds);
+      running.start(plan, request, numNewTokens, blockIds);
     }
     return true;
   }
 
-  #hasRoom(plan: StepPlan, running: readonly Request[]): boolean {
-    return plan.hasBudget && running.length < this.#parts.maxNumSeqs;
+  #hasRoom(plan: StepPlan, running: RunningRequests): boolean {
+    return plan.hasBudget && running.size < this.#parts.maxNumSeqs;
   }
 
   /** Blocks that requests begun before need to get through what they have: without these, parked ones could deadlock. */
-  #countReservedBlocks(running: readonly Request[]): number {
+  #countReservedBlocks(running: RunningRequests): number {
     let numBlocks = 0;
     for (const request of running) numBlocks += this.#parts.kvCache.numMissingBlocks(request);
     for (const request of this.#loads.requests()) numBlocks += this.#parts.kvCache.numMissingBlocks(request);
@@ -204,7 +205,7 @@ export class Admission {
   /** False, and no effect, if the request does not fit now. */
   #begin(
     plan: StepPlan,
-    running: Request[],
+    running: RunningRequests,
     request: Request,
     start: Start,
     numReservedBlocks: number,
@@ -224,7 +225,7 @@ export class Admission {
       request.status = 'WAITING_FOR_REMOTE_KVS';
       this.#loads.begin({ request, numLocalTokens, numExternalTokens });
     } else {
-      run(plan, running, request, numNewTokens, blockIds);
+      running.start(plan, request, numNewTokens, blockIds);
     }
     return true;
   }
@@ -259,16 +260,4 @@ export class Admission {
     const numBlocks = numPromptTokens / kvCache.blockSize;
     return Number.isInteger(numBlocks) && kvCache.isCached(blockHashes[numBlocks - 1]!);
   }
-}
-
-function run(
-  plan: StepPlan,
-  running: Request[],
-  request: Request,
-  numNewTokens: number,
-  blockIds: readonly number[],
-): void {
-  request.status = 'RUNNING';
-  running.push(request);
-  plan.add(request, numNewTokens, blockIds);
 }

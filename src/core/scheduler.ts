@@ -17,8 +17,11 @@ import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
 import { type ExternalStorage, KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
-import { byPriority } from './priority-request-queue.js';
+import { type Ending, RequestEnds } from './request-ends.js';
+import { answerOutput, ongoing, tokenOutput } from './request-outputs.js';
+import { RunningRequests } from './running-requests.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
+import { SequenceLimits } from './sequence-limits.js';
 import { StepPlan } from './step-plan.js';
 import { checkStop } from './stop.js';
 
@@ -39,37 +42,19 @@ export interface SchedulerInit {
   readonly clock: () => number;
 }
 
-/** How a request ends, and what its last output says. */
-interface Ending {
-  readonly status: FinishedStatus;
-  readonly stopReason?: number | string | null;
-  readonly error?: string;
-}
-
-const ongoing = {
-  newTokenIds: [],
-  newLogprobs: [],
-  finished: null,
-  stopReason: null,
-  kvTransferParams: null,
-  prefillStats: null,
-  cacheQueryAnswer: null,
-  error: null,
-} as const satisfies Omit<EngineCoreOutput, 'requestId'>;
-
 export class Scheduler {
   readonly #init: SchedulerInit;
   readonly #connector: KVConnectorScheduler | null;
   readonly #hasher: BlockHasher;
   readonly #kvCache: KVCacheManager;
   readonly #prefills: PrefillTracker;
-  /** Longest sequence that model and pool can take. */
-  readonly #maxSequenceTokens: number;
+  readonly #limits: SequenceLimits;
 
   /** Unfinished, cache queries left out. Each is either in `#running` or with `#admission`. */
   readonly #requests = new Map<string, Request>();
-  readonly #running: Request[] = [];
+  readonly #running: RunningRequests;
   readonly #admission: Admission;
+  readonly #ends: RequestEnds;
   readonly #cacheQueries: CacheQueries;
   #stepUnderWay: readonly ScheduledRequest[] = [];
   #finishedRequestIds: string[] = [];
@@ -82,22 +67,24 @@ export class Scheduler {
   #lastStep = { numScheduledTokens: 0, numPreemptions: 0 };
 
   constructor(init: SchedulerInit) {
+    const { cache, scheduler, connector } = init;
+    const hasher = new BlockHasher(cache.blockSize, cache.hashSeed, init.hashBlocks);
+    const kvCache = new KVCacheManager(cache, init.sink, init.external);
+    const prefills = new PrefillTracker(hasher);
+    const { maxNumSeqs, policy } = scheduler;
+    const admission = new Admission({ maxNumSeqs, policy, kvCache, hasher, prefills, connector });
+    const requeue = (victim: Request) => admission.prepend(victim);
+    const running = new RunningRequests({ policy, kvCache, requeue });
     this.#init = init;
-    this.#connector = init.connector;
-    this.#hasher = new BlockHasher(init.cache.blockSize, init.cache.hashSeed, init.hashBlocks);
-    this.#kvCache = new KVCacheManager(init.cache, init.sink, init.external);
-    this.#prefills = new PrefillTracker(this.#hasher);
-    this.#admission = new Admission({
-      maxNumSeqs: init.scheduler.maxNumSeqs,
-      policy: init.scheduler.policy,
-      kvCache: this.#kvCache,
-      hasher: this.#hasher,
-      prefills: this.#prefills,
-      connector: init.connector,
-    });
-    const { engineId, connector } = init;
-    this.#cacheQueries = new CacheQueries({ engineId, kvCache: this.#kvCache, connector });
-    this.#maxSequenceTokens = Math.min(init.scheduler.maxModelLen, this.#numPoolTokens);
+    this.#connector = connector;
+    this.#hasher = hasher;
+    this.#kvCache = kvCache;
+    this.#prefills = prefills;
+    this.#limits = new SequenceLimits(cache, scheduler);
+    this.#running = running;
+    this.#admission = admission;
+    this.#ends = new RequestEnds({ running, admission, prefills, kvCache, hasher, connector });
+    this.#cacheQueries = new CacheQueries({ engineId: init.engineId, kvCache, connector });
   }
 
   // -------------------------------------------------------------------------------------------- requests in and out
@@ -123,7 +110,7 @@ export class Scheduler {
     this.#isStuck = false;
     this.#requests.set(request.requestId, request);
     this.#admission.append(request);
-    const refusal = this.#whyNever(request);
+    const refusal = this.#limits.whyNever(request.numPromptTokens);
     if (refusal !== null) {
       this.#pendingOutputs.push(this.#finish(request, { status: 'FINISHED_IGNORED', error: refusal }));
       return;
@@ -187,7 +174,7 @@ export class Scheduler {
     this.#admission.promoteLoaded();
     this.#admission.promoteLookedUp();
     const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
-    this.#scheduleRunning(plan);
+    this.#running.schedule(plan);
     if (plan.numPreemptions === 0) this.#admit(plan);
     return this.#close(plan, cacheQueryAnswers);
   }
@@ -212,31 +199,8 @@ export class Scheduler {
 
   #answerCacheQueries(): CacheQueryAnswer[] {
     const answers = this.#cacheQueries.answer();
-    for (const answer of answers) {
-      this.#pendingOutputs.push({
-        ...ongoing,
-        requestId: answer.request_id,
-        finished: 'FINISHED_STOPPED',
-        kvTransferParams: answer.kv_transfer_params,
-        cacheQueryAnswer: answer,
-      });
-    }
+    for (const answer of answers) this.#pendingOutputs.push(answerOutput(answer));
     return answers;
-  }
-
-  #scheduleRunning(plan: StepPlan): void {
-    // Who is preempted is the last one.
-    if (this.#init.scheduler.policy === 'priority') this.#running.sort(byPriority);
-    for (let i = 0; i < this.#running.length && plan.hasBudget; i += 1) {
-      const request = this.#running[i]!;
-      const numNewTokens = plan.share(request, request.numComputedTokens);
-      let blockIds = this.#kvCache.allocateSlots(request, numNewTokens);
-      while (!blockIds && this.#preemptLast(plan) !== request) {
-        blockIds = this.#kvCache.allocateSlots(request, numNewTokens);
-      }
-      if (!blockIds) return;
-      plan.add(request, numNewTokens, blockIds);
-    }
   }
 
   /**
@@ -253,19 +217,7 @@ export class Scheduler {
 
   get #waitsForHolds(): boolean {
     const { numReady, numLoads } = this.#admission;
-    return numReady > 0 && this.#running.length + numLoads === 0;
-  }
-
-  /** Recompute style: the victim's blocks are freed, its full ones stay cached, and it starts from a fresh lookup. */
-  #preemptLast(plan: StepPlan): Request {
-    const victim = this.#running.pop()!;
-    this.#kvCache.free(victim);
-    victim.status = 'PREEMPTED';
-    victim.numComputedTokens = 0;
-    victim.numPreemptions += 1;
-    this.#admission.prepend(victim);
-    plan.numPreemptions += 1;
-    return victim;
+    return numReady > 0 && this.#running.size + numLoads === 0;
   }
 
   #close(plan: StepPlan, cacheQueryAnswers: readonly CacheQueryAnswer[]): SchedulerOutput {
@@ -302,22 +254,11 @@ export class Scheduler {
     }
     request.tokenIds.push(tokenId);
     this.#hasher.extend(request);
-    const stop = checkStop(request, this.#maxSequenceTokens);
+    const stop = checkStop(request, this.#limits.maxTokens);
     const logprobs = result.logprobs.get(request.requestId);
     const newLogprobs = logprobs ? [logprobs] : [];
     if (stop) return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs };
-    // Spelt out: spreading costs some microseconds, and this is made for every token.
-    return {
-      requestId: request.requestId,
-      newTokenIds: [tokenId],
-      newLogprobs,
-      finished: null,
-      stopReason: null,
-      kvTransferParams: null,
-      prefillStats: request.prefillStats,
-      cacheQueryAnswer: null,
-      error: null,
-    };
+    return tokenOutput(request, [tokenId], newLogprobs);
   }
 
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {
@@ -342,47 +283,12 @@ export class Scheduler {
 
   // -------------------------------------------------------------------------------------------- ends
 
-  #finish(request: Request, { status, stopReason = null, error }: Ending): EngineCoreOutput {
-    const { requestId, numComputedTokens } = request;
+  /** Its last output, without new tokens. */
+  #finish(request: Request, ending: Ending): EngineCoreOutput {
     this.#isStuck = false;
-    if (request.status === 'RUNNING') this.#running.splice(this.#running.indexOf(request), 1);
-    else this.#admission.remove(request);
-    request.status = status;
-    request.stopReason = stopReason;
-    this.#requests.delete(requestId);
-    this.#finishedRequestIds.push(requestId);
-    this.#prefills.ended(request, numComputedTokens);
-    const kvTransferParams = this.#leaveBlocks(request);
-    const { prefillStats } = request;
-    return {
-      ...ongoing,
-      requestId,
-      finished: status,
-      stopReason,
-      kvTransferParams,
-      prefillStats,
-      error: error ?? null,
-    };
-  }
-
-  /** Frees the request's blocks, or keeps those with KV for a peer; those that are being loaded are kept until that ends. */
-  #leaveBlocks(request: Request): EngineCoreOutput['kvTransferParams'] {
-    if (!this.#admission.wasAdmitted(request)) {
-      this.#connector?.requestDropped(request);
-      return null;
-    }
-    // While a load goes on nothing can be offered, nor freed.
-    const isLoading = this.#admission.isLoading(request);
-    const numTokens = isLoading ? 0 : request.numComputedTokens;
-    const numBlocks = Math.ceil(numTokens / this.#kvCache.blockSize);
-    const blockIds = this.#kvCache.getBlockIds(request).slice(0, numBlocks);
-    const decision = this.#connector?.requestFinished(request, blockIds, numTokens);
-    if (decision?.holdBlocks) {
-      this.#kvCache.holdRequest(request, this.#hasher.prefixHashes(request, numTokens));
-    } else if (!isLoading) {
-      this.#kvCache.free(request);
-    }
-    return decision?.kvTransferParams ?? null;
+    this.#requests.delete(request.requestId);
+    this.#finishedRequestIds.push(request.requestId);
+    return this.#ends.finish(request, ending);
   }
 
   #freeEndedHolds(): void {
@@ -390,23 +296,6 @@ export class Scheduler {
       this.#kvCache.endHold(id);
       this.#isStuck = false;
     }
-  }
-
-  /** Why the request could not run even if it were alone; null if it could. */
-  #whyNever({ numPromptTokens }: Request): string | null {
-    const { maxModelLen } = this.#init.scheduler;
-    if (numPromptTokens >= maxModelLen) {
-      return `Expected a prompt of fewer than ${maxModelLen} tokens (max_model_len) but received ${numPromptTokens}`;
-    }
-    if (numPromptTokens > this.#numPoolTokens) {
-      return `Expected a prompt that fits in the KV cache of ${this.#numPoolTokens} tokens but received ${numPromptTokens}`;
-    }
-    return null;
-  }
-
-  get #numPoolTokens(): number {
-    const { numBlocks, blockSize } = this.#init.cache;
-    return (numBlocks - 1) * blockSize;
   }
 
   #assertNewId(requestId: string): void {
@@ -426,7 +315,7 @@ export class Scheduler {
 
   /** True if schedule() could do something right now. Loads under way and holds that are not due do not count. */
   hasWork(): boolean {
-    if (this.#cacheQueries.size + this.#admission.numEndedLoads + this.#running.length > 0) return true;
+    if (this.#cacheQueries.size + this.#admission.numEndedLoads + this.#running.size > 0) return true;
     if (this.#pendingOutputs.length + this.#finishedRequestIds.length > 0) return true;
     if (this.#connector?.hasQueuedPulls) return true;
     const deadlineMs = this.nextDeadlineMs();
@@ -438,7 +327,7 @@ export class Scheduler {
   get numQueued(): number {
     const { numReady } = this.#admission;
     const numLeftBehind = Math.min(this.#numLeftBehind, numReady);
-    const numFreeSlots = numLeftBehind > 0 ? 0 : this.#init.scheduler.maxNumSeqs - this.#running.length;
+    const numFreeSlots = numLeftBehind > 0 ? 0 : this.#init.scheduler.maxNumSeqs - this.#running.size;
     return numLeftBehind + Math.max(0, numReady - numLeftBehind - numFreeSlots);
   }
 
@@ -466,8 +355,8 @@ export class Scheduler {
       numBlocks,
       numFreeBlocks,
       numCachedBlocks,
-      numRunning: this.#running.length,
-      numWaiting: this.#requests.size - this.#running.length + this.#cacheQueries.size,
+      numRunning: this.#running.size,
+      numWaiting: this.#requests.size - this.#running.size + this.#cacheQueries.size,
       numHolds,
       numPendingLoads: this.#admission.numLoads,
     };
@@ -476,8 +365,8 @@ export class Scheduler {
   get stepStats(): SchedulerStepStats {
     const { numWaitingForRemoteKvs } = this.#admission;
     return {
-      numRunning: this.#running.length,
-      numWaiting: this.#requests.size - this.#running.length - numWaitingForRemoteKvs,
+      numRunning: this.#running.size,
+      numWaiting: this.#requests.size - this.#running.size - numWaitingForRemoteKvs,
       numWaitingForRemoteKvs,
       kvCacheUsage: this.#kvCache.usage,
       numHolds: this.#kvCache.numHolds,
