@@ -52,7 +52,7 @@ const doors: Record<string, readonly RegExp[]> = {
   'micro-bench→server': [
     /^src\/server\/(cluster|http|sse|api\/api-body|api\/cache-query-json|api\/openai-schema)\.ts$/,
   ],
-  'micro-bench→bench': [/^src\/bench\/(format|host|results|table)\.ts$/],
+  'micro-bench→bench': [/^src\/bench\/(format|host|results|render-table)\.ts$/],
 };
 
 interface Import {

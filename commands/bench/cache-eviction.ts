@@ -12,6 +12,7 @@ export default class BenchCacheEviction extends BenchMultiTurn {
   static override readonly examples = [
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --prefix-tokens 2000 --num-conversations 2',
+    '<%= config.bin %> <%= command.id %> --workload context-lengths',
     '<%= config.bin %> <%= command.id %> --workload cache-eviction-capacity --json',
   ];
 

@@ -1,9 +1,9 @@
 // Kept runs side by side: one column per run and mode.
 import type { KvTransferMode } from '../config.js';
 import { modeFigures } from './figures.js';
+import { renderTable } from './render-table.js';
 import type { KeptRun } from './results.js';
 import type { Comparison, ModeSummary } from './summary.js';
-import { renderTable } from './table.js';
 
 interface Column {
   readonly title: string;

@@ -1,9 +1,10 @@
 // A run as text for a terminal: the headline, then tables. Pure, so that a kept run prints as it did when it ended.
-import Table from 'cli-table3';
 import type { KvTransferMode } from '../config.js';
 import { type LedgerBin, ledgerBins, recomputedBins } from '../wire.js';
 import { figuresOf } from './figures.js';
 import { bar, formatCount, formatMs, formatPercent, formatSpeedup, stackedBar } from './format.js';
+import { lengthTable } from './length-table.js';
+import { renderTable } from './render-table.js';
 import { summarize } from './stats.js';
 import type { ModeSummary, RunSummary } from './summary.js';
 import type { TurnRecord } from './turn-record.js';
@@ -16,6 +17,7 @@ export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], wid
     modeTable(summary),
     someAnswered && ledgerTable(summary, width),
     someAnswered && turnTable(summary, turns),
+    lengthTable(summary, turns),
     reuseLine(summary),
     notes(summary),
   ];
@@ -131,19 +133,4 @@ function notes({ run, modes }: RunSummary): string {
     );
   }
   return lines.join('\n');
-}
-
-/** A plain table: no colour, so that it reads the same in a file. */
-export function renderTable(
-  head: readonly string[],
-  rows: readonly (readonly string[])[],
-  align: 'left' | 'right' = 'right',
-): string {
-  const table = new Table({
-    head: [...head],
-    colAligns: head.map((_, i) => (i === 0 ? 'left' : align)),
-    style: { head: [], border: [], compact: true },
-  });
-  table.push(...rows.map((row) => [...row]));
-  return table.toString();
 }

@@ -1,7 +1,7 @@
 // Rows as text: a table for a terminal, CSV and JSON lines for other programs.
 import { stringify } from 'csv-stringify/sync';
 import { bar, formatMs } from '../bench/format.js';
-import { renderTable } from '../bench/table.js';
+import { renderTable } from '../bench/render-table.js';
 import type { KernelRow } from './kernel-row.js';
 import { directAnswer } from './proxy-rows.js';
 

@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { renderChart } from '../../src/bench/chart.js';
+import { lengthTable } from '../../src/bench/length-table.js';
 import { summarizeRun } from '../../src/bench/summary.js';
 import type { TurnRecord } from '../../src/bench/turn-record.js';
 import { createRunInfo, createTurn } from './helpers.js';
@@ -57,6 +58,37 @@ test('a run without an answer has a picture without bars', () => {
   const svg = renderChart(summarizeRun(createRunInfo(), failed), failed);
   assert.match(svg, 'no turn was answered');
   assert.equal(barHeights(svg, '#c8c8c8'), []);
+});
+
+/** Contexts of 1000, 2000 and 8000 tokens; uni takes a tenth of a millisecond for each token of a follow-up turn. */
+const lengths = [1000, 2000, 8000].flatMap((num_prompt_tokens) =>
+  (['uni', 'bi'] as const).flatMap((mode) => [
+    turn({ mode, num_prompt_tokens: num_prompt_tokens - 80, ttft_ms: 5000 }),
+    turn({
+      mode,
+      turn: 2,
+      num_prompt_tokens,
+      ttft_ms: mode === 'uni' ? num_prompt_tokens / 10 : 20,
+      ledger_new: num_prompt_tokens,
+    }),
+  ]),
+);
+
+test('where prompts differ much in length, times stand by length, first turns left out', () => {
+  const svg = renderChart(summarizeRun(createRunInfo(), lengths), lengths);
+  assert.match(svg, 'turns ≥ 2, by length of the prompt');
+  assert.match(svg, '>8,000</text>');
+  assert.not.match(svg, '5,000 ms');
+  assert.not.match(renderChart(summary, turns), 'by length of the prompt');
+});
+
+test('the table by length has a row for each doubling that was played', () => {
+  const table = lengthTable(summarizeRun(createRunInfo(), lengths), lengths);
+  assert.match(table, /│ 512 – 1,023 +│ +1 │ +100 ms │ 20\.0 ms │ +5\.00× │/);
+  assert.match(table, /│ 1,024 – 2,047 +│ +1 │ +200 ms │/);
+  assert.match(table, /│ 4,096 – 8,191 +│ +1 │ +800 ms │ 20\.0 ms │ +40\.00× │/);
+  assert.not.match(table, '2,048 – 4,095');
+  assert.is(lengthTable(summary, turns), '');
 });
 
 test.run();
