@@ -3,7 +3,8 @@ import type { CacheConfig, EngineConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import { blockBytesOf } from '../native/arguments.js';
-import { type KvPoolLayout, loadNative } from '../native.js';
+import type { KvPoolLayout } from '../native/kv-pool.js';
+import { loadNative } from '../native.js';
 
 const log = createLogger('engine');
 

@@ -7,7 +7,7 @@ import { openStores } from '../kv-store/open-stores.js';
 import { TransferCosts } from '../kv-transfer/cost-model.js';
 import { chainOf, LoadPlanner } from '../kv-transfer/load-planner.js';
 import { StoreLookups } from '../kv-transfer/store-lookups.js';
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 
 export interface Storage {
   readonly stores: NodeStores;

@@ -1,5 +1,5 @@
 // Reading a peer's blocks from its mapped pool: one-sided, the owner takes no part.
-import type { KvPool, PeerPool } from '../native.js';
+import type { KvPool, PeerPool } from '../native/kv-pool.js';
 import type { PullSpec } from '../outputs.js';
 import type { ReadResult } from './agent.js';
 import { countValid } from './messages.js';

@@ -1,6 +1,8 @@
 // Reading a peer's blocks over tcp: asked for on the side channel, received natively on connections of their own.
 import { VllmPdError } from '../errors.js';
-import { type DataLanes, type KvPool, loadNative } from '../native.js';
+import type { DataLanes } from '../native/data-channel.js';
+import type { KvPool } from '../native/kv-pool.js';
+import { loadNative } from '../native.js';
 import type { PullSpec } from '../outputs.js';
 import type { ReadResult } from './agent.js';
 import { countValid, decodeOpened, encodeOpen, encodeRead, maxBlocksPerChunk } from './messages.js';

@@ -1,5 +1,5 @@
 // TransferAgent: how one node reads another node's blocks and tells it when it is done with them.
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 
 /** Blocks that are held for a peer under an id right now; null when there is no such hold. */

@@ -2,7 +2,7 @@
 import type { KvTransferConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 import type { TransferAgent } from './agent.js';
 import { compatibilityHash, hostIdentity } from './handshake.js';
 import type { Welcome } from './messages.js';

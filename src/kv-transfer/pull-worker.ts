@@ -1,7 +1,7 @@
 // The connector's worker half: starts reads, tells the owners when they ended, reports what arrived.
 import { messageOf } from '../errors.js';
 import { createLogger } from '../log.js';
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 import type {
   FinishedPull,
   FinishedSend,

@@ -2,7 +2,8 @@
 import type { AgentKind } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
-import { type KvPool, loadNative } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
+import { loadNative } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 import type { HeldBlocks, ReadResult, TransferAgent } from './agent.js';
 import { MappedPool } from './agent-shm.js';

@@ -3,7 +3,7 @@
 import { messageOf } from '../errors.js';
 import type { StoreTier } from '../kv-store/kv-store.js';
 import { createLogger } from '../log.js';
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 import type { PullSpec, ReadTiming, StoreBlockRead, StoreLoadSpec, StoreReads } from '../outputs.js';
 import type { ReadResult, TransferAgent } from './agent.js';
 import type { BlockStores } from './store-lookups.js';

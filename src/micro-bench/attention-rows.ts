@@ -1,6 +1,6 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
 import type { KvCacheDtype } from '../config.js';
-import type { NativeModelConfig } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
 import { memoryRead, multiplyPeak, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 

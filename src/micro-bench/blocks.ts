@@ -1,6 +1,8 @@
 // KV blocks to transfer: pools of the model's shape whose blocks are published, and orders to read them in.
 import { createHash } from 'node:crypto';
-import { type KvPool, type KvPoolLayout, loadNative, type NativeModelConfig } from '../native.js';
+import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
+import type { NativeModelConfig } from '../native/model-config.js';
+import { loadNative } from '../native.js';
 
 export function blockLayout(model: NativeModelConfig, numBlocks: number): KvPoolLayout {
   const { numLayers, numKvHeads, headDim } = model;

@@ -1,7 +1,10 @@
 // The whole model's forward pass: prefill against the multiply-add peak, decode against reading all weights.
 import { resolveKvCacheDtype } from '../model/kv-cache-dtype.js';
 import { loadModel, type WeightChoice } from '../model/native-model.js';
-import { type ForwardInput, loadNative, type NativeModelConfig, type ProbeWeightType } from '../native.js';
+import type { ForwardInput } from '../native/model.js';
+import type { NativeModelConfig } from '../native/model-config.js';
+import type { ProbeWeightType } from '../native/probe.js';
+import { loadNative } from '../native.js';
 import {
   bytesPerWeight,
   memoryRead,

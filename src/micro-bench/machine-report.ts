@@ -4,7 +4,8 @@ import os from 'node:os';
 import { type HostInfo, hostInfo } from '../bench/host.js';
 import type { Backend } from '../config.js';
 import { messageOf } from '../errors.js';
-import { type CudaFacts, loadNative, type Native } from '../native.js';
+import type { CudaFacts } from '../native/facts.js';
+import { loadNative, type Native } from '../native.js';
 import { packageVersion } from '../version.js';
 
 /** Something that works, or a whole sentence that says why it does not. */

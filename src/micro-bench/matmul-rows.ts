@@ -1,5 +1,6 @@
 // Rows times packed weights: against the multiply-add peak, and, with one row, against reading the weights.
-import type { NativeModelConfig, ProbeWeightType } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
+import type { ProbeWeightType } from '../native/probe.js';
 import {
   bytesPerWeight,
   memoryRead,

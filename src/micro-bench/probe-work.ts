@@ -1,5 +1,7 @@
 // Native probes as work: single ops, and the machine's own limits.
-import { loadNative, type ProbeSpec, type ProbeWeightType } from '../native.js';
+
+import type { ProbeSpec, ProbeWeightType } from '../native/probe.js';
+import { loadNative } from '../native.js';
 import type { Contest, Work } from './row-plan.js';
 
 /** A native probe; `amount` in the row's unit. */

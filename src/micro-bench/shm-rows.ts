@@ -1,5 +1,7 @@
 // Verified reads of a mapped pool against plain memcpy of as many bytes.
-import { loadNative, type NativeModelConfig } from '../native.js';
+
+import type { NativeModelConfig } from '../native/model-config.js';
+import { loadNative } from '../native.js';
 import { blockLayout, contiguousIds, createFilledPool, fragmentedIds, hashOfBlock } from './blocks.js';
 import { memoryCopy, withProbeLimit } from './probe-work.js';
 import type { Contest, RowGroup, RowPlan } from './row-plan.js';

@@ -1,7 +1,8 @@
 // Reads by the TCP agent, from another process, against raw streams of as many bytes over as many connections.
 import { numLanes } from '../kv-transfer/agent-tcp.js';
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
-import { loadNative, type NativeModelConfig } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
+import { loadNative } from '../native.js';
 import type { PullSpec } from '../outputs.js';
 import { blockLayout, contiguousIds, hashOfBlock } from './blocks.js';
 import { startPeer } from './peer.js';

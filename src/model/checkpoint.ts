@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
-import type { TensorDtype, TensorLocation } from '../native.js';
+import type { TensorDtype, TensorLocation } from '../native/model-config.js';
 import { badFile, parseAs, readJsonFile } from './model-files.js';
 import type { TensorSpec } from './model-tensors.js';
 import { readSafetensorsHeader, type SafetensorsEntry } from './safetensors.js';

@@ -1,6 +1,6 @@
 // KV of one sequence between the pool's blocks and contiguous tensors.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { KvPool, KvPoolLayout } from '../native.js';
+import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
 
 /** Copying gives way to the event loop after this long, in ms. */
 const sliceMs = 4;

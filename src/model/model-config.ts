@@ -1,6 +1,6 @@
 // config.json of a decoder of a supported family, checked before any weight is read.
 import { z } from 'zod';
-import type { NativeModelConfig } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
 import { type ConfigFile, configSchema, Refusal } from './config-file.js';
 import { isModelType, type ModelFamily, type ModelType, modelFamilies } from './model-families.js';
 import { badFile, checkIsModelFolder, parseAs, readJsonFile } from './model-files.js';

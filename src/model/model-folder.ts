@@ -2,7 +2,7 @@
 
 import type { Backend } from '../config.js';
 import { VllmPdError } from '../errors.js';
-import type { CudaModelOptions } from '../native.js';
+import type { CudaModelOptions } from '../native/model-config.js';
 import { ChatTemplate } from './chat-template.js';
 import { type GenerationConfig, readGenerationConfig } from './generation-config.js';
 import type { Model } from './model.js';

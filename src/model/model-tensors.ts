@@ -1,5 +1,5 @@
 // Which tensors a decoder's checkpoint holds, by Hugging Face name and shape.
-import type { NativeModelConfig } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
 
 export interface TensorSpec {
   readonly name: string;

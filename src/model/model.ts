@@ -1,5 +1,6 @@
 // The Model interface: token ids and block tables in, logits out.
-import type { ForwardInput, KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
+import type { ForwardInput } from '../native/model.js';
 
 export interface Model {
   readonly vocabSize: number;

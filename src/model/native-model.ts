@@ -2,14 +2,10 @@
 import type { DtypeChoice, Quantization } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
-import {
-  type CudaModelOptions,
-  type ForwardInput,
-  type KvPool,
-  loadNative,
-  type NativeModel,
-  type NativeWeights,
-} from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
+import type { ForwardInput, NativeModel } from '../native/model.js';
+import type { CudaModelOptions, NativeWeights } from '../native/model-config.js';
+import { loadNative } from '../native.js';
 import { readCheckpoint } from './checkpoint.js';
 import type { Model } from './model.js';
 import { type ModelConfig, type ModelConfigOptions, readModelConfig } from './model-config.js';

@@ -1,5 +1,5 @@
 // A Llama/Qwen-style decoder as an ONNX graph, with the inputs and outputs that published exports have.
-import type { NativeModelConfig } from '../native.js';
+import type { NativeModelConfig } from '../native/model-config.js';
 import { OnnxGraph } from './onnx-graph.js';
 
 /** Versions of the operators used: ONNX's own, and ONNX Runtime's for GroupQueryAttention. */

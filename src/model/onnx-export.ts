@@ -2,7 +2,7 @@
 import { type FileHandle, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { VllmPdError } from '../errors.js';
-import type { TensorDtype, TensorLocation } from '../native.js';
+import type { TensorDtype, TensorLocation } from '../native/model-config.js';
 import { readCheckpoint } from './checkpoint.js';
 import { bfloat16ToFloat32, float16ToFloat32 } from './float16.js';
 import { readModelConfig } from './model-config.js';

@@ -1,6 +1,7 @@
 // The Model interface on ONNX Runtime: KV goes from the pool to the graph and back, one request at a time.
 import { VllmPdError } from '../errors.js';
-import type { ForwardInput, KvPool, KvPoolLayout } from '../native.js';
+import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
+import type { ForwardInput } from '../native/model.js';
 import { gatherKv, scatterKv } from './kv-blocks.js';
 import type { Model } from './model.js';
 import { requireOnnxFiles } from './onnx-files.js';

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import path from 'node:path';
-import type { NativeWeights, PackedCache, TensorLocation } from '../native.js';
+import type { NativeWeights, PackedCache, TensorLocation } from '../native/model-config.js';
 import { cacheFolder } from './cache-folder.js';
 
 /** Packing fewer bytes than this takes less time than looking for a file. */

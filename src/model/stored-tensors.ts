@@ -1,5 +1,5 @@
 // How a checkpoint stores the tensors that the forward pass needs: one by one, or fused, one below the other.
-import type { NativeModelConfig, TensorLocation } from '../native.js';
+import type { NativeModelConfig, TensorLocation } from '../native/model-config.js';
 import { expectedTensors, numElements, type TensorSpec } from './model-tensors.js';
 
 export interface StoredConfig extends NativeModelConfig {

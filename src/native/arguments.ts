@@ -2,13 +2,8 @@
 import { isAbsolute } from 'node:path';
 import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
-import type {
-  CudaModelOptions,
-  KvPoolLayout,
-  NativeModelConfig,
-  NativeWeights,
-  TensorLocation,
-} from '../native.js';
+import type { KvPoolLayout } from './kv-pool.js';
+import type { CudaModelOptions, NativeModelConfig, NativeWeights, TensorLocation } from './model-config.js';
 
 const maxInt32 = 2 ** 31 - 1;
 const hashBytes = 32;

@@ -1,9 +1,46 @@
 // Both ends of the data channel: checks arguments and hands them to the native module.
 import { VllmPdError } from '../errors.js';
-import type { DataLanes, DataServer, KvPool } from '../native.js';
 import { type Addon, cross, crossAsync, type DataLanesHandle, type DataServerHandle } from './addon.js';
 import { toBlockIds, toHashBytes, wholeNumber } from './arguments.js';
-import { NativeKvPool } from './kv-pool.js';
+import { type KvPool, NativeKvPool } from './kv-pool.js';
+
+/** The owner's end of the data channel (native/data_channel.h): sends blocks on threads of its own. */
+export interface DataServer {
+  readonly port: number;
+  /** Bytes of valid blocks, since it was made. */
+  readonly bytesSent: number;
+  /** Connections that begin with the secret (64 hex digits) belong to this session. */
+  openSession(): { readonly id: number; readonly secret: string };
+  closeSession(id: number): void;
+  /** Queues a reply; which blocks may be read is the caller's business. False where the session has no such connection. */
+  send(
+    session: number,
+    lane: number,
+    seq: number,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): boolean;
+  /** Ends all connections. Idempotent. */
+  close(): void;
+}
+
+/** The reader's end: connections to one owner, a native thread for each. */
+export interface DataLanes {
+  /**
+   * Receives the connection's next reply, which must be number `seq`, into the blocks; resolves to one byte a block: 1 =
+   * arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes undefined). Rejects with PEER_FAILED;
+   * the connection is of no use then. When it is settled, nothing writes into the blocks any more.
+   */
+  receive(
+    lane: number,
+    seq: number,
+    into: KvPool,
+    blockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array>;
+  /** Ends receives under way. Idempotent. */
+  close(): void;
+}
 
 const secretBytes = 32;
 const maxLanes = 16;

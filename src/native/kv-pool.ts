@@ -1,6 +1,6 @@
 // A node's own KV pool, and a peer's: checks arguments and hands them to the native module.
+import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
-import type { KvPlace, KvPool, KvPoolLayout, PeerPool } from '../native.js';
 import { type Addon, cross, crossAsync, type PeerHandle, type PoolHandle } from './addon.js';
 import {
   blockBytesOf,
@@ -10,6 +10,66 @@ import {
   toHashBytes,
   wholeNumber,
 } from './arguments.js';
+
+/** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` of `dtype`, one region. */
+export interface KvPoolLayout {
+  readonly numBlocks: number;
+  readonly numLayers: number;
+  readonly numKvHeads: number;
+  readonly blockSize: number;
+  readonly headDim: number;
+  readonly dtype: KvCacheDtype;
+}
+
+/** Where a pool's blocks lie: in the memfd, or on the GPU that this process computes on. */
+export type KvPlace = 'host' | 'device';
+
+/**
+ * A node's KV blocks in a memfd, with a table of one row a block beside them (generation counter, SHA-256).
+ * On a device only the table is in the memfd, and peers read the blocks through CUDA IPC.
+ * Peers of the same user map it through `/proc/<pid>/fd/<fd>` and read it without asking.
+ */
+export interface KvPool {
+  readonly layout: KvPoolLayout;
+  /** num_layers * 2 * num_kv_heads * block_size * head_dim * 4 (float32) or 2 (bfloat16) */
+  readonly blockBytes: number;
+  /** Where the blocks lie; the table is the host's anyway. */
+  readonly place: KvPlace;
+  readonly fd: number;
+  /** Says that the block now holds exactly the tokens named by `hash` (64 hex digits). */
+  publish(blockId: number, hash: string): void;
+  /** Says that the block's contents are about to change. Call before it is written again. */
+  retract(blockId: number): void;
+  /** `hash` null = nothing published. The generation changes with every publish and retract. */
+  row(blockId: number): { readonly generation: number; readonly hash: string | null };
+  /** The block's bytes, a live view. For tests and small reads. Throws NOT_SUPPORTED for blocks on a device. */
+  block(blockId: number): Uint8Array;
+  /**
+   * Copies blocks out for a peer: each is copied only if its row says `hashes[i]` before and after.
+   * `data` has blockIds.length * blockBytes bytes; `valid[i]` is 1 where block i is what was asked for. Synchronous.
+   */
+  copyOut(blockIds: readonly number[], hashes: readonly string[]): { data: Uint8Array; valid: Uint8Array };
+  /** Copies `data` (blockIds.length * blockBytes bytes, in order) into the blocks. Synchronous. */
+  copyIn(blockIds: readonly number[], data: Uint8Array): void;
+  /** Unmaps and closes. Must not be called while a forward pass or a read uses the pool. Idempotent. */
+  close(): void;
+}
+
+/** A peer's pool, mapped read-only. */
+export interface PeerPool {
+  readonly layout: KvPoolLayout;
+  /**
+   * One-sided read on a native thread: copies remote block i into local block i of `into`, verified against
+   * `hashes[i]` before and after. Resolves to one byte per block: 1 = arrived intact, 0 = stale (local bytes undefined).
+   */
+  read(
+    into: KvPool,
+    remoteBlockIds: readonly number[],
+    localBlockIds: readonly number[],
+    hashes: readonly string[],
+  ): Promise<Uint8Array>;
+  close(): void;
+}
 
 export class NativeKvPool implements KvPool {
   readonly layout: KvPoolLayout;

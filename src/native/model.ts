@@ -1,8 +1,46 @@
 // A model whose weights the native module holds.
 import { VllmPdError } from '../errors.js';
-import type { ForwardInput, KvPool, NativeModel, NativeModelConfig, WeightSource } from '../native.js';
 import { type Addon, cross, crossAsync, type ModelHandle } from './addon.js';
-import { NativeKvPool } from './kv-pool.js';
+import { type KvPool, NativeKvPool } from './kv-pool.js';
+import type { NativeModelConfig } from './model-config.js';
+
+/** How a model came by its packed weights: from a file, from the checkpoint into a file, or into memory alone. */
+export type WeightSource = 'mapped' | 'written' | 'memory';
+
+/** One step's tokens, all requests flattened, no padding. */
+export interface ForwardInput {
+  /** (num_tokens) */
+  readonly tokenIds: Int32Array;
+  /** (num_tokens) */
+  readonly positions: Int32Array;
+  /** (num_requests + 1) prefix sums of tokens per request. */
+  readonly cuSeqlensQ: Int32Array;
+  /** Block tables of all requests, one after the other… */
+  readonly blockTables: Int32Array;
+  /** …and where each begins: (num_requests + 1). */
+  readonly cuBlocks: Int32Array;
+  /** (num_logits_rows) indices into tokenIds whose logits are wanted. */
+  readonly logitsIndices: Int32Array;
+  /**
+   * (num_requests) Something that stands for each request's sequence, the same object step after step while its tokens
+   * only grow. For backends that keep KV beside the pool from one step to the next; the native module looks past it.
+   */
+  readonly sequences?: readonly object[];
+}
+
+export interface NativeModel {
+  readonly config: NativeModelConfig;
+  readonly weightSource: WeightSource;
+  /**
+   * Runs the whole forward pass on native threads: writes K and V of every token into the pool at
+   * `block_table[position / block_size]`, slot `position % block_size`, and resolves to (num_logits_rows, vocab_size)
+   * logits. A token's logits are bit-equal whatever else is in the batch and however its prompt was chunked.
+   * One call at a time.
+   */
+  forward(pool: KvPool, input: ForwardInput): Promise<Float32Array>;
+  /** Frees the weights and ends the threads. Idempotent; must not be called during a forward pass. */
+  close(): void;
+}
 
 export class LoadedNativeModel implements NativeModel {
   readonly config: NativeModelConfig;

@@ -1,7 +1,53 @@
 // Single native ops and machine limits, for benchmarks: checks sizes and hands them to the native module.
-import type { Probe, ProbeSpec, ProbeWeightType } from '../native.js';
+import type { KvCacheDtype } from '../config.js';
 import { type Addon, cross, type ProbeHandle } from './addon.js';
 import { kvDtypeNumber, wholeNumber } from './arguments.js';
+
+/** What a matrix of a probe is kept as. */
+export type ProbeWeightType = 'float32' | 'bfloat16' | 'int8';
+
+/** What `bench kernels` measures by itself. `numThreads` counts the calling thread. */
+export type ProbeSpec =
+  /** Multiply-adds in registers, in the instructions that multiply such weights, all threads together. */
+  | {
+      readonly kind: 'fma';
+      readonly numThreads: number;
+      readonly numFmas: number;
+      readonly weightType: ProbeWeightType;
+    }
+  /** Reads one buffer, copies it to another, or streams it over `numThreads` loopback connections. */
+  | { readonly kind: 'read' | 'copy' | 'socket'; readonly numThreads: number; readonly numBytes: number }
+  /** (num_rows, k) times packed weights (n, k). */
+  | {
+      readonly kind: 'matmul';
+      readonly numThreads: number;
+      readonly numRows: number;
+      readonly k: number;
+      readonly n: number;
+      readonly weightType: ProbeWeightType;
+    }
+  /** `numTokens` of each request attend to themselves and `numContextTokens` before them, layer after layer. */
+  | {
+      readonly kind: 'attention';
+      readonly numThreads: number;
+      readonly numRequests: number;
+      readonly numTokens: number;
+      readonly numContextTokens: number;
+      readonly numLayers: number;
+      readonly numHeads: number;
+      readonly numKvHeads: number;
+      readonly headDim: number;
+      readonly blockSize: number;
+      readonly dtype: KvCacheDtype;
+    };
+
+/** A piece of native work with everything that it needs. */
+export interface Probe {
+  /** One round; synchronous. */
+  run(): void;
+  /** Idempotent. */
+  close(): void;
+}
 
 /** Names of the sizes, in the order of native/probe.h. */
 const sizeNames = {

@@ -1,5 +1,5 @@
 // Flattens a step's requests into the arrays that the model runs on: no padding, no per-request objects.
-import type { ForwardInput } from '../native.js';
+import type { ForwardInput } from '../native/model.js';
 import type { ScheduledRequest } from '../outputs.js';
 
 /** Requests that sample in this step, in the order of the rows of logits that `toForwardInput` asks for. */

@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { KVConnectorWorker } from '../kv-transfer/connector.js';
 import type { Model } from '../model/model.js';
-import type { KvPool } from '../native.js';
+import type { KvPool } from '../native/kv-pool.js';
 import type { ModelRunnerOutput, SchedulerOutput, TokenLogprobs } from '../outputs.js';
 import { samplingRequests, toForwardInput } from './input-batch.js';
 import type { Sampler } from './sampler.js';

@@ -2,7 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { MappedPool } from '../../src/kv-transfer/agent-shm.js';
-import type { KvPool, PeerPool } from '../../src/native.js';
+import type { KvPool, PeerPool } from '../../src/native/kv-pool.js';
 import { layout, pullOf } from './transfer-node.js';
 
 const into = { blockBytes: 4096 } as KvPool;

@@ -3,7 +3,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ReadResult, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
-import type { KvPool } from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
 import type { FinishedSend, KVConnectorOutput, PullSpec, RemoteBlocks } from '../../src/outputs.js';
 import {
   fillBlock,

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
 import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
-import { type KvPool, type KvPoolLayout, loadNative } from '../../src/native.js';
+import type { KvPool, KvPoolLayout } from '../../src/native/kv-pool.js';
+import { loadNative } from '../../src/native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
 
 /** 4 KiB a block. */

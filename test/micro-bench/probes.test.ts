@@ -2,7 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import { loadNative, type ProbeSpec } from '../../src/native.js';
+import type { ProbeSpec } from '../../src/native/probe.js';
+import { loadNative } from '../../src/native.js';
 
 const specs: readonly ProbeSpec[] = [
   { kind: 'fma', numThreads: 2, numFmas: 1e6, weightType: 'float32' },

@@ -2,7 +2,8 @@
 import { VllmPdError } from '../../src/errors.js';
 import type { Model } from '../../src/model/model.js';
 import type { ModelFolder } from '../../src/model/model-folder.js';
-import { type KvPool, loadNative } from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import { loadNative } from '../../src/native.js';
 
 const blockSize = 16;
 const maxTokensPerStep = 512;

@@ -1,6 +1,7 @@
 // A prompt through a model in chunks, as the engine's steps would run it.
 import type { Model } from '../../src/model/model.js';
-import type { ForwardInput, KvPool } from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { ForwardInput } from '../../src/native/model.js';
 
 /** Block tables count from 1: block 0 is the null block. */
 const firstBlock = 1;

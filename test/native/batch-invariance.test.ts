@@ -2,7 +2,9 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { KvCacheDtype } from '../../src/config.js';
-import type { KvPool, NativeModel, NativeModelConfig, NativeWeights } from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { NativeModel } from '../../src/native/model.js';
+import type { NativeModelConfig, NativeWeights } from '../../src/native/model-config.js';
 import { availableIsas, loadModelFor } from './instruction-sets.js';
 import {
   type Chunk,

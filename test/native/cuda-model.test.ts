@@ -2,13 +2,10 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import {
-  type CudaModelOptions,
-  type KvPool,
-  loadNative,
-  type NativeModel,
-  type NativeModelConfig,
-} from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { NativeModel } from '../../src/native/model.js';
+import type { CudaModelOptions, NativeModelConfig } from '../../src/native/model-config.js';
+import { loadNative } from '../../src/native.js';
 import { useEmulatedDevice } from './emulated-device.js';
 import { createPool, createRandomModel, forwardChunks, type RandomModel } from './random-model.js';
 

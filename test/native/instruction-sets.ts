@@ -1,5 +1,8 @@
 // The instruction sets that this machine has kernels for, so that a test can run them all.
-import { loadNative, type NativeModel, type NativeWeights } from '../../src/native.js';
+
+import type { NativeModel } from '../../src/native/model.js';
+import type { NativeWeights } from '../../src/native/model-config.js';
+import { loadNative } from '../../src/native.js';
 import type { RandomModel } from './random-model.js';
 
 const known = ['portable', 'avx2', 'avx512', 'avx512_vnni', 'avx512_bf16', 'amx'];

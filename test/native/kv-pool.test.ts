@@ -2,7 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import { type KvPool, type KvPoolLayout, loadNative } from '../../src/native.js';
+import type { KvPool, KvPoolLayout } from '../../src/native/kv-pool.js';
+import { loadNative } from '../../src/native.js';
 
 const layout: KvPoolLayout = {
   numBlocks: 8,

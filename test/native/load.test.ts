@@ -33,7 +33,7 @@ test('the module is loaded once and names its kernels', () => {
 test(
   'a package without its compiled module says so and what to do',
   withFolder(async (folder) => {
-    for (const name of ['native.js', 'errors.js', 'native']) {
+    for (const name of ['native.js', 'errors.js', 'version.js', 'native']) {
       cpSync(path.join(root, 'dist/src', name), path.join(folder, 'dist/src', name), { recursive: true });
     }
     mkdirSync(path.join(folder, 'native'));

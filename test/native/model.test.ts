@@ -4,13 +4,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { KvCacheDtype } from '../../src/config.js';
 import { VllmPdError } from '../../src/errors.js';
-import {
-  type ForwardInput,
-  loadNative,
-  type NativeModelConfig,
-  type NativeWeights,
-  type TensorDtype,
-} from '../../src/native.js';
+import type { ForwardInput } from '../../src/native/model.js';
+import type { NativeModelConfig, NativeWeights, TensorDtype } from '../../src/native/model-config.js';
+import { loadNative } from '../../src/native.js';
 import { availableIsas, loadModelFor } from './instruction-sets.js';
 import {
   createPool,

@@ -15,7 +15,9 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { loadNative, type NativeWeights, type WeightSource } from '../../src/native.js';
+import type { WeightSource } from '../../src/native/model.js';
+import type { NativeWeights } from '../../src/native/model-config.js';
+import { loadNative } from '../../src/native.js';
 import { createPool, createRandomModel, forwardChunks, type RandomModel } from './random-model.js';
 
 async function withModel(use: (random: RandomModel, folder: string) => Promise<void>): Promise<void> {

@@ -5,7 +5,8 @@ import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import { type KvPool, loadNative, type PeerPool } from '../../src/native.js';
+import type { KvPool, PeerPool } from '../../src/native/kv-pool.js';
+import { loadNative } from '../../src/native.js';
 import { ownerLayout } from './peer-pool-layout.js';
 import type { OwnerCommand } from './peer-pool-owner.js';
 

@@ -3,14 +3,10 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { KvCacheDtype } from '../../src/config.js';
-import {
-  type KvPool,
-  loadNative,
-  type NativeModel,
-  type NativeModelConfig,
-  type TensorDtype,
-  type TensorLocation,
-} from '../../src/native.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { NativeModel } from '../../src/native/model.js';
+import type { NativeModelConfig, TensorDtype, TensorLocation } from '../../src/native/model-config.js';
+import { loadNative } from '../../src/native.js';
 
 export type Weights = ReadonlyMap<
   string,

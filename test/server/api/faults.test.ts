@@ -1,6 +1,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { loadNative, type NativeModel } from '../../../src/native.js';
+import type { NativeModel } from '../../../src/native/model.js';
+import { loadNative } from '../../../src/native.js';
 import { parseEvents, type TestApi, text, withApi } from './setup.js';
 
 const greedy = { prompt: text, temperature: 0, max_tokens: 20, ignore_eos: true };
