@@ -105,6 +105,9 @@ export interface CacheQueryAnswer {
   readonly prompt_token_ids?: readonly number[];
 }
 
+/** The answer when blocks were not asked for (`return_blocks: false`). */
+export type BriefCacheQueryAnswer = Omit<CacheQueryAnswer, 'block_ids' | 'block_hashes' | 'block_tiers'>;
+
 // ---------------------------------------------------------------------------------------------- the ledger
 
 /** Bins of tokens that were computed although they had been computed before somewhere in the system, by reason. */

@@ -61,6 +61,15 @@ export interface Comparison {
   readonly ttft_speedup_mean_all_turns: number | null;
   /** Null unless full hits were asked for. */
   readonly reuse: ReuseSummary | null;
+  /** Null when bi had something to gain in every turn. */
+  readonly no_gain: NoGainSummary | null;
+}
+
+/** Turns of which uni computed no more than bi: what bi costs where it cannot help. */
+export interface NoGainSummary {
+  readonly num_turns: number;
+  /** Median over the turns of bi − uni. */
+  readonly ttft_added_ms_p50: number | null;
 }
 
 /** Medians over the turns in uni that were asked once more with all of their history on P, and the same turns in bi. */
@@ -156,7 +165,19 @@ function compareModes(turns: readonly TurnRecord[]): Comparison {
     ttft_speedup_p50_all_turns: ratio(uni.ttft_ms.p50, bi.ttft_ms.p50),
     ttft_speedup_mean_all_turns: ratio(uni.ttft_ms.mean, bi.ttft_ms.mean),
     reuse: summarizeReuse(pairs),
+    no_gain: summarizeNoGain(pairs),
   };
+}
+
+function summarizeNoGain(
+  pairs: readonly (readonly [uni: TurnRecord, bi: TurnRecord])[],
+): NoGainSummary | null {
+  const even = pairs.filter(([uni, bi]) => uni.num_computed_tokens <= bi.num_computed_tokens);
+  if (even.length === 0) return null;
+  const added = even.map(([uni, bi]) =>
+    uni.ttft_ms === null || bi.ttft_ms === null ? null : bi.ttft_ms - uni.ttft_ms,
+  );
+  return { num_turns: even.length, ttft_added_ms_p50: summarize(added).p50 };
 }
 
 function summarizeReuse(pairs: readonly (readonly [uni: TurnRecord, bi: TurnRecord])[]): ReuseSummary | null {

@@ -18,7 +18,7 @@ export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], wid
     someAnswered && ledgerTable(summary, width),
     someAnswered && turnTable(summary, turns),
     lengthTable(summary, turns),
-    reuseLine(summary),
+    [reuseLine(summary), noGainLine(summary)].filter(Boolean).join('\n'),
     notes(summary),
   ];
   return parts.filter(Boolean).join('\n\n');
@@ -120,6 +120,15 @@ export function reuseLine({ comparison }: RunSummary): string {
   const medians = `uni ${formatMs(ttft_uni_p50)}, bi ${formatMs(ttft_bi_p50)}, all of the history on P ${formatMs(ttft_full_hit_p50)}`;
   const efficiency = reuse_efficiency === null ? '–' : reuse_efficiency.toFixed(3);
   return `Reuse efficiency ${efficiency}: TTFT p50 of ${num_turns} turns in ${medians}`;
+}
+
+/** Whether bi pays where it cannot help. */
+function noGainLine({ comparison }: RunSummary): string {
+  const added = comparison?.no_gain?.ttft_added_ms_p50;
+  if (added == null) return '';
+  const sign = added < 0 ? '−' : '+';
+  const numTurns = comparison?.no_gain?.num_turns;
+  return `Nothing to gain in ${numTurns} turns: bi − uni there, TTFT ${sign}${formatMs(Math.abs(added))} (median)`;
 }
 
 /** What was checked, and what did not hold. */

@@ -170,7 +170,7 @@ export class Scheduler {
       );
     }
     this.#freeEndedHolds();
-    const cacheQueryAnswers = this.#answerCacheQueries();
+    const cacheQueryAnswers = this.answerCacheQueries();
     this.#admission.promoteLoaded();
     this.#admission.promoteLookedUp();
     const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
@@ -197,7 +197,11 @@ export class Scheduler {
     return outputs;
   }
 
-  #answerCacheQueries(): CacheQueryAnswer[] {
+  /**
+   * What schedule() does first, and what may also be done while a step is under way: a query touches cached blocks only,
+   * and those are not written.
+   */
+  answerCacheQueries(): CacheQueryAnswer[] {
     const answers = this.#cacheQueries.answer();
     for (const answer of answers) this.#pendingOutputs.push(answerOutput(answer));
     return answers;

@@ -4,6 +4,7 @@ import { messageOf, VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { EngineCoreOutput, KVConnectorOutput, ModelRunnerOutput, SchedulerOutput } from '../outputs.js';
 import type { FinishedStatus, Request } from '../request.js';
+import type { CacheQueryAnswer } from '../wire.js';
 import type { StepStats } from './stats.js';
 import { WakeUp } from './wake-up.js';
 
@@ -18,6 +19,8 @@ export interface EngineCoreListener {
   /** A step was planned and is about to run. */
   onPlan(plan: SchedulerOutput): void;
   onOutputs(outputs: readonly EngineCoreOutput[]): void;
+  /** While a step runs: what was asked since it was planned. */
+  onQueryAnswers(answers: readonly CacheQueryAnswer[]): void;
   /** After every step, with the loads that ended. */
   onStep(stats: StepStats, connectorOutput: KVConnectorOutput | null): void;
   /** The engine cannot go on; nothing will be reported any more. */
@@ -37,6 +40,7 @@ export class EngineCore {
   readonly #runner: StepRunner;
   readonly #listener: EngineCoreListener;
   readonly #wakeUp: WakeUp;
+  #isExecuting = false;
   #stopping = false;
   #fatal: VllmPdError | null = null;
   #ended: Promise<void> | null = null;
@@ -69,6 +73,11 @@ export class EngineCore {
     this.#checkRunning();
     this.#scheduler.addRequest(request);
     this.#wakeUp.wake();
+  }
+
+  /** Answers at once what was asked while a step runs; without one the next plan does, which is about to be made. */
+  answerQueries(): void {
+    if (this.#isExecuting) this.#listener.onQueryAnswers(this.#scheduler.answerCacheQueries());
   }
 
   /** Null if the request is not known (any more). */
@@ -130,7 +139,9 @@ export class EngineCore {
     this.#wakeUp.take();
     const plan = this.#scheduler.schedule();
     this.#listener.onPlan(plan);
+    this.#isExecuting = true;
     const result = await this.#execute(plan);
+    this.#isExecuting = false;
     const outputs = this.#scheduler.updateFromOutput(plan, result);
     this.#listener.onOutputs(outputs);
     this.#listener.onStep(this.#scheduler.stepStats, result.kvConnectorOutput);

@@ -40,6 +40,8 @@ export interface CacheQueryInput {
   readonly requestId?: string;
   /** Hold the blocks found, until read, released or expired. Default false. */
   readonly lease?: boolean;
+  /** Whether stores are asked what they hold of the prompt, for `block_tiers`; otherwise it is what was last heard. Default true. */
+  readonly askStores?: boolean;
   readonly cacheSalt?: string | null;
 }
 
@@ -144,7 +146,7 @@ export class Engine {
   /** Which blocks of this prompt are cached here. Runs no model and counts in no statistics. */
   async cacheQuery(
     promptTokenIds: readonly number[],
-    { lease = false, ...input }: CacheQueryInput = {},
+    { lease = false, askStores = true, ...input }: CacheQueryInput = {},
   ): Promise<CacheQueryAnswer> {
     checkPrompt(promptTokenIds, this.#parts.limits);
     const request = this.#createRequest({
@@ -153,15 +155,13 @@ export class Engine {
       samplingParams: defaultSamplingParams,
       cacheQuery: { lease },
     });
-    await this.#lookUp(request);
-    this.#core.addRequest(request);
-    return this.#outputs.addQuery(request);
-  }
-
-  /** For a query's answer to say what stores hold, they are asked first; a slow one is not waited for longer than its guard allows. */
-  async #lookUp(request: Request): Promise<void> {
     const { scheduler, storage } = this.#parts;
-    if (storage.external) await storage.stores.locate(scheduler.hashPrompt(request));
+    // A slow store is not waited for longer than its guard allows.
+    if (askStores && storage.external) await storage.stores.locate(scheduler.hashPrompt(request));
+    this.#core.addRequest(request);
+    const answer = this.#outputs.addQuery(request);
+    this.#core.answerQueries();
+    return answer;
   }
 
   /** Ends a lease before it was read or has expired. False if there is none of that id (any more). */

@@ -124,7 +124,11 @@ export class OutputProcessor implements EngineCoreListener {
   onPlan(plan: SchedulerOutput): void {
     const nowMs = this.#init.clock();
     for (const { request } of plan.scheduled) this.#live.get(request.requestId)?.timer.scheduled(nowMs);
-    for (const answer of plan.cacheQueryAnswers) this.#answerQuery(answer.request_id, answer);
+    this.onQueryAnswers(plan.cacheQueryAnswers);
+  }
+
+  onQueryAnswers(answers: readonly CacheQueryAnswer[]): void {
+    for (const answer of answers) this.#answerQuery(answer.request_id, answer);
   }
 
   onOutputs(outputs: readonly EngineCoreOutput[]): void {

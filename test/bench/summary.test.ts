@@ -79,7 +79,16 @@ test('the comparison is over turns answered in both modes, its speed-ups over tu
     ttft_speedup_p50_all_turns: 3.3333,
     ttft_speedup_mean_all_turns: 1.875,
     reuse: null,
+    no_gain: { num_turns: 1, ttft_added_ms_p50: 10 },
   });
+});
+
+test('what bi costs where it cannot help is over the turns of which it computed as much as uni', () => {
+  const even = [110, 103, 90].flatMap((ms, i) => [turn('uni', i + 1, 100, 5), turn('bi', i + 1, ms, 5)]);
+  const gained = [turn('uni', 4, 100, 40), turn('bi', 4, 20, 5)];
+  const { comparison } = summarizeRun(createRunInfo(), [...even, ...gained]);
+  assert.equal(comparison!.no_gain, { num_turns: 3, ttft_added_ms_p50: 3 });
+  assert.is(summarizeRun(createRunInfo(), gained).comparison!.no_gain, null);
 });
 
 test('the reuse efficiency is over the turns that were asked once more, and only these', () => {

@@ -5,6 +5,7 @@ import { Scheduler } from '../../src/core/scheduler.js';
 import { EngineCore, type EngineCoreListener } from '../../src/engine/engine-core.js';
 import type { EngineCoreOutput, ModelRunnerOutput, SchedulerOutput } from '../../src/outputs.js';
 import { defaultSamplingParams, Request } from '../../src/request.js';
+import type { CacheQueryAnswer } from '../../src/wire.js';
 
 const clock = () => performance.now();
 
@@ -24,6 +25,7 @@ class TestCore implements EngineCoreListener {
   readonly core: EngineCore;
   readonly outputs: EngineCoreOutput[] = [];
   readonly plans: SchedulerOutput[] = [];
+  readonly answers: CacheQueryAnswer[] = [];
   numSteps = 0;
   fatal: Error | null = null;
 
@@ -63,6 +65,10 @@ class TestCore implements EngineCoreListener {
 
   onOutputs(outputs: readonly EngineCoreOutput[]): void {
     this.outputs.push(...outputs);
+  }
+
+  onQueryAnswers(answers: readonly CacheQueryAnswer[]): void {
+    this.answers.push(...answers);
   }
 
   onStep(): void {
@@ -112,6 +118,47 @@ test('a request that is aborted while its step runs leaves nothing behind', asyn
   core.add('a');
   await new Promise((resolve) => setTimeout(resolve, 20));
   assert.is(core.outputs.length, 0);
+  core.scheduler.assertEmpty();
+  await core.core.stop();
+});
+
+test('a cache query is answered while a step runs, with what was cached before it', async () => {
+  let release = () => {};
+  let isRunning = false;
+  const core = new TestCore(async (plan) => {
+    if (plan.scheduled.length > 0 && !isRunning) {
+      isRunning = true;
+      await new Promise<void>((resolve) => {
+        release = resolve;
+      });
+    }
+    return execute(plan);
+  });
+  const query = (requestId: string, promptTokenIds: readonly number[]) => {
+    const cacheQuery = { lease: false };
+    const init = { requestId, promptTokenIds, cacheQuery, samplingParams: defaultSamplingParams };
+    core.core.addRequest(new Request(init, clock()));
+    core.core.answerQueries();
+  };
+  core.add('a');
+  while (!isRunning) await new Promise(setImmediate);
+  query('q', [1, 2, 3]);
+  assert.equal(
+    core.answers.map(({ request_id, num_tokens }) => [request_id, num_tokens]),
+    [['q', 0]],
+  );
+  release();
+  await core.ended('a');
+  assert.is(core.outputs.filter(({ requestId }) => requestId === 'q').length, 1);
+  // The loop sleeps.
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  query('r', [1, 2, 3]);
+  await core.ended('r');
+  assert.is(
+    core.plans.at(-1)!.cacheQueryAnswers.length,
+    1,
+    'without a step under way, the next plan answers',
+  );
   core.scheduler.assertEmpty();
   await core.core.stop();
 });

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { VllmPdError } from '../../errors.js';
 import type { ChatMessage } from '../../model/chat-template.js';
+import type { BriefCacheQueryAnswer, CacheQueryAnswer } from '../../wire.js';
 import { type RouteContext, readJson, sendJson, sendJsonBytes } from '../http.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt, truncated } from './api-node.js';
@@ -18,6 +19,7 @@ const querySchema = z.object({
   lease: z.boolean().nullish(),
   cache_salt: z.string().min(1).nullish(),
   return_token_ids: z.boolean().nullish(),
+  return_blocks: z.boolean().nullish(),
 });
 
 const releaseSchema = z.object({ lease_id: z.string().min(1) });
@@ -31,6 +33,7 @@ export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<
     lease: body.lease ?? false,
     cacheSalt: body.cache_salt ?? null,
     returnTokenIds: body.return_token_ids ?? false,
+    returnBlocks: body.return_blocks ?? true,
   });
 }
 
@@ -57,6 +60,8 @@ export async function answerCacheQuery(
     readonly lease: boolean;
     readonly cacheSalt: string | null;
     readonly returnTokenIds: boolean;
+    /** False: counts and transfer parameters only, and stores are not asked. */
+    readonly returnBlocks: boolean;
   },
 ): Promise<void> {
   const [prompt, ...others] = prompts;
@@ -64,11 +69,19 @@ export async function answerCacheQuery(
     const message = `Expected one prompt for a cache query but received ${prompts.length}.`;
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt' });
   }
-  const answer = await engine.cacheQuery(prompt.tokenIds, options);
+  const { lease, cacheSalt, returnTokenIds, returnBlocks } = options;
+  const answer = await engine.cacheQuery(prompt.tokenIds, { lease, cacheSalt, askStores: returnBlocks });
   // Nobody is left to use or release it.
   if (res.destroyed && answer.lease) engine.releaseLease(answer.lease.id);
-  const whole = options.returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer;
-  sendJsonBytes(res, 200, cacheQueryJson(whole));
+  const whole = returnTokenIds ? { ...answer, prompt_token_ids: prompt.tokenIds } : answer;
+  if (returnBlocks) sendJsonBytes(res, 200, cacheQueryJson(whole));
+  else sendJson(res, 200, withoutBlocks(whole));
+}
+
+/** Without what has an entry a block; what is leased stays named in `kv_transfer_params`. */
+function withoutBlocks(answer: CacheQueryAnswer): BriefCacheQueryAnswer {
+  const { block_ids: _, block_hashes: __, block_tiers: ___, ...brief } = answer;
+  return brief;
 }
 
 /** `released` is false when the lease has been read, released or has expired before. */

@@ -30,6 +30,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       lease: kvTransferParams.lease ?? false,
       cacheSalt: body.cache_salt ?? null,
       returnTokenIds: body.return_token_ids ?? false,
+      returnBlocks: true,
     });
     return;
   }

@@ -40,6 +40,7 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
       lease: kvTransferParams.lease ?? false,
       cacheSalt: body.cache_salt ?? null,
       returnTokenIds: body.return_token_ids ?? false,
+      returnBlocks: true,
     });
     return;
   }

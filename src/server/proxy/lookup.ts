@@ -3,10 +3,11 @@ import type { KvLookup, KvTransferMode } from '../../config.js';
 import { messageOf } from '../../errors.js';
 import { remoteDecodeParams } from '../../kv-transfer/params.js';
 import { createLogger } from '../../log.js';
-import type { CacheQueryAnswer, KvTransferParams } from '../../wire.js';
+import type { BriefCacheQueryAnswer, KvTransferParams } from '../../wire.js';
 import type { ConversationTable } from './conversations.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode, WholeResponse } from './node.js';
+import type { Openings } from './openings.js';
 import { withReachableHost } from './remote-host.js';
 import { cacheQueryBody, type TurnRequest } from './request.js';
 
@@ -26,6 +27,7 @@ export interface Offer {
 const noOffer: Offer = { params: remoteDecodeParams(), hold: null, promptTokenIds: null };
 
 export interface LookupOptions {
+  readonly openings: Openings;
   readonly mode: KvTransferMode;
   readonly lookup: KvLookup;
   /** A query that takes longer is given up: the turn goes on without it. */
@@ -43,6 +45,10 @@ export async function lookUp(
   if (options.mode === 'uni') return noOffer;
   if (options.lookup === 'ticket' || !decode.answersCacheQueries) {
     return redeemTicket(turn, decode, conversations, metrics);
+  }
+  if (!options.openings.mayHold(decode, turn)) {
+    metrics.lookup('not_asked');
+    return noOffer;
   }
   const startedMs = performance.now();
   const answer = await queryCache(turn, decode, { ...options, lease: true }, signal);
@@ -81,7 +87,7 @@ export async function queryCache(
   node: ProxyNode,
   options: { readonly queryTimeoutMs: number; readonly lease: boolean },
   signal: AbortSignal,
-): Promise<CacheQueryAnswer | null> {
+): Promise<BriefCacheQueryAnswer | null> {
   try {
     const response = await node.fetch({
       method: 'POST',
@@ -92,7 +98,7 @@ export async function queryCache(
     });
     if (lacksPath(response)) node.lacksCacheQueries();
     if (response.status !== 200) return null;
-    return JSON.parse(response.bytes.toString('utf8')) as CacheQueryAnswer;
+    return JSON.parse(response.bytes.toString('utf8')) as BriefCacheQueryAnswer;
   } catch (error) {
     signal.throwIfAborted();
     log.warn({ node: node.url, err: messageOf(error) }, 'cache query failed; the turn goes on without it');

@@ -37,7 +37,7 @@ export class ProxyMetrics {
   });
   readonly #lookups = new Counter({
     name: 'vllm_pd:proxy_lookups_total',
-    help: 'Whether P could be told about blocks on D: found, nothing there, or no answer.',
+    help: 'Whether P could be told about blocks on D: found, nothing there, not asked since nothing can be there, or no answer.',
     labelNames: ['result'],
     registers: [this.registry],
   });
@@ -69,7 +69,7 @@ export class ProxyMetrics {
     this.#routed.inc({ role, policy, reason, node });
   }
 
-  lookup(result: 'found' | 'nothing' | 'failed'): void {
+  lookup(result: 'found' | 'nothing' | 'not_asked' | 'failed'): void {
     this.#lookups.inc({ result });
   }
 }

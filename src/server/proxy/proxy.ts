@@ -21,6 +21,7 @@ import { release } from './lookup.js';
 import { ProxyMetrics } from './metrics.js';
 import { ProxyNode } from './node.js';
 import { NodeChooser } from './node-chooser.js';
+import { Openings } from './openings.js';
 import { parseTurnRequest, type TurnRequest } from './request.js';
 import { ProxyRouter } from './routing.js';
 import { TurnPlayer } from './turn.js';
@@ -136,7 +137,7 @@ function createPlayer(
     router,
     conversations,
     metrics,
-    lookup: { mode, lookup, queryTimeoutMs },
+    lookup: { mode, lookup, queryTimeoutMs, openings: new Openings() },
     firstToken: options.firstToken ?? defaults.firstToken,
     keepsTicketsOf: (node) =>
       mode === 'bi' && !trustKvTransferParams && (lookup === 'ticket' || !node.answersCacheQueries),

@@ -104,11 +104,19 @@ export function decodeBody(turn: TurnRequest, params: KvTransferParams | null): 
   return params === null ? turn.body : { ...turn.body, kv_transfer_params: params };
 }
 
-/** With `lease` the query is the first hop of a turn, so its encoding of the prompt is of use to the others. */
+/**
+ * Only how much is held is of interest, and what P is to be told. With `lease` the query is the first hop of a turn, so
+ * its encoding of the prompt is of use to the others.
+ */
 export function cacheQueryBody(turn: TurnRequest, lease: boolean): JsonObject {
   const fields = promptFields.filter((field) => turn.body[field] !== undefined);
   const body = Object.fromEntries(fields.map((field) => [field, turn.body[field]]));
-  return { ...body, lease, ...(lease && !isEncoded(turn) ? { return_token_ids: true } : {}) };
+  return {
+    ...body,
+    lease,
+    return_blocks: false,
+    ...(lease && !isEncoded(turn) ? { return_token_ids: true } : {}),
+  };
 }
 
 /** The turn with its prompt as one node has encoded it, so that the next need not do it again. */

@@ -28,6 +28,21 @@ test('a query says which blocks of a prompt are cached, and takes nothing', asyn
   });
 });
 
+test('without blocks a query says how much is cached and what is leased, and nothing block by block', async () => {
+  await withApi({}, async (api) => {
+    await api.post('/v1/completions', completion);
+    const whole = await api.post('/v1/cache_query', { prompt: text });
+    const { json } = await api.post('/v1/cache_query', { prompt: text, lease: true, return_blocks: false });
+    assert.equal([json.num_tokens, json.num_blocks], [whole.json.num_tokens, whole.json.num_blocks]);
+    assert.equal(json.kv_transfer_params.remote_block_ids, [whole.json.block_ids]);
+    for (const field of ['block_ids', 'block_hashes', 'block_tiers']) {
+      assert.ok(field in whole.json);
+      assert.not.ok(field in json);
+    }
+    await api.post('/v1/cache_query/release', { lease_id: json.lease.id });
+  });
+});
+
 test('token ids, messages and a model name are taken as on the completion endpoints', async () => {
   await withApi({}, async (api) => {
     const messages = [{ role: 'user', content: text }];

@@ -27,6 +27,8 @@ const blank = {
   remote_host: null,
   remote_port: null,
 };
+/** With an answer in it, so that D may hold something of it. */
+const dialogue = ['user', 'assistant', 'user'].map((role) => ({ role, content: 'hi' }));
 const request = {
   model: 'tiny',
   prompt: 'once upon',
@@ -65,6 +67,7 @@ test('bi with queries: D is asked under a lease, P gets the answer', async () =>
       model: 'tiny',
       prompt: 'once upon',
       lease: true,
+      return_blocks: false,
       return_token_ids: true,
     });
     assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, leased);
@@ -150,7 +153,7 @@ test('chat turns go to the chat endpoint with max_completion_tokens 1, and X-Req
   const p = { ...prefills, [chat]: prefills[completions]! };
   const d = { ...decodes, [chat]: decodes[completions]! };
   await withProxy({ prefill: [p], decode: [d] }, {}, async ({ post, prefill, decode }) => {
-    const body = { messages: [{ role: 'user', content: 'hi' }], max_completion_tokens: 9 };
+    const body = { messages: dialogue, max_completion_tokens: 9 };
     const headers = { 'x-request-id': 'r-1', 'x-session-id': 's-1' };
     const response = await post(chat, body, { headers });
     assert.is(response.headers.get('x-request-id'), 'r-1');
@@ -205,12 +208,11 @@ test('a prompt is encoded once: by D when it is asked, else by P', async () => {
     decode: [{ ...encodingD, [chat]: decodes[completions]! }],
   };
   await withProxy(chatPair, {}, async ({ post, prefill, decode }) => {
-    const messages = [{ role: 'user', content: 'hi' }];
-    await post(chat, { messages });
+    await post(chat, { messages: dialogue });
     for (const node of [prefill[0]!, decode[0]!]) {
       const { body } = node.callsTo(chat)[0]!;
       assert.equal(body.prompt_token_ids, tokenIds);
-      assert.equal(body.messages, messages);
+      assert.equal(body.messages, dialogue);
     }
   });
 });
