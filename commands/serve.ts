@@ -1,44 +1,14 @@
 // vllm-pd serve: proxy, prefill and decode nodes on this machine, or one of them alone.
-import { boolean, integer, option, string } from '@oclif/core/flags';
-import type { InferredFlags } from '@oclif/core/interfaces';
 import { apiKeysOf } from '../src/cli/api-keys.js';
 import { BaseCommand } from '../src/cli/base-command.js';
-import { engineFlags, engineOptions } from '../src/cli/engine-flags.js';
-import { nonNegativeSeconds } from '../src/cli/flag-types.js';
+import { engineOptions } from '../src/cli/engine-flags.js';
 import { onInterrupt } from '../src/cli/interrupt.js';
-import {
-  defaults,
-  type EngineOptions,
-  mergeEngineOptions,
-  type NodeRole,
-  routingPolicies,
-} from '../src/config.js';
+import { refuseForeignFlags, type ServeFlags, serveFlags } from '../src/cli/serve-flags.js';
+import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../src/config.js';
 import { VllmPdError } from '../src/errors.js';
 import type { NodeOptions } from '../src/server/node-process.js';
 
 const defaultPorts = { proxy: 8000, both: 8000, prefill: 8100, decode: 8200 } as const;
-
-const port = (description: string, shownDefault: string) =>
-  integer({ description, min: 0, max: 65_535, defaultHelp: async () => shownDefault });
-
-const routing = (role: 'prefill' | 'decode') =>
-  option({
-    options: routingPolicies,
-    description:
-      `Which of several ${role} nodes plays a turn: where its conversation was (session), who holds most of its ` +
-      'prompt (prefix), who has least to do (least-loaded), or each in its turn (round-robin).',
-    defaultHelp: async () => defaults.routing,
-    helpGroup: 'PROXY',
-  })();
-
-const clusterFlags = [
-  'prefill',
-  'decode',
-  'prefill-port',
-  'decode-port',
-  'prefill-num-blocks',
-  'decode-num-blocks',
-];
 
 /** One row of what is printed: the proxy, or a node. */
 interface Served {
@@ -67,121 +37,14 @@ export default class Serve extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --role proxy --prefill-url http://10.0.0.1:8100 --decode-url http://10.0.0.2:8200',
   ];
 
-  static override readonly flags = {
-    role: option({
-      options: ['prefill', 'decode', 'both', 'proxy'] as const,
-      description: 'Start this alone. both: one node that prefills and decodes by itself.',
-    })(),
-    prefill: integer({
-      description: 'Prefill nodes to start.',
-      min: 1,
-      max: 64,
-      defaultHelp: async () => '1',
-    }),
-    decode: integer({ description: 'Decode nodes to start.', min: 1, max: 64, defaultHelp: async () => '1' }),
-    host: string({
-      description: 'Address that the proxy, or the node with --role, listens on.',
-      default: defaults.sideChannelHost,
-    }),
-    port: port(
-      'Port of the proxy, or of the node with --role; 0 = any free one.',
-      '8000; --role prefill: 8100, decode: 8200',
-    ),
-    'prefill-port': port('Port of the first prefill node; the others follow it.', 'any free one'),
-    'decode-port': port('Port of the first decode node; the others follow it.', 'any free one'),
-    'prefill-num-blocks': integer({
-      description: '--num-blocks of the prefill nodes only.',
-      min: 2,
-      helpGroup: 'CACHE',
-    }),
-    'decode-num-blocks': integer({
-      description: '--num-blocks of the decode nodes only.',
-      min: 2,
-      helpGroup: 'CACHE',
-    }),
-    'prefill-url': string({
-      description: 'A prefill node for --role proxy.',
-      multiple: true,
-      helpGroup: 'PROXY',
-    }),
-    'decode-url': string({
-      description: 'A decode node for --role proxy.',
-      multiple: true,
-      helpGroup: 'PROXY',
-    }),
-    'prefill-routing': routing('prefill'),
-    'decode-routing': routing('decode'),
-    'trust-kv-transfer-params': boolean({
-      description: 'Pass kv_transfer_params of clients on instead of dropping them.',
-      helpGroup: 'PROXY',
-    }),
-    'side-channel-host': string({
-      description: "Where peers reach this node's KV blocks.",
-      defaultHelp: async () => 'the value of --host',
-      helpGroup: 'KV TRANSFER',
-    }),
-    'side-channel-port': integer({
-      description: 'Port of the side channel; 0 = any free one.',
-      min: 0,
-      max: 65_535,
-      defaultHelp: async () => '0',
-      helpGroup: 'KV TRANSFER',
-    }),
-    'drain-timeout': nonNegativeSeconds({
-      description:
-        'How long answers under way may go on after Ctrl-C or SIGTERM, in seconds; a second one ends all at once.',
-      defaultHelp: async () => String(defaults.drainTimeoutMs / 1000),
-    }),
-    'api-key': string({
-      description:
-        'Clients must send it (Authorization: Bearer). May be given again. Better as VLLM_PD_API_KEY, separated by commas: ' +
-        'command lines are no place for secrets.',
-      multiple: true,
-      helpGroup: 'SECURITY',
-    }),
-    'kv-transfer-key': string({
-      description:
-        'Secret that nodes prove to each other before KV moves, the same on all of them; a cluster makes its own.',
-      env: 'VLLM_PD_KV_TRANSFER_KEY',
-      helpGroup: 'SECURITY',
-    }),
-    'insecure-kv-transfer': boolean({
-      description: 'Let a node that other hosts reach exchange KV without a key.',
-      helpGroup: 'SECURITY',
-    }),
-    'kv-peer': string({
-      description:
-        'Where this node may fetch KV: host, host:port, address/prefix, or * for anywhere. May be given again.',
-      multiple: true,
-      defaultHelp: async () => 'this machine',
-      helpGroup: 'SECURITY',
-    }),
-    ...engineFlags,
-  };
+  static override readonly flags = serveFlags;
 
   async run(): Promise<void> {
     const { flags } = await this.parse(Serve);
     const { role } = flags;
     // The flags may hold secrets, and everybody on this machine can read them.
     process.title = 'vllm-pd serve';
-    refuseFlags(flags, role !== undefined, clusterFlags, 'is for a cluster and does not go with --role');
-    refuseFlags(flags, role !== 'proxy', ['prefill-url', 'decode-url'], 'needs --role proxy');
-    refuseFlags(
-      flags,
-      role === undefined || role === 'proxy',
-      ['side-channel-host', 'side-channel-port', 'insecure-kv-transfer', 'kv-peer'],
-      'is for one node: it needs --role prefill, decode or both',
-    );
-    const needless = Object.keys(engineFlags).filter(
-      (name) => !['kv-transfer', 'kv-lookup', 'first-token', 'max-waiting'].includes(name),
-    );
-    refuseFlags(flags, role === 'proxy', needless, 'is for nodes: a proxy alone runs no model');
-    refuseFlags(
-      flags,
-      role !== undefined && role !== 'proxy',
-      ['trust-kv-transfer-params', 'prefill-routing', 'decode-routing'],
-      'is for a proxy and does not go with a single node',
-    );
+    refuseForeignFlags(flags);
     // In a process that a cluster started, the cluster decides about signals.
     if (role && role !== 'proxy' && process.send) {
       const { runUnderParent } = await import('../src/server/node-process.js');
@@ -302,8 +165,6 @@ export default class Serve extends BaseCommand {
   }
 }
 
-type ServeFlags = InferredFlags<typeof Serve.flags>;
-
 function nodeOptions(role: NodeRole, flags: ServeFlags): NodeOptions {
   return {
     role,
@@ -344,10 +205,4 @@ function aborted(signal: AbortSignal): Promise<null> {
     if (signal.aborted) resolve(null);
     else signal.addEventListener('abort', () => resolve(null), { once: true });
   });
-}
-
-function refuseFlags(flags: object, isWrong: boolean, names: readonly string[], why: string): void {
-  const name = names.find((candidate) => candidate in flags);
-  if (!isWrong || !name) return;
-  throw new VllmPdError('INVALID_ARGUMENT', `--${name} ${why}.`, { param: name });
 }
