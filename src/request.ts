@@ -37,6 +37,8 @@ export interface SamplingParams {
   readonly skipSpecialTokens: boolean;
   /** How many alternatives to report per token; null = no logprobs at all, 0 = only the sampled token. */
   readonly logprobs: number | null;
+  /** Alternatives to report instead of the most likely ones; null = the most likely ones. */
+  readonly logprobTokenIds: readonly number[] | null;
   /** Added to the logits before sampling: token id → bias. */
   readonly logitBias: ReadonlyMap<number, number>;
   /** Only these are sampled; null = all. */
@@ -62,10 +64,16 @@ export const defaultSamplingParams: SamplingParams = {
   includeStopStrInOutput: false,
   skipSpecialTokens: true,
   logprobs: null,
+  logprobTokenIds: null,
   logitBias: new Map(),
   allowedTokenIds: null,
   badWordsTokenIds: [],
 };
+
+/** How many alternatives are reported per token; null = no logprobs at all. */
+export function numAlternatives({ logprobs, logprobTokenIds }: SamplingParams): number | null {
+  return logprobs === null ? null : (logprobTokenIds?.length ?? logprobs);
+}
 
 export interface RequestInit {
   readonly requestId: string;

@@ -4,7 +4,7 @@ import { VllmPdError } from '../errors.js';
 import { type FirstToken, withFirstToken } from '../kv-transfer/first-token.js';
 import type { Tokenizer } from '../model/tokenizer.js';
 import type { EngineCoreOutput, KVConnectorOutput, SchedulerOutput } from '../outputs.js';
-import type { FinishedStatus, Request } from '../request.js';
+import { type FinishedStatus, numAlternatives, type Request } from '../request.js';
 import type { CacheQueryAnswer } from '../wire.js';
 import { Answer } from './answer.js';
 import type { EngineCore, EngineCoreListener } from './engine-core.js';
@@ -68,7 +68,7 @@ export class OutputProcessor implements EngineCoreListener {
     const { request, stream, answer } = live;
     const { samplingParams, requestId } = request;
     const ending = checkStop(request, this.#init.maxSequenceTokens);
-    const numTop = samplingParams.logprobs;
+    const numTop = numAlternatives(samplingParams);
     const { piece } = answer.add({
       requestId,
       newTokenIds: [tokenId],

@@ -4,7 +4,7 @@ import { VllmPdError } from '../errors.js';
 import type { FirstToken } from '../kv-transfer/first-token.js';
 import { remoteBlocksOf } from '../kv-transfer/params.js';
 import type { PeerPolicy } from '../kv-transfer/peer-policy.js';
-import type { SamplingParams } from '../request.js';
+import { numAlternatives, type SamplingParams } from '../request.js';
 import type { KvTransferParams } from '../wire.js';
 
 export interface RequestLimits {
@@ -57,7 +57,11 @@ export function checkSampling(params: SamplingParams, numPromptTokens: number, l
     const message = `Expected min_tokens of at most max_tokens (${params.maxTokens}) but received ${params.minTokens}.`;
     throw refusal(message, 'min_tokens');
   }
-  const named = { logit_bias: params.logitBias.keys(), allowed_token_ids: params.allowedTokenIds ?? [] };
+  const named = {
+    logit_bias: params.logitBias.keys(),
+    allowed_token_ids: params.allowedTokenIds ?? [],
+    logprob_token_ids: params.logprobTokenIds ?? [],
+  };
   for (const [field, tokenIds] of Object.entries(named)) {
     for (const tokenId of tokenIds) {
       if (tokenId < vocabSize) continue;
@@ -103,7 +107,7 @@ export function checkFirstToken(
       param,
     );
   }
-  const numWanted = Math.min(params.logprobs ?? 0, vocabSize);
+  const numWanted = Math.min(numAlternatives(params) ?? 0, vocabSize);
   if (params.logprobs !== null && (!logprobs || logprobs.top.length < numWanted)) {
     const message =
       `Expected ${param} with a log probability and ${numWanted} alternatives, since the request asks for them, ` +

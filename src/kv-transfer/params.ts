@@ -42,7 +42,7 @@ const prefillStats = z
   .refine((stats) => ledgerBins.reduce((sum, bin) => sum + stats.ledger[bin], 0) === stats.num_prompt_tokens);
 
 /** As many alternatives as a request may ask for. */
-const maxTopLogprobs = 20;
+const maxAlternatives = 128;
 
 const logprob = z.number().min(-1e30).max(1);
 
@@ -52,7 +52,7 @@ const firstToken = z.object({
     .object({
       logprob,
       rank: z.int().min(1).max(maxInt32),
-      top: z.array(z.object({ token_id: count, logprob })).max(maxTopLogprobs),
+      top: z.array(z.object({ token_id: count, logprob })).max(maxAlternatives),
     })
     .nullish(),
   streamed: z.boolean().optional(),
@@ -114,7 +114,7 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   return_first_token: flag,
   remote_first_token: {
     schema: firstToken.nullable(),
-    expected: `null or a token id with, if asked for, its log probability and at most ${maxTopLogprobs} alternatives`,
+    expected: `null or a token id with, if asked for, its log probability and at most ${maxAlternatives} alternatives`,
   },
 };
 

@@ -28,13 +28,21 @@ function topTokenIds(logits: Float32Array, count: number): number[] {
   return top;
 }
 
-/** `logits`: the row as the model gave it, before penalties, biases and temperature (vLLM's `raw_logprobs`). */
-export function tokenLogprobs(logits: Float32Array, tokenId: number, numTop: number): TokenLogprobs {
+/**
+ * `logits`: the row as the model gave it, before penalties, biases and temperature (vLLM's `raw_logprobs`). `wanted`: how
+ * many alternatives, the most likely ones, or the ids of those.
+ */
+export function tokenLogprobs(
+  logits: Float32Array,
+  tokenId: number,
+  wanted: number | readonly number[],
+): TokenLogprobs {
   const total = logSumExp(logits);
   const own = logits[tokenId]!;
   let rank = 1;
   for (const logit of logits) if (logit > own) rank++;
   const logprob = (id: number) => Math.max(logits[id]! - total, minLogprob);
-  const top = topTokenIds(logits, numTop).map((id) => ({ tokenId: id, logprob: logprob(id) }));
+  const ids = typeof wanted === 'number' ? topTokenIds(logits, wanted) : wanted;
+  const top = ids.map((id) => ({ tokenId: id, logprob: logprob(id) }));
   return { tokenId, logprob: logprob(tokenId), rank, top };
 }

@@ -53,7 +53,10 @@ export class Sampler {
     applyLogitBias(logits, request);
     applyPenalties(logits, request);
     const tokenId = this.#draw(request, logits);
-    return { tokenId, logprobs: raw && tokenLogprobs(raw, tokenId, params.logprobs ?? 0) };
+    return {
+      tokenId,
+      logprobs: raw && tokenLogprobs(raw, tokenId, params.logprobTokenIds ?? params.logprobs ?? 0),
+    };
   }
 
   /** Who allows suppressed tokens alone wants them said. */

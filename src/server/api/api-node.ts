@@ -69,6 +69,11 @@ function isTokenIds(prompt: Exclude<PromptBody, string>): prompt is readonly num
   return typeof prompt[0] === 'number';
 }
 
+/** The messages as the chat template writes them. */
+export function renderChat({ engine }: Pick<ApiNode, 'engine'>, body: ChatBody): string {
+  return engine.chatTemplate.renderChat(templateMessages(body.messages), renderOptions(body));
+}
+
 export async function encodeChat(
   { engine, encoder, reusedAnswers }: ApiNode,
   body: ChatBody,

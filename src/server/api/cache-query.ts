@@ -7,7 +7,13 @@ import { type RouteContext, readJson, sendJson, sendJsonBytes } from '../http.js
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt, truncated } from './api-node.js';
 import { cacheQueryJson } from './cache-query-json.js';
-import { chatTemplateFields, messagesSchema, promptSchema, truncationFields } from './openai-schema.js';
+import {
+  cacheSalt,
+  chatTemplateFields,
+  messagesSchema,
+  promptSchema,
+  truncationFields,
+} from './openai-schema.js';
 
 const querySchema = z.object({
   model: z.string().nullish(),
@@ -17,7 +23,7 @@ const querySchema = z.object({
   ...chatTemplateFields,
   ...truncationFields,
   lease: z.boolean().nullish(),
-  cache_salt: z.string().min(1).nullish(),
+  cache_salt: cacheSalt.nullish(),
   return_token_ids: z.boolean().nullish(),
   return_blocks: z.boolean().nullish(),
 });

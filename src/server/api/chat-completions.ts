@@ -6,7 +6,15 @@ import { type RouteContext, readJson } from '../http.js';
 import { priorityHeader } from '../priority-header.js';
 import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';
-import { type ApiNode, checkModel, encodeChat, requestIdOf, sessionIdOf, truncated } from './api-node.js';
+import {
+  type ApiNode,
+  checkModel,
+  encodeChat,
+  renderChat,
+  requestIdOf,
+  sessionIdOf,
+  truncated,
+} from './api-node.js';
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
 import type { Chunk, Dialect } from './openai-answer.js';
@@ -37,7 +45,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
   await answerCall(context, {
     node,
     body,
-    dialect: chatDialect(body),
+    dialect: chatDialect(body, body.return_prompt_text ? renderChat(node, body) : null),
     input: {
       id: `chatcmpl-${requestId}`,
       prompts: [prompt],
@@ -55,7 +63,21 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
 /** vLLM writes out what it cannot say about a message, so clients may look for it. */
 const absentParts = { refusal: null, annotations: null, audio: null, function_call: null, reasoning: null };
 
-function chatDialect(body: ChatCompletionBody): Dialect {
+/** Who speaks: whoever spoke last, when the prompt ends without the beginning of an answer. */
+function roleOf(body: ChatCompletionBody): string {
+  return body.add_generation_prompt === false ? body.messages.at(-1)!.role : 'assistant';
+}
+
+/** What `echo` puts before the answer: a last message of the same speaker, which the answer goes on with. */
+function echoOf({ echo, messages }: ChatCompletionBody, role: string): string {
+  const last = messages.at(-1)!;
+  if (!echo || last.role !== role || last.content == null) return '';
+  return typeof last.content === 'string' ? last.content : last.content.map(({ text }) => text).join('\n');
+}
+
+function chatDialect(body: ChatCompletionBody, promptText: string | null): Dialect {
+  const role = roleOf(body);
+  const echo = echoOf(body, role);
   const nameOf = tokenNamer(body.return_tokens_as_token_ids);
   const ending = (piece: RequestOutput) => ({
     logprobs: body.logprobs ? chatLogprobs(piece.logprobs, nameOf) : null,
@@ -68,27 +90,33 @@ function chatDialect(body: ChatCompletionBody): Dialect {
     choice: { index, delta: { content: piece.text }, ...ending(piece) },
   });
   // Only when the first token exists: clients take this chunk for it.
-  const role = (choice: Choice): Chunk => ({
-    choice: {
-      index: choice.index,
-      delta: { role: 'assistant', content: '' },
-      logprobs: null,
-      finish_reason: null,
-    },
-    fields: { prompt_token_ids: promptTokenIds(choice) },
+  const before = (choice: Choice, delta: object, fields = {}): Chunk => ({
+    choice: { index: choice.index, delta, logprobs: null, finish_reason: null },
+    fields,
     saysNothing: true,
   });
+  const beginning = (choice: Choice): Chunk[] => [
+    before(
+      choice,
+      { role, content: '' },
+      { prompt_token_ids: promptTokenIds(choice), ...(promptText !== null && { prompt_text: promptText }) },
+    ),
+    ...(echo === '' ? [] : [before(choice, { content: echo })]),
+  ];
 
   return {
     object: 'chat.completion',
     chunkObject: 'chat.completion.chunk',
     choice: ({ index }, output) => ({
       index,
-      message: { role: 'assistant', content: output.text, ...absentParts },
+      message: { role, content: echo + output.text, ...absentParts },
       ...ending(output),
     }),
-    fields: (choice) => ({ prompt_logprobs: null, prompt_token_ids: promptTokenIds(choice) }),
-    chunks: (choice, piece, isFirst) =>
-      isFirst ? [role(choice), delta(choice, piece)] : [delta(choice, piece)],
+    fields: (choice) => ({
+      prompt_logprobs: null,
+      prompt_token_ids: promptTokenIds(choice),
+      prompt_text: promptText,
+    }),
+    chunks: (choice, piece, isFirst) => [...(isFirst ? beginning(choice) : []), delta(choice, piece)],
   };
 }

@@ -23,13 +23,19 @@ export interface ChatBody {
 
 /** Throws INVALID_ARGUMENT for tool calls whose arguments are no JSON. */
 export function templateMessages(messages: readonly ChatMessage[]): ChatMessage[] {
-  return messages.map((message, index) => {
+  return messages.map(withReasoning).map((message, index) => {
     const toolCalls = message.tool_calls as readonly ToolCall[] | null | undefined;
     if (!toolCalls) return message;
     // Beside tool calls the content is null; templates join texts.
     const content = message.content ?? '';
     return { ...message, content, tool_calls: toolCalls.map((call, i) => withObject(call, index, i)) };
   });
+}
+
+/** What a model thought goes by two names: clients send either, templates read either. */
+function withReasoning(message: ChatMessage): ChatMessage {
+  const reasoning = message.reasoning ?? message.reasoning_content;
+  return reasoning == null ? message : { ...message, reasoning, reasoning_content: reasoning };
 }
 
 /** Arguments travel as JSON text; templates write them as JSON themselves. */

@@ -22,21 +22,29 @@ export function completionSampling(
   contextLeft: number,
 ): Resolved {
   const maxTokens = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
+  checkLogprobTokenIds(body, body.logprobs != null);
   return { ...commonSampling(body, model), maxTokens, logprobs: body.logprobs ?? null };
 }
 
 /** Without a limit of its own a chat answer may take all that is left of the context. */
 export function chatSampling(body: ChatCompletionBody, model: SamplingModel): Resolved {
   const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null;
-  if (body.top_logprobs != null && body.logprobs !== true) {
+  if (body.top_logprobs && body.logprobs !== true) {
     const message = 'Expected `logprobs` to be true when `top_logprobs` is given.';
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'top_logprobs' });
   }
+  checkLogprobTokenIds(body, body.logprobs === true);
   return {
     ...commonSampling(body, model),
     ...(maxTokens !== null && { maxTokens }),
     logprobs: body.logprobs ? (body.top_logprobs ?? 0) : null,
   };
+}
+
+function checkLogprobTokenIds(body: GenerationBody, wantsLogprobs: boolean): void {
+  if (!body.logprob_token_ids || wantsLogprobs) return;
+  const message = 'Expected `logprobs` as well when `logprob_token_ids` is given.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'logprob_token_ids' });
 }
 
 function commonSampling(
@@ -52,17 +60,31 @@ function commonSampling(
     repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
     presencePenalty: body.presence_penalty ?? 0,
     frequencyPenalty: body.frequency_penalty ?? 0,
-    seed: body.seed ?? null,
+    seed: seedOf(body.seed),
     stop: typeof stop === 'string' ? [stop] : stop,
     stopTokenIds: body.stop_token_ids ?? [],
     includeStopStrInOutput: body.include_stop_str_in_output ?? false,
     ignoreEos: body.ignore_eos ?? false,
     minTokens: body.min_tokens ?? 0,
     skipSpecialTokens: body.skip_special_tokens ?? true,
-    logitBias: new Map(Object.entries(body.logit_bias ?? {}).map(([id, bias]) => [Number(id), bias])),
+    logitBias: biasesOf(body.logit_bias),
     allowedTokenIds: body.allowed_token_ids ?? null,
+    logprobTokenIds: body.logprob_token_ids ?? null,
     badWordsTokenIds: (body.bad_words ?? []).flatMap((word) => tokensOfWord(word, tokenizer)),
   };
+}
+
+/** -1 asks for none, as with vLLM. Seeds of 64 bits are folded, so that neighbouring samples still differ in theirs. */
+function seedOf(seed: number | null | undefined): number | null {
+  return seed == null || seed === -1 ? null : seed % 2 ** 52;
+}
+
+const maxBias = 100;
+
+/** Clamped, as vLLM does. */
+function biasesOf(biases: Readonly<Record<string, number>> | null | undefined): Map<number, number> {
+  const entries = Object.entries(biases ?? {});
+  return new Map(entries.map(([id, bias]) => [Number(id), Math.min(maxBias, Math.max(-maxBias, bias))]));
 }
 
 /** A word begins a text or follows a space, which are different tokens in most vocabularies. */

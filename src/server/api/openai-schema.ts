@@ -3,6 +3,9 @@ import { z } from 'zod';
 import { field, refused, withoutEffect } from './request-field.js';
 import { samplingFields } from './sampling-fields.js';
 
+/** vLLM's bounds. */
+export const cacheSalt = z.string().min(1).max(1024);
+
 const identifier = z.string().min(1).max(256);
 
 /** Text, or token ids, or a list of either. */
@@ -100,7 +103,7 @@ const requestFields = {
   ),
   stream_interval: field(z.int().min(1), 'tokens a chunk, but for the first and the last one'),
   n: field(z.int().min(1).max(128), 'at most 128'),
-  cache_salt: field(z.string().min(1), 'prompts with different salts share no KV'),
+  cache_salt: field(cacheSalt, 'prompts with different salts share no KV'),
   request_id: field(identifier, "part of the answer's `id`, unless the header `X-Request-Id` is given"),
   session_id: field(identifier, 'the conversation; also as header `X-Session-ID`'),
   conversation_id: field(identifier, "the conversation, as vLLM's multi-turn proxy calls it"),
@@ -119,10 +122,7 @@ const requestFields = {
     'text; others are refused',
   ),
   priority: field(
-    z
-      .int()
-      .min(-(2 ** 31))
-      .max(2 ** 31 - 1),
+    z.int(),
     'lower goes first; other than 0 only with `--scheduling-policy priority`, as with vLLM',
   ),
   user: withoutEffect('as with vLLM'),
@@ -155,7 +155,8 @@ export const chatCompletionSchema = z.object({
   include_reasoning: withoutEffect('reasoning is part of the text'),
   functions: refused('the older form of tools'),
   function_call: refused('the older form of tools'),
-  echo: refused('echo'),
+  echo: field(z.boolean(), "a last message with the answer's role is said again before it"),
+  return_prompt_text: field(z.boolean(), '`prompt_text`: the messages as the chat template wrote them'),
 });
 
 export type CompletionBody = z.output<typeof completionSchema>;

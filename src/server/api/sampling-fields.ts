@@ -20,7 +20,14 @@ export const samplingFields = {
   repetition_penalty: field(z.number().gt(0), `${modelDefault}, else 1`),
   presence_penalty: field(penalty),
   frequency_penalty: field(penalty),
-  seed: field(z.int(), 'the same request with the same seed gives the same answer'),
+  seed: field(
+    z
+      .number()
+      .min(-(2 ** 63))
+      .max(2 ** 63)
+      .refine(Number.isInteger, 'an integer'),
+    'the same request with the same seed gives the same answer; -1 = none',
+  ),
   stop: field(
     z.union([text, z.array(text)], 'a non-empty string or a list of them'),
     '`stop_reason` is the string that was found',
@@ -30,13 +37,16 @@ export const samplingFields = {
   ignore_eos: field(z.boolean()),
   min_tokens: field(z.int().min(0)),
   skip_special_tokens: field(z.boolean(), 'default true'),
-  logit_bias: field(z.record(tokenIdKey, z.number().min(-100).max(100)), 'token id → bias'),
+  logit_bias: field(z.record(tokenIdKey, z.number()), 'token id → bias, clamped to -100…100'),
+  logprob_token_ids: field(
+    z.array(tokenId).min(1).max(128),
+    'log probabilities of these, at most 128, instead of the most likely ones; needs `logprobs`',
+  ),
   allowed_token_ids: field(z.array(tokenId).min(1), 'only these are sampled'),
   bad_words: field(z.array(text).max(1024), 'texts that the answer never says, at most 1024'),
   spaces_between_special_tokens: withoutEffect('as with vLLM and a fast tokenizer'),
   length_penalty: withoutEffect('belongs to beam search'),
   use_beam_search: refused('beam search'),
-  logprob_token_ids: refused('a choice of log probabilities by token id'),
   prompt_logprobs: refused('prompt_logprobs'),
   structured_outputs: refused('structured output'),
   guided_json: refused('structured output'),

@@ -51,8 +51,10 @@ const answerFields = [
   'use_beam_search',
   'logprobs',
   'top_logprobs',
+  'logprob_token_ids',
   'prompt_logprobs',
   'echo',
+  'return_prompt_text',
   'return_prefill_stats',
   'return_token_ids',
 ] as const;
@@ -68,7 +70,7 @@ export function parseTurnRequest(
   }
   const { conversation_id, kv_transfer_params, ...rest } = body as Record<string, unknown>;
   const sessionId = textOf(conversation_id) ?? textOf(rest.session_id) ?? headerOf(req, 'x-session-id');
-  const requestId = headerOf(req, 'x-request-id') ?? randomUUID();
+  const requestId = headerOf(req, 'x-request-id') ?? headerText(rest.request_id) ?? randomUUID();
   const priority = priorityHeader(req);
   const { authorization } = req.headers;
   return {
@@ -142,8 +144,11 @@ function textOf(value: unknown): string | null {
   return typeof value === 'string' && value.length > 0 && value.length <= 256 ? value : null;
 }
 
-/** Printable ASCII only, since it is sent on as a header. */
 function headerOf(req: IncomingMessage, name: string): string | null {
-  const value = req.headers[name];
+  return headerText(req.headers[name]);
+}
+
+/** Printable ASCII only, since it is sent on as a header. */
+function headerText(value: unknown): string | null {
   return typeof value === 'string' && /^[\x20-\x7e]{1,256}$/.test(value) ? value : null;
 }

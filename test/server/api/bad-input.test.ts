@@ -149,12 +149,6 @@ const completionCases: readonly Case[] = [
     says: /logit_bias/,
   },
   {
-    name: 'a large bias',
-    body: { prompt, logit_bias: { 1: 101 } },
-    status: 400,
-    says: /at most 100 for `logit_bias.1`/,
-  },
-  {
     name: 'too many logprobs',
     body: { prompt, logprobs: 21 },
     status: 400,
@@ -169,6 +163,12 @@ const completionCases: readonly Case[] = [
     says: /`stream` to be true/,
   },
   { name: 'an empty cache salt', body: { prompt, cache_salt: '' }, status: 400, says: /`cache_salt`/ },
+  {
+    name: 'a long cache salt',
+    body: { prompt, cache_salt: 'a'.repeat(1025) },
+    status: 400,
+    says: /at most 1024 characters for `cache_salt`/,
+  },
   { name: 'an empty request id', body: { prompt, request_id: '' }, status: 400, says: /`request_id`/ },
   { name: 'a suffix', body: { prompt, suffix: 'x' }, status: 400, says: /a suffix is not supported/ },
   { name: 'best_of', body: { prompt, best_of: 2 }, status: 400, says: /`best_of`/ },
@@ -180,9 +180,22 @@ const completionCases: readonly Case[] = [
   },
   {
     name: 'log probabilities by token id',
-    body: { prompt, logprobs: 1, logprob_token_ids: [1] },
+    body: { prompt, logprob_token_ids: [1] },
     status: 400,
-    says: /by token id is not supported/,
+    says: /`logprobs` as well when `logprob_token_ids`/,
+  },
+  {
+    name: 'log probabilities of what is no token',
+    body: { prompt, logprobs: 1, logprob_token_ids: [1_000_000] },
+    status: 400,
+    says: /in logprob_token_ids but received 1000000/,
+    param: 'logprob_token_ids',
+  },
+  {
+    name: 'log probabilities of too many tokens',
+    body: { prompt, logprobs: 1, logprob_token_ids: new Array(129).fill(1) },
+    status: 400,
+    says: /at most 128 entries for `logprob_token_ids`/,
   },
   { name: 'beam search', body: { prompt, use_beam_search: true }, status: 400, says: /beam search is not/ },
   {
@@ -343,7 +356,6 @@ const chatCases: readonly Case[] = [
     status: 400,
     says: /chat template of the request's own is not supported/,
   },
-  { name: 'echo of a chat', body: { messages, echo: true }, status: 400, says: /echo is not supported/ },
   {
     name: 'a JSON object as format',
     body: { messages, response_format: { type: 'json_object' } },

@@ -1,14 +1,7 @@
 // Request fields beyond the everyday ones: what each changes in an answer.
-import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { completeEngineConfig } from '../../../src/config.js';
-import { Engine } from '../../../src/engine/engine.js';
-import { resolveModel } from '../../../src/model/resolve-model.js';
-import { startApiServer } from '../../../src/server/api/api-server.js';
-import { type Json, TestApi, text, withApi } from './setup.js';
+import { type Json, tellingTemplate, text, withApi, withModelFiles } from './setup.js';
 
 const completions = '/v1/completions';
 const chat = '/v1/chat/completions';
@@ -253,35 +246,66 @@ test('a message has the parts that vLLM writes out, and goes back as history wit
   });
 });
 
-/** Writes out all that a template is given. */
-const tellingTemplate =
-  '{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}' +
-  '{% for c in m.tool_calls %} call {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}' +
-  '{% endif %}{% if m.tool_call_id %} for {{ m.tool_call_id }}{% endif %}; {% endfor %}' +
-  '{% if tools %}tools{% for t in tools %} {{ t.function.name }}{% endfor %}; {% endif %}' +
-  '{% if documents %}documents{% for d in documents %} {{ d.title }}{% endfor %}; {% endif %}' +
-  '{% if reasoning_effort is defined %}effort {{ reasoning_effort }} {{ enable_thinking }}; {% endif %}';
+test('what a model thought reaches the chat template by either of its names', async () => {
+  const template = '{% for m in messages %}{{ m.reasoning }} {{ m.reasoning_content }};{% endfor %}';
+  await withModelFiles({ 'chat_template.jinja': template }, async (api) => {
+    for (const name of ['reasoning', 'reasoning_content']) {
+      const history = [{ role: 'assistant', content: 'a', [name]: 'so' }];
+      const { json } = await api.post('/tokenize', { messages: history });
+      assert.is(api.engine.tokenizer.decode(json.tokens), 'so so;', name);
+    }
+  });
+});
 
-/** A node on the tiny model with some of its files written anew. */
-async function withModelFiles(
-  files: Readonly<Record<string, string>>,
-  work: (api: TestApi) => Promise<void>,
-): Promise<void> {
-  const folder = await mkdtemp(path.join(tmpdir(), 'model-files-'));
-  await cp(await resolveModel('tiny'), folder, { recursive: true });
-  for (const [name, content] of Object.entries(files)) await writeFile(path.join(folder, name), content);
-  const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 } };
-  const node = { modelPath: folder, engineId: 'files', role: 'both' } as const;
-  const engine = await Engine.start(completeEngineConfig(options, node));
-  const server = await startApiServer({ engine, host: '127.0.0.1', port: 0 });
-  try {
-    await work(new TestApi(engine, server.url));
-  } finally {
-    await server.close();
-    await engine.shutdown();
-    await rm(folder, { recursive: true });
-  }
-}
+test('echo of a chat: the last message goes before its continuation, in a chunk of its own', async () => {
+  await withApi({}, async (api) => {
+    const begun = { role: 'assistant', content: 'once upon' };
+    const body = { ...greedy, messages: [...messages, begun], continue_final_message: true };
+    const plain = (await api.post(chat, { ...body, add_generation_prompt: false })).json.choices[0].message;
+    const echoed = (await api.post(chat, { ...body, echo: true })).json.choices[0].message;
+    assert.equal([echoed.role, echoed.content], ['assistant', begun.content + plain.content]);
+    const chunks = await api.stream(chat, { ...body, echo: true, return_prompt_text: true });
+    const deltas = chunks.map((chunk) => chunk.choices[0].delta);
+    assert.equal(deltas.slice(0, 2), [{ role: 'assistant', content: '' }, { content: begun.content }]);
+    assert.is(deltas.map(({ content }) => content).join(''), echoed.content);
+    assert.match(chunks[0].prompt_text, /once upon$/);
+    assert.ok(chunks.slice(1).every((chunk) => chunk.prompt_text === undefined));
+    // Somebody else spoke last: nothing to go on with.
+    const answer = (await api.post(chat, { ...greedy, messages })).json.choices[0].message;
+    const alone = (await api.post(chat, { ...greedy, messages, echo: true })).json.choices[0].message;
+    assert.is(alone.content, answer.content);
+    const asUser = { ...greedy, messages, echo: true, add_generation_prompt: false };
+    const user = (await api.post(chat, asUser)).json.choices[0].message;
+    assert.is(user.role, 'user');
+    assert.ok(user.content.startsWith(text));
+  });
+});
+
+test('seeds of 64 bits count, and -1 is no seed', async () => {
+  await withApi({}, async (api) => {
+    const draw = async (seed: string): Promise<string[]> => {
+      const body = `{"prompt": "once", "temperature": 1, "max_tokens": 8, "n": 2, "seed": ${seed}}`;
+      const { json } = await api.postText(completions, body);
+      return json.choices.map((choice: Json) => choice.text);
+    };
+    const large = await draw('9223372036854775807');
+    assert.equal(await draw('9223372036854775807'), large);
+    assert.is(new Set([...large, ...(await draw('-9007199254740995'))]).size, 4);
+    assert.not.equal(await draw('-1'), await draw('-1'));
+  });
+});
+
+test('logprob_token_ids takes the place of the most likely ones, with the same probabilities', async () => {
+  await withApi({}, async (api) => {
+    const body = { ...greedy, messages, logprobs: true, top_logprobs: 20, return_tokens_as_token_ids: true };
+    const idOf = ({ token }: Json) => Number(token.split(':')[1]);
+    const first = ({ json }: { readonly json: Json }) => json.choices[0].logprobs.content[0].top_logprobs;
+    const top: Json[] = first(await api.post(chat, body));
+    const wanted = [top[19], top[7]];
+    const logprob_token_ids = wanted.map(idOf);
+    assert.equal(first(await api.post(chat, { ...body, logprob_token_ids })), wanted);
+  });
+});
 
 function withTellingTemplate(
   work: (rendered: (body: object) => Promise<string>) => Promise<void>,

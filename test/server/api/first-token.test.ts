@@ -125,7 +125,7 @@ test('nonsense for a first token is a 400 that names it, and a token that ends t
       {},
       5,
       { token_id, logprobs: { logprob: -1, rank: 0, top: [] } },
-      { token_id, logprobs: { logprob: -1, rank: 1, top: alternatives(21) } },
+      { token_id, logprobs: { logprob: -1, rank: 1, top: alternatives(129) } },
       { token_id, logprobs: { logprob: -1, rank: 1, top: [{ token_id: 2 ** 31 - 1, logprob: -1 }] } },
     ];
     for (const token of nonsense) {

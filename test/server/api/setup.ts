@@ -1,6 +1,11 @@
 // One node with its HTTP server for tests, asked over a real socket.
+import { cp, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { Client, request } from 'undici';
-import type { Engine } from '../../../src/engine/engine.js';
+import { completeEngineConfig } from '../../../src/config.js';
+import { Engine } from '../../../src/engine/engine.js';
+import { resolveModel } from '../../../src/model/resolve-model.js';
 import { startApiServer } from '../../../src/server/api/api-server.js';
 import { assertWhole, startEngine, type TestEngineOptions } from '../../engine/test-engine.js';
 
@@ -92,6 +97,36 @@ export async function withApi(
   } finally {
     await server.close();
     await engine.shutdown();
+  }
+}
+
+/** Writes out all that a template is given. */
+export const tellingTemplate =
+  '{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.tool_calls %}' +
+  '{% for c in m.tool_calls %} call {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}' +
+  '{% endif %}{% if m.tool_call_id %} for {{ m.tool_call_id }}{% endif %}; {% endfor %}' +
+  '{% if tools %}tools{% for t in tools %} {{ t.function.name }}{% endfor %}; {% endif %}' +
+  '{% if documents %}documents{% for d in documents %} {{ d.title }}{% endfor %}; {% endif %}' +
+  '{% if reasoning_effort is defined %}effort {{ reasoning_effort }} {{ enable_thinking }}; {% endif %}';
+
+/** A node on the tiny model with some of its files written anew. */
+export async function withModelFiles(
+  files: Readonly<Record<string, string>>,
+  work: (api: TestApi) => Promise<void>,
+): Promise<void> {
+  const folder = await mkdtemp(path.join(tmpdir(), 'model-files-'));
+  await cp(await resolveModel('tiny'), folder, { recursive: true });
+  for (const [name, content] of Object.entries(files)) await writeFile(path.join(folder, name), content);
+  const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 } };
+  const node = { modelPath: folder, engineId: 'files', role: 'both' } as const;
+  const engine = await Engine.start(completeEngineConfig(options, node));
+  const server = await startApiServer({ engine, host: '127.0.0.1', port: 0 });
+  try {
+    await work(new TestApi(engine, server.url));
+  } finally {
+    await server.close();
+    await engine.shutdown();
+    await rm(folder, { recursive: true });
   }
 }
 
