@@ -60,7 +60,7 @@ export default class BenchChaos extends BaseCommand {
     }),
     'num-clients': integer({
       description: 'Conversations played side by side.',
-      default: 4,
+      default: 12,
       min: 1,
       max: 256,
     }),

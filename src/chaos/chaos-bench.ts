@@ -8,6 +8,7 @@ import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { packageVersion } from '../version.js';
 import type { StoreKind } from './chaos-store.js';
+import { summarizeChaos } from './chaos-summary.js';
 import { type FaultKind, faultKinds } from './fault.js';
 import { isClean, type SoakReport, soak } from './soak.js';
 
@@ -63,7 +64,7 @@ const chaosEngine: EngineOptions = {
   numThreads: 1,
   cache: { numBlocks: 192 },
   scheduler: { maxModelLen: 1024 },
-  kvTransfer: { kvRecomputeThreshold: 16, kvLeaseDurationMs: 3000, decoderKvBlocksTtlMs: 20_000 },
+  kvTransfer: { kvRecomputeThreshold: 16, kvLeaseDurationMs: 1500, decoderKvBlocksTtlMs: 8000 },
 };
 
 const attemptTimeoutMs = 30_000;
@@ -144,7 +145,8 @@ function describe(options: ChaosOptions, startedAt: Date, soaks: readonly SoakRe
 }
 
 function keepRun(resultsDir: string, run: ChaosRun): string {
-  return keepFiles(resultsDir, run.id, { 'run.json': `${JSON.stringify(run, null, 2)}\n` });
+  const json = (value: unknown) => `${JSON.stringify(value, null, 2)}\n`;
+  return keepFiles(resultsDir, run.id, { 'run.json': json(run), 'summary.json': json(summarizeChaos(run)) });
 }
 
 /** Throws CHECK_FAILED, naming what went wrong first and how to see it again. */

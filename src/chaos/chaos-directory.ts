@@ -16,29 +16,42 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { ChaosStore } from './chaos-store.js';
+import { type DiskFailure, failingDiskEnv } from './failing-disk-control.js';
 
 export function openDirectory(): ChaosStore {
   const parent = mkdtempSync(path.join(tmpdir(), 'vllm-pd-chaos-'));
   const address = path.join(parent, 'store');
   const away = path.join(parent, 'away');
+  const control = path.join(parent, 'failure');
+  const fail = async (failure: DiskFailure, ms: number) => {
+    writeFileSync(control, failure);
+    await sleep(ms);
+    rmSync(control, { force: true });
+  };
+  const stop = async (ms: number) => {
+    // One after the other is enough; and a file in its place fails even for those who may write anywhere.
+    if (existsSync(away) || !existsSync(address)) return;
+    renameSync(address, away);
+    writeFileSync(address, '');
+    await sleep(ms);
+    rmSync(address, { recursive: true, force: true });
+    renameSync(away, address);
+  };
   const everySecond = () => blocksIn(address).filter((_, i) => i % 2 === 0);
   return {
     address,
+    env: failingDiskEnv(address, control),
     async damage() {
       for (const file of everySecond()) unlessGone(() => turnBitOver(file));
     },
-    async lose() {
+    async lose(ms) {
+      await stop(ms);
       for (const file of everySecond()) unlessGone(() => rmSync(file));
     },
-    async stop(ms) {
-      // One after the other is enough; and a file in its place fails even for those who may write anywhere.
-      if (existsSync(away) || !existsSync(address)) return;
-      renameSync(address, away);
-      writeFileSync(address, '');
-      await sleep(ms);
-      rmSync(address, { recursive: true, force: true });
-      renameSync(away, address);
-    },
+    stop,
+    slow: (ms) => fail('slow', ms),
+    fill: (ms) => fail('ENOSPC', ms),
+    protect: (ms) => fail('EACCES', ms),
     async close() {
       rmSync(parent, { recursive: true, force: true });
     },

@@ -11,32 +11,35 @@ const stopGraceMs = 5000;
 /** Its own and its peer's. */
 const maxPools = 2;
 
+export interface ChaosNodeOptions {
+  readonly engine: EngineOptions;
+  /** Beyond this process's own. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly onStep: (step: Step) => Promise<HopVerdict>;
+}
+
 export class ChaosNode {
   readonly side: Side;
   readonly sideChannel: SideChannelRelay;
   readonly #hops: HopRelay;
-  readonly #engine: EngineOptions;
+  readonly #options: ChaosNodeOptions;
   #process: ClusterNode | null = null;
   #starting: Promise<void> | null = null;
   /** Of this process, when it was first looked at. */
   #footprint: Footprint | null = null;
 
-  private constructor(side: Side, engine: EngineOptions, hops: HopRelay, sideChannel: SideChannelRelay) {
+  private constructor(side: Side, options: ChaosNodeOptions, hops: HopRelay, sideChannel: SideChannelRelay) {
     this.side = side;
     this.sideChannel = sideChannel;
     this.#hops = hops;
-    this.#engine = engine;
+    this.#options = options;
   }
 
   /** Resolves when the node serves; nothing is left behind when it does not. */
-  static async start(
-    side: Side,
-    engine: EngineOptions,
-    onStep: (step: Step) => Promise<HopVerdict>,
-  ): Promise<ChaosNode> {
+  static async start(side: Side, options: ChaosNodeOptions): Promise<ChaosNode> {
     const sideChannel = await SideChannelRelay.open();
-    const hops = await HopRelay.open({ side, onStep, sideChannel });
-    const node = new ChaosNode(side, engine, hops, sideChannel);
+    const hops = await HopRelay.open({ side, onStep: options.onStep, sideChannel });
+    const node = new ChaosNode(side, options, hops, sideChannel);
     try {
       await node.#launch();
       return node;
@@ -92,8 +95,9 @@ export class ChaosNode {
   }
 
   async #start(): Promise<void> {
+    const { engine, env } = this.#options;
     const role = this.side;
-    const started = new ClusterNode({ role, engine: this.#engine, port: 0, forwardLogs: false, stopGraceMs });
+    const started = new ClusterNode({ role, engine, env, port: 0, forwardLogs: false, stopGraceMs });
     try {
       await started.untilReady(startTimeoutMs);
     } catch (error) {

@@ -36,6 +36,7 @@ export class ChaosSystem {
   #store: ChaosStore | null = null;
   /** What may not happen to nodes that start and to their store at the same time: one after the other. */
   #exclusive: Promise<void> = Promise.resolve();
+  #proxyRestart: Promise<void> = Promise.resolve();
   /** Each strikes at the first hop that gets to its step. */
   #armed: PlannedFault[] = [];
   /** Faults that last for a while. */
@@ -55,8 +56,9 @@ export class ChaosSystem {
       const shared = system.#store?.address;
       const engine = mergeEngineOptions(options.engine, shared === undefined ? {} : { kvStore: { shared } });
       const onStep = (step: Step) => system.#reached(step);
-      system.#nodes.prefill = await ChaosNode.start('prefill', engine, onStep);
-      system.#nodes.decode = await ChaosNode.start('decode', engine, onStep);
+      const node = { engine, env: system.#store?.env ?? {}, onStep };
+      system.#nodes.prefill = await ChaosNode.start('prefill', node);
+      system.#nodes.decode = await ChaosNode.start('decode', node);
       await system.#startProxy();
       return system;
     } catch (error) {
@@ -170,10 +172,19 @@ export class ChaosSystem {
         await this.#store?.damage();
         break;
       case 'store_lose':
-        this.#begin(this.#alone(async () => this.#store?.lose()));
+        this.#begin(this.#alone(async () => this.#store?.lose(fault.ms)));
         break;
       case 'store_stop':
         this.#begin(this.#alone(async () => this.#store?.stop(fault.ms)));
+        break;
+      case 'store_slow':
+        this.#begin(this.#alone(async () => this.#store?.slow(fault.ms)));
+        break;
+      case 'store_full':
+        this.#begin(this.#alone(async () => this.#store?.fill(fault.ms)));
+        break;
+      case 'store_unwritable':
+        this.#begin(this.#alone(async () => this.#store?.protect(fault.ms)));
     }
     return 'go on';
   }
@@ -208,8 +219,12 @@ export class ChaosSystem {
     await response?.body.dump();
   }
 
-  async #restartProxy(): Promise<void> {
-    await this.#proxy?.close();
-    await this.#startProxy();
+  /** One after the other: there is one address. */
+  #restartProxy(): Promise<void> {
+    this.#proxyRestart = this.#proxyRestart.then(async () => {
+      await this.#proxy?.close();
+      await this.#startProxy();
+    });
+    return this.#proxyRestart;
   }
 }

@@ -1,17 +1,17 @@
 // A chaos run as text for a terminal.
-import Table from 'cli-table3';
 import { formatCount } from '../bench/format.js';
+import { renderTable } from '../bench/table.js';
 import type { ChaosRun } from './chaos-bench.js';
-import { faultKinds } from './fault.js';
+import { summarizeChaos } from './chaos-summary.js';
+import { isStoreFault } from './fault.js';
 import type { SoakReport } from './soak.js';
 
-export function renderChaos({ soaks, seed }: ChaosRun): string {
-  const total = (count: (soak: SoakReport) => number) => soaks.reduce((sum, soak) => sum + count(soak), 0);
+export function renderChaos(run: ChaosRun): string {
+  const { num_turns, num_faults, num_wrong, num_lost, num_leaks } = summarizeChaos(run);
   const headline =
-    `${formatCount(total((soak) => soak.num_turns))} turns, ${formatCount(total((soak) => soak.num_faults))} faults: ` +
-    `${total((soak) => soak.wrong.length)} with wrong tokens, ${total((soak) => soak.lost.length)} lost, ` +
-    `${total((soak) => soak.leaks.length)} pools not whole. Seed ${seed}.`;
-  return [headline, outcomeTable(soaks), faultTable(soaks)].join('\n\n');
+    `${formatCount(num_turns)} turns, ${formatCount(num_faults)} faults: ${num_wrong} with wrong tokens, ` +
+    `${num_lost} lost, ${num_leaks} pools not whole. Seed ${run.seed}.`;
+  return [headline, outcomeTable(run.soaks), faultTable(run)].join('\n\n');
 }
 
 function outcomeTable(soaks: readonly SoakReport[]): string {
@@ -29,20 +29,12 @@ function outcomeTable(soaks: readonly SoakReport[]): string {
   return renderTable(head, rows);
 }
 
-function faultTable(soaks: readonly SoakReport[]): string {
-  const rows = faultKinds.map((kind) => [
+/** Those that were in play: a store's only where there was one. */
+function faultTable({ soaks, fault_kinds, store }: ChaosRun): string {
+  const inPlay = fault_kinds.filter((kind) => store !== 'none' || !isStoreFault(kind));
+  const rows = inPlay.map((kind) => [
     kind.replaceAll('_', ' '),
     ...soaks.map(({ faults }) => formatCount(faults[kind] ?? 0)),
   ]);
   return renderTable(['fault', ...soaks.map(({ name }) => name)], rows);
-}
-
-function renderTable(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  const table = new Table({
-    head: [...head],
-    colAligns: head.map((_, i) => (i === 0 ? 'left' : 'right')),
-    style: { head: [], border: [] },
-  });
-  table.push(...rows.map((row) => [...row]));
-  return table.toString();
 }

@@ -48,10 +48,16 @@ export type Fault =
   | { readonly kind: 'restart_proxy' }
   /** Blocks in the shared store are damaged. */
   | { readonly kind: 'store_damage' }
-  /** Blocks in the shared store are gone. */
-  | { readonly kind: 'store_lose' }
+  /** The shared store is away for `ms`, and comes back without blocks that it had: a server that was killed, a directory that was lost. */
+  | { readonly kind: 'store_lose'; readonly ms: number }
   /** For `ms`, the shared store does not work. */
-  | { readonly kind: 'store_stop'; readonly ms: number };
+  | { readonly kind: 'store_stop'; readonly ms: number }
+  /** For `ms`, the shared store takes its time for everything. */
+  | { readonly kind: 'store_slow'; readonly ms: number }
+  /** For `ms`, the shared store has no room for anything new. */
+  | { readonly kind: 'store_full'; readonly ms: number }
+  /** For `ms`, the shared store can be read only. */
+  | { readonly kind: 'store_unwritable'; readonly ms: number };
 
 export type FaultKind = Fault['kind'];
 
@@ -71,6 +77,9 @@ export const faultKinds = [
   'store_damage',
   'store_lose',
   'store_stop',
+  'store_slow',
+  'store_full',
+  'store_unwritable',
 ] as const satisfies readonly FaultKind[];
 
 /** Only where there is a shared store. */
@@ -101,9 +110,12 @@ function createFault(random: Random, kind: FaultKind, side: Side): Fault {
     case 'cut_hop':
     case 'restart_proxy':
     case 'store_damage':
-    case 'store_lose':
       return { kind };
+    case 'store_lose':
     case 'store_stop':
+    case 'store_slow':
+    case 'store_full':
+    case 'store_unwritable':
       return { kind, ms: random.integer(50, 1500) };
     case 'slow_hop':
       return { kind, ms: random.integer(5, 150) };

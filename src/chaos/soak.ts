@@ -61,12 +61,19 @@ export interface SoakReport {
 const maxAttempts = 40;
 const retryDelayMs = 150;
 const maxTurnsOfConversation = 5;
-/** Long enough for a lease to expire whose reader has died. */
+/** Long enough for a lease or a ticket to expire whose reader has died. */
 const settleMs = 15_000;
 
 interface ConversationPlan {
   readonly id: string;
   readonly turns: readonly { readonly content: string; readonly numOutputTokens: number }[];
+}
+
+interface Conversation {
+  readonly plan: ConversationPlan;
+  readonly messages: ChatMessage[];
+  /** Played so far. */
+  turn: number;
 }
 
 export function isClean({ wrong, lost, leaks }: SoakReport): boolean {
@@ -126,8 +133,8 @@ class Soak {
   async run(): Promise<SoakReport> {
     try {
       this.#model = (await this.#reference.modelIds())[0]!;
-      while (this.#goesOn()) await this.#playGroup();
-      await this.#checkWhole('at the end');
+      await this.#play();
+      if (!this.#options.signal.aborted) await this.#checkWhole('at the end', true);
       return this.#report();
     } finally {
       await this.#client.close();
@@ -141,19 +148,23 @@ class Soak {
     return this.#numTurns < numTurns && isInTime && !signal.aborted;
   }
 
-  /** As many conversations as there are clients, turn by turn side by side. */
-  async #playGroup(): Promise<void> {
-    const histories = Array.from({ length: this.#options.numClients }, () => ({
-      plan: this.#planConversation(),
-      messages: [] as ChatMessage[],
-    }));
-    for (let turn = 0; turn < maxTurnsOfConversation && this.#goesOn(); turn++) {
-      const due = histories.filter(({ plan }) => turn < plan.turns.length);
-      if (due.length === 0) return;
+  /** Rounds of one turn of every client's conversation; where one has ended, another begins. */
+  async #play(): Promise<void> {
+    const { numClients, numTurns } = this.#options;
+    const conversations: Conversation[] = Array.from({ length: numClients }, () => this.#begin());
+    while (this.#goesOn()) {
+      const due = conversations.slice(0, numTurns - this.#numTurns);
       for (const _ of due) this.#maybeArm();
-      await Promise.all(due.map(({ plan, messages }) => this.#playTurn(plan, turn, messages)));
+      await Promise.all(due.map((conversation) => this.#playTurn(conversation)));
+      for (const [i, { plan, turn }] of due.entries()) {
+        if (turn === plan.turns.length) conversations[i] = this.#begin();
+      }
       await this.#checkWhole(`after ${this.#numTurns} turns`);
     }
+  }
+
+  #begin(): Conversation {
+    return { plan: this.#planConversation(), messages: [], turn: 0 };
   }
 
   #planConversation(): ConversationPlan {
@@ -180,8 +191,10 @@ class Soak {
     this.#system.arm(planFault(this.#faultRandom, kinds, mode === 'bi' && lookup === 'query'));
   }
 
-  async #playTurn(plan: ConversationPlan, turn: number, messages: ChatMessage[]): Promise<void> {
-    const { content, numOutputTokens } = plan.turns[turn]!;
+  async #playTurn(conversation: Conversation): Promise<void> {
+    const { plan, messages } = conversation;
+    const { content, numOutputTokens } = plan.turns[conversation.turn]!;
+    conversation.turn += 1;
     messages.push({ role: 'user', content });
     const request = {
       model: this.#model,
@@ -191,7 +204,7 @@ class Soak {
       temperature: 0,
     };
     const expected = await this.#reference.chat(request);
-    const name = `${plan.id} turn ${turn + 1}`;
+    const name = `${plan.id} turn ${conversation.turn}`;
     for (let attempt = 1; ; attempt++) {
       try {
         const answer = await this.#client.chat(request);
@@ -217,12 +230,13 @@ class Soak {
     this.#options.onTurn?.(this.#numTurns);
   }
 
-  /** Nothing runs now: whatever is still held or loading is lost. */
-  async #checkWhole(when: string): Promise<void> {
+  /** Nothing runs now: whatever is still held or loading is lost, but for tickets, which `isOver` waits for. */
+  async #checkWhole(when: string, isOver = false): Promise<void> {
     if (this.#options.signal.aborted) return;
     await this.#system.settle();
     const { mode, lookup } = this.#options;
-    const check = await checkPools(this.#client, mode, mode === 'uni' ? 'query' : lookup, settleMs);
+    const maySurvive = mode === 'bi' && !isOver ? lookup : 'query';
+    const check = await checkPools(this.#client, mode, maySurvive, settleMs);
     if (!check.ok) this.#leaks.push(`${when}: ${check.detail}`);
     const growths = await this.#growthsLeft();
     if (growths.length > 0) this.#leaks.push(`${when}: ${growths.join('; ')}`);

@@ -23,6 +23,8 @@ export interface ClusterNodeOptions {
   readonly apiKeys?: readonly string[];
   /** Default 5000. */
   readonly drainTimeoutMs?: number;
+  /** Beyond this process's own. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 
 export class ClusterNode {
@@ -51,6 +53,7 @@ export class ClusterNode {
       // Not as flags: everybody on this machine can read those.
       env: {
         ...process.env,
+        ...options.env,
         VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '',
         VLLM_PD_API_KEY: (options.apiKeys ?? []).join(','),
       },

@@ -18,7 +18,7 @@ for (const [mode, lookup, agent] of settings) {
   test(`turns with a fault each end with the right tokens and whole pools (${mode}, ${lookup}, ${agent})`, async () => {
     const report = await soak(
       options({
-        engine: withTransfer({ mode, lookup, agent, decoderKvBlocksTtlMs: 20_000 }),
+        engine: withTransfer({ mode, lookup, agent, decoderKvBlocksTtlMs: 4000 }),
         mode,
         lookup,
         seed: 3,
