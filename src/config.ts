@@ -139,6 +139,10 @@ export interface KvTransferConfig {
   readonly kvLeaseDurationMs: number;
   /** How long D holds a finished turn's blocks in ticket mode, in ms. */
   readonly decoderKvBlocksTtlMs: number;
+  /** A read from a peer or a store that takes longer is given up, and its tokens are computed, in ms. */
+  readonly kvReadTimeoutMs: number;
+  /** How long a peer may take to let this node in, or to confirm that a read has ended, in ms. */
+  readonly kvPeerTimeoutMs: number;
   readonly agent: AgentKind;
   readonly sideChannelHost: string;
   /** 0 = any free port. */
@@ -234,6 +238,9 @@ export const defaults = {
   kvRecomputeThreshold: 64,
   kvLeaseDurationMs: 30_000,
   decoderKvBlocksTtlMs: 480_000,
+  kvReadTimeoutMs: 30_000,
+  // vLLM's receive timeout.
+  kvPeerTimeoutMs: 5000,
   kvTransferMode: 'bi',
   kvLookup: 'query',
   firstToken: 'prefill',
@@ -306,6 +313,8 @@ export function completeEngineConfig(
       kvRecomputeThreshold: defaults.kvRecomputeThreshold,
       kvLeaseDurationMs: defaults.kvLeaseDurationMs,
       decoderKvBlocksTtlMs: defaults.decoderKvBlocksTtlMs,
+      kvReadTimeoutMs: defaults.kvReadTimeoutMs,
+      kvPeerTimeoutMs: defaults.kvPeerTimeoutMs,
       agent: defaults.agent,
       sideChannelHost: defaults.sideChannelHost,
       sideChannelPort: 0,

@@ -16,7 +16,7 @@ export default class BenchChaos extends BaseCommand {
 
   static override readonly description =
     'Starts real processes with relays between them, and strikes from a seed: nodes are killed and stopped, connections ' +
-    'cut, delayed, broken off, damaged, reordered and swallowed, caches dropped, the proxy restarted, at every step of a turn. A turn that ' +
+    'cut, delayed, broken off, damaged, reordered and swallowed, caches dropped, the proxy restarted, and with --store a store made to lose, damage and refuse blocks, at every step of a turn. A turn that ' +
     'ends with an error is tried again. Ends with exit code 6 when an answer differs from the undisturbed one, a turn ' +
     'never succeeds, a pool is not whole afterwards, or a node keeps files, threads or mapped pools.';
 

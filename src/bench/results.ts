@@ -90,6 +90,7 @@ function keeping<T>(resultsDir: string, write: () => T): T {
 export function readRun(nameOrFolder: string, resultsDir: string): KeptRun {
   const folder = findRun(nameOrFolder, resultsDir);
   const run = parse(folder, 'run.json', (text) => JSON.parse(text) as RunInfo);
+  checkBench(folder, run?.bench);
   const turns = parse(folder, 'turns.jsonl', (text) =>
     text
       .split('\n')
@@ -106,6 +107,14 @@ export function readRun(nameOrFolder: string, resultsDir: string): KeptRun {
     );
   }
   return { folder, run, turns, summary: summarizeRun(run, turns) };
+}
+
+function checkBench(folder: string, bench: string | undefined): void {
+  if (bench !== 'chaos' && bench !== 'kernels') return;
+  const message = `Expected a run with conversations, but ${folder} is one of \`vllm-pd bench ${bench}\`, which has no turns to compare or export.`;
+  throw new VllmPdError('BAD_FILE', message, {
+    suggestions: ['Its summary.json has what came out, its run.json everything.'],
+  });
 }
 
 /** Names of the kept runs below `resultsDir`, oldest first; those of other benchmarks than conversations are left out. */

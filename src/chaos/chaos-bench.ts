@@ -58,13 +58,19 @@ export interface ChaosRun {
   readonly soaks: readonly SoakReport[];
 }
 
-/** Pools so small that blocks are evicted and requests wait, and leases short enough to see them expire. */
+/** Pools so small that blocks are evicted and requests wait; times short enough to see leases expire and reads given up. */
 const chaosEngine: EngineOptions = {
   model: 'tiny',
   numThreads: 1,
   cache: { numBlocks: 192 },
   scheduler: { maxModelLen: 1024 },
-  kvTransfer: { kvRecomputeThreshold: 16, kvLeaseDurationMs: 1500, decoderKvBlocksTtlMs: 8000 },
+  kvTransfer: {
+    kvRecomputeThreshold: 16,
+    kvLeaseDurationMs: 1500,
+    decoderKvBlocksTtlMs: 8000,
+    kvReadTimeoutMs: 4000,
+    kvPeerTimeoutMs: 1000,
+  },
 };
 
 const attemptTimeoutMs = 30_000;

@@ -1,6 +1,6 @@
 // A chaos run as text for a terminal.
 import { formatCount } from '../bench/format.js';
-import { renderTable } from '../bench/table.js';
+import { renderTable } from '../bench/render-table.js';
 import type { ChaosRun } from './chaos-bench.js';
 import { summarizeChaos } from './chaos-summary.js';
 import { isStoreFault } from './fault.js';

@@ -43,6 +43,8 @@ export function engineOptions(flags: EngineFlagValues): EngineOptions {
       kvRecomputeThreshold: flags['kv-recompute-threshold'],
       kvLeaseDurationMs: milliseconds(flags['kv-lease-duration']),
       decoderKvBlocksTtlMs: milliseconds(flags['decoder-kv-blocks-ttl']),
+      kvReadTimeoutMs: milliseconds(flags['kv-read-timeout']),
+      kvPeerTimeoutMs: milliseconds(flags['kv-peer-timeout']),
       agent: flags['kv-agent'],
       kvLoadFailurePolicy: flags['kv-load-failure-policy'],
     }),

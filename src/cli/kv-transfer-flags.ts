@@ -38,6 +38,15 @@ export const kvTransferFlags = inHelpGroup('KV TRANSFER', {
     description: "How long D holds a finished turn's blocks in ticket mode, in seconds.",
     ...shown(defaults.decoderKvBlocksTtlMs / 1000),
   }),
+  'kv-read-timeout': seconds({
+    description:
+      'A read from a peer or a store is given up after so many seconds, and its tokens are computed.',
+    ...shown(defaults.kvReadTimeoutMs / 1000),
+  }),
+  'kv-peer-timeout': seconds({
+    description: 'How long a peer may take to let this node in, or to confirm a notification, in seconds.',
+    ...shown(defaults.kvPeerTimeoutMs / 1000),
+  }),
   'kv-agent': option({
     options: ['auto', 'shm', 'tcp'] as const,
     description: "How a peer's blocks are read: shared memory on one host, TCP otherwise.",

@@ -134,6 +134,7 @@ function connectParts(
     isHeld: (id) => connectorScheduler.isHeld(id),
     heldBlocks: (id) => connectorScheduler.heldBlocks(id),
     stores: storage.stores,
+    readTimeoutMs: kvTransfer.kvReadTimeoutMs,
   });
   const scheduler = new Scheduler({
     engineId: kvTransfer.engineId,

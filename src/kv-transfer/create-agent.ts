@@ -1,5 +1,5 @@
 // Starts a node's transfer agent.
-import type { KvTransferConfig } from '../config.js';
+import { defaults, type KvTransferConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';
@@ -12,7 +12,7 @@ import { SideChannelServer } from './side-channel-server.js';
 
 export interface TransferAgentOptions {
   readonly config: Pick<KvTransferConfig, 'agent' | 'sideChannelHost' | 'sideChannelPort'> &
-    Partial<Pick<KvTransferConfig, 'key' | 'insecure'>>;
+    Partial<Pick<KvTransferConfig, 'key' | 'insecure' | 'kvPeerTimeoutMs'>>;
   readonly engineId: string;
   /** Stays the caller's: close it after the agent. */
   readonly pool: KvPool;
@@ -57,6 +57,7 @@ export async function createTransferAgent(options: TransferAgentOptions): Promis
     server,
     logger,
     key,
+    timeoutMs: config.kvPeerTimeoutMs ?? defaults.kvPeerTimeoutMs,
     peers: options.peers ?? new PeerPolicy(),
   });
 }

@@ -14,9 +14,6 @@ import {
   type Welcome,
 } from './messages.js';
 
-/** Connecting and the handshake together, as vLLM's receive timeout. */
-const handshakeTimeoutMs = 5000;
-
 /** Read from the socket at once. */
 const receiveBufferBytes = 256 * 1024;
 
@@ -27,6 +24,8 @@ export interface PeerConnectionOptions {
   readonly key: string | null;
   /** Longest reply that is accepted, in bytes, unsealed. */
   readonly maxBodyBytes: number;
+  /** Of connecting and the handshake together. */
+  readonly timeoutMs: number;
   /** Aborting it ends the connection, whatever its state. */
   readonly signal: AbortSignal;
 }
@@ -85,9 +84,10 @@ export class PeerConnection {
     const connection = new PeerConnection(options);
     const abort = () => connection.destroy();
     options.signal.addEventListener('abort', abort, { once: true });
+    const { timeoutMs } = options;
     const timer = setTimeout(() => {
-      connection.#socket.destroy(new Error(`no answer to the handshake within ${handshakeTimeoutMs} ms`));
-    }, handshakeTimeoutMs);
+      connection.#socket.destroy(new Error(`no answer to the handshake within ${timeoutMs} ms`));
+    }, timeoutMs);
     void connection.closed.then(() => {
       options.signal.removeEventListener('abort', abort);
       for (const { reject } of connection.#waiting.values()) reject(connection.#lost());

@@ -1,4 +1,5 @@
 // The connector's worker half: starts reads, tells the owners when they ended, reports what arrived.
+import { defaults } from '../config.js';
 import { messageOf } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';
@@ -28,7 +29,7 @@ export interface PullConnectorWorkerOptions {
   readonly heldBlocks?: HeldBlocks;
   /** Null or absent = there are none. */
   readonly stores?: Pick<BlockStores, 'read'> | null;
-  /** A read that takes longer is given up, and its tokens are computed instead. Default 30 s. */
+  /** A read that takes longer is given up, and its tokens are computed instead. */
   readonly readTimeoutMs?: number;
 }
 
@@ -69,7 +70,7 @@ export class PullConnectorWorker implements KVConnectorWorker {
     isHeld,
     heldBlocks = () => null,
     stores = null,
-    readTimeoutMs = 30_000,
+    readTimeoutMs = defaults.kvReadTimeoutMs,
   }: PullConnectorWorkerOptions) {
     this.#agent = agent;
     this.#pool = pool;

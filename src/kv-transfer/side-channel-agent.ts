@@ -14,9 +14,6 @@ import { PeerConnection } from './peer-connection.js';
 import type { PeerPolicy } from './peer-policy.js';
 import type { SideChannelServer } from './side-channel-server.js';
 
-/** How long the owner may take to confirm a notification. */
-const notifTimeoutMs = 5000;
-
 interface Peer {
   readonly connection: PeerConnection;
   /** What blocks are read from. */
@@ -34,6 +31,8 @@ export interface SideChannelAgentOptions {
   /** The shared key; null = none was given. */
   readonly key: string | null;
   readonly peers: PeerPolicy;
+  /** How long an owner may take to let this node in, or to confirm a notification. */
+  readonly timeoutMs: number;
 }
 
 export class SideChannelAgent implements TransferAgent {
@@ -46,6 +45,7 @@ export class SideChannelAgent implements TransferAgent {
   readonly #logger: Logger;
   readonly #key: string | null;
   readonly #policy: PeerPolicy;
+  readonly #timeoutMs: number;
   /** By engine id: connections that stand or are being made. */
   readonly #peers = new Map<string, Promise<Peer>>();
   readonly #transports = new Map<string, 'shm' | 'tcp'>();
@@ -66,6 +66,7 @@ export class SideChannelAgent implements TransferAgent {
     this.#logger = options.logger;
     this.#key = options.key;
     this.#policy = options.peers;
+    this.#timeoutMs = options.timeoutMs;
   }
 
   get bytesSent(): number {
@@ -101,7 +102,7 @@ export class SideChannelAgent implements TransferAgent {
     const numUnseenBytes = this.#unseenBytes.get(engineId) ?? 0;
     this.#unseenBytes.delete(engineId);
     const timeout = new AbortController();
-    const timer = setTimeout(() => timeout.abort(), notifTimeoutMs);
+    const timer = setTimeout(() => timeout.abort(), this.#timeoutMs);
     try {
       const encode = (seq: number) => encodeNotif({ seq, requestId, numBlocks, numUnseenBytes });
       const ack = await this.#withPeer(remote, timeout.signal, ({ connection }) =>
@@ -178,6 +179,7 @@ export class SideChannelAgent implements TransferAgent {
       },
       key: this.#key,
       maxBodyBytes: maxJsonBytes,
+      timeoutMs: this.#timeoutMs,
       signal: this.#closing.signal,
     });
     const onBytes = (numBytes: number) => {

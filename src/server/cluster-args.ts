@@ -32,6 +32,8 @@ export function engineArgs(options: EngineOptions): string[] {
     'kv-recompute-threshold': kvTransfer.kvRecomputeThreshold,
     'kv-lease-duration': seconds(kvTransfer.kvLeaseDurationMs),
     'decoder-kv-blocks-ttl': seconds(kvTransfer.decoderKvBlocksTtlMs),
+    'kv-read-timeout': seconds(kvTransfer.kvReadTimeoutMs),
+    'kv-peer-timeout': seconds(kvTransfer.kvPeerTimeoutMs),
     'kv-agent': kvTransfer.agent,
     'kv-load-failure-policy': kvTransfer.kvLoadFailurePolicy,
     'kv-store-memory': kvStore.memoryBytes ?? undefined,

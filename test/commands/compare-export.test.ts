@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { keepRun } from '../../src/bench/results.js';
+import { keepFiles, keepRun } from '../../src/bench/results.js';
 import { type RunSummary, summarizeRun } from '../../src/bench/summary.js';
 import { createRunInfo, createTurn } from '../bench/helpers.js';
 import { runCommand } from '../command-runner.js';
@@ -48,6 +48,19 @@ test('compare --json gives the summaries with their folders', async ({ folder, a
   const { runs } = JSON.parse(stdout) as { runs: (RunSummary & { folder: string })[] };
   assert.is(runs[0]!.folder, path.join(folder, '2026-01-02T00-00-00-b'));
   assert.is(runs[0]!.modes.uni!.num_prompt_tokens, 10);
+});
+
+test('runs of other benchmarks have no turns to compare or export, which is said', async ({ folder, at }) => {
+  for (const bench of ['chaos', 'kernels']) {
+    const id = `2026-01-03T00-00-00-${bench}`;
+    keepFiles(folder, id, { 'run.json': JSON.stringify({ id, bench }) });
+    for (const command of ['compare', 'export']) {
+      const { exitCode, stderr } = await runCommand([command, id, ...at]);
+      assert.is.not(exitCode, 0);
+      assert.match(stderr, `is one of \`vllm-pd bench ${bench}\`, which has no turns`);
+      assert.match(stderr, 'summary.json');
+    }
+  }
 });
 
 test('export writes each format to stdout or a file', async ({ folder, at }) => {

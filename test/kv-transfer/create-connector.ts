@@ -22,6 +22,8 @@ export function createConnector(config: Partial<KvTransferConfig> = {}) {
       kvRecomputeThreshold: 64,
       kvLeaseDurationMs: leaseMs,
       decoderKvBlocksTtlMs: ticketMs,
+      kvReadTimeoutMs: 30_000,
+      kvPeerTimeoutMs: 5000,
       agent: 'auto',
       sideChannelHost: '127.0.0.1',
       sideChannelPort: 0,

@@ -630,6 +630,18 @@ nativeTest('a read that is given up while its peer says nothing ends at once', a
   );
 });
 
+nativeTest('a peer that accepts and then says nothing is given up when its time is over', async () => {
+  const silent = (socket: Socket) => void socket.resume();
+  await withImpostor(silent, async (address) => {
+    await withNodes({}, { peerTimeoutMs: 150 }, async (_, reader) => {
+      const remote = remoteOf(address, 'owner');
+      const error = await reader.agent.read(pullOf(remote, [1]), reader.pool).catch((e: VllmPdError) => e);
+      assert.match((error as VllmPdError).message, 'no answer to the handshake within 150 ms');
+      assert.is(await reader.agent.sendNotif(remote, 0), null, 'nor does a notification wait for it');
+    });
+  });
+});
+
 function flipped(bytes: Buffer, bit: number): Buffer {
   const copy = Buffer.from(bytes);
   copy[bit >> 3]! ^= 1 << (bit & 7);

@@ -32,6 +32,7 @@ export interface TransferNodeOptions {
   readonly compatibility?: string;
   readonly port?: number;
   readonly key?: string;
+  readonly peerTimeoutMs?: number;
   /** What readers may read; default: all of the pool, under the id that `remoteOf` names. */
   readonly heldBlocks?: HeldBlocks;
 }
@@ -44,6 +45,7 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
       sideChannelHost: '127.0.0.1',
       sideChannelPort: options.port ?? 0,
       key: options.key ?? null,
+      kvPeerTimeoutMs: options.peerTimeoutMs ?? 5000,
     },
     engineId: options.engineId,
     pool,

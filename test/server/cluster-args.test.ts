@@ -44,6 +44,8 @@ test('every choice arrives as it was made', async () => {
       kvRecomputeThreshold: 0,
       kvLeaseDurationMs: 150,
       decoderKvBlocksTtlMs: 1_000,
+      kvReadTimeoutMs: 2_500,
+      kvPeerTimeoutMs: 1_500,
       agent: 'tcp',
       kvLoadFailurePolicy: 'fail',
     },
