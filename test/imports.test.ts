@@ -50,7 +50,7 @@ const doors: Record<string, readonly RegExp[]> = {
   'chaos→kv-transfer': [/^src\/kv-transfer\/(frames|frame-seal|messages)\.ts$/],
   'micro-bench→engine': [/^src\/engine\/request-check\.ts$/],
   'micro-bench→server': [
-    /^src\/server\/(cluster|http|sse|api\/api-body|api\/cache-query-json|api\/openai-schema)\.ts$/,
+    /^src\/server\/(cluster|http|http-answer|http-body|sse|api\/api-body|api\/cache-query-json|api\/openai-schema)\.ts$/,
   ],
   'micro-bench→bench': [/^src\/bench\/(format|host|results|render-table)\.ts$/],
 };

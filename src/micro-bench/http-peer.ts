@@ -1,7 +1,9 @@
 // The server's own router and a bare node:http server that answer the same.
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { createHttpServer, readJson, sendJson } from '../server/http.js';
+import { createHttpServer } from '../server/http.js';
+import { sendJson } from '../server/http-answer.js';
+import { readJson } from '../server/http-body.js';
 import { SseWriter } from '../server/sse.js';
 
 export interface HttpPeerAddress {

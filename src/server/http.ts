@@ -1,23 +1,13 @@
-// A small router on node:http: JSON bodies with a limit, vLLM-style JSON errors, clean shutdown.
+// A small router on node:http that refuses who has no key, and shuts down when what it has is answered.
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import { ApiKeys } from './api-keys.js';
-import { BodyBudget } from './body-budget.js';
-import {
-  applyLimits,
-  defaultHttpLimits,
-  type HttpLimits,
-  unwatchReader,
-  watchReader,
-} from './http-limits.js';
-import { nestsDeeperThan } from './json-depth.js';
+import { sendError } from './http-answer.js';
+import { applyLimits, defaultHttpLimits, type HttpLimits, watchReader } from './http-limits.js';
 
 const log = createLogger('http');
-
-/** Largest request body that is read, in bytes: a prompt of some million token ids. */
-const defaultBodyLimitBytes = 32 * 1024 * 1024;
 
 export interface RouteContext {
   readonly req: IncomingMessage;
@@ -201,141 +191,4 @@ function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Rout
     'METHOD_NOT_ALLOWED',
     `Expected method ${methods} for \`${pathname}\` but received ${req.method}.`,
   );
-}
-
-/** Of all requests of this process that are coming in. */
-const bodyBudget = new BodyBudget(256 * 1024 * 1024);
-
-/** Reads the whole body. A body over the limit is drained, so that the client gets to read the answer, and BODY_TOO_LARGE. */
-async function readBody(req: IncomingMessage, limitBytes: number, budget: BodyBudget): Promise<Buffer> {
-  const chunks: Buffer[] = [];
-  let numBytes = 0;
-  let numKept = 0;
-  try {
-    for await (const chunk of req as AsyncIterable<Buffer>) {
-      numBytes += chunk.length;
-      if (numBytes <= limitBytes) {
-        budget.take(chunk.length);
-        numKept += chunk.length;
-        chunks.push(chunk);
-      } else {
-        chunks.length = 0;
-      }
-      // Leaving the loop destroys the connection: nobody has to swallow an endless body.
-      if (numBytes > 4 * limitBytes) break;
-    }
-  } finally {
-    budget.giveBack(numKept);
-  }
-  if (numBytes > limitBytes) {
-    const message = `Expected a request body of at most ${limitBytes} bytes but received more.`;
-    throw new VllmPdError('BODY_TOO_LARGE', message);
-  }
-  return Buffer.concat(chunks);
-}
-
-/** Far more than any request needs; what recurses over a body stays far from the end of its stack. */
-const maxJsonDepth = 100;
-
-/** The parsed body; INVALID_ARGUMENT when it is no JSON, or lists and objects in it nest more than 100 deep. */
-export async function readJson(
-  req: IncomingMessage,
-  limitBytes = defaultBodyLimitBytes,
-  budget = bodyBudget,
-): Promise<unknown> {
-  const body = await readBody(req, limitBytes, budget);
-  if (nestsDeeperThan(body, maxJsonDepth)) {
-    const message = `Expected a JSON body nested at most ${maxJsonDepth} deep but received a deeper one.`;
-    throw new VllmPdError('INVALID_ARGUMENT', message);
-  }
-  try {
-    return JSON.parse(body.toString('utf8')) as unknown;
-  } catch (cause) {
-    const received = body.length === 0 ? 'an empty body' : `a body that is none: ${messageOf(cause)}`;
-    throw new VllmPdError('INVALID_ARGUMENT', `Expected a JSON body but received ${received}.`, { cause });
-  }
-}
-
-export function sendJson(res: ServerResponse, status: number, body: unknown): void {
-  sendJsonBytes(res, status, Buffer.from(JSON.stringify(body)));
-}
-
-export function sendJsonBytes(res: ServerResponse, status: number, bytes: Buffer): void {
-  if (res.destroyed || res.headersSent) return;
-  res.writeHead(status, { 'content-type': 'application/json', 'content-length': bytes.length });
-  res.end(bytes);
-}
-
-const draining = new WeakMap<ServerResponse, Promise<void>>();
-
-/**
- * Resolves when the client has room for more, or is gone; one that reads nothing for too long is cut off. However many
- * wait, they wait for one event.
- */
-export function drained(res: ServerResponse): Promise<void> {
-  const known = draining.get(res);
-  if (known) return known;
-  const waiting = new Promise<void>((resolve) => {
-    const settle = () => {
-      draining.delete(res);
-      unwatchReader(res);
-      res.off('drain', settle);
-      res.off('close', settle);
-      resolve();
-    };
-    watchReader(res);
-    res.once('drain', settle);
-    res.once('close', settle);
-  });
-  draining.set(res, waiting);
-  return waiting;
-}
-
-interface ErrorBody {
-  readonly error: {
-    readonly message: string;
-    readonly type: string;
-    readonly param: string | null;
-    /** The HTTP status. */
-    readonly code: number;
-  };
-}
-
-/** vLLM's JSON form of an error. */
-export function errorBody(error: unknown): ErrorBody {
-  if (error instanceof VllmPdError) {
-    const { message, type, status } = error;
-    return { error: { message, type, param: error.param ?? null, code: status } };
-  }
-  return { error: { message: messageOf(error), type: 'InternalServerError', param: null, code: 500 } };
-}
-
-/** A queue moves from one step to the next; a server that stops or starts takes longer. */
-const retryAfterSeconds: Readonly<Record<number, number>> = { 429: 1, 503: 5 };
-
-/** Answers with the error's status; when an answer has begun already, cuts it off so that it is not taken for complete. */
-export function sendError(res: ServerResponse, error: unknown): void {
-  if (res.headersSent) {
-    if (!res.writableEnded) res.destroy();
-    return;
-  }
-  const body = errorBody(error);
-  const { code: status } = body.error;
-  if (!res.destroyed && !res.headersSent) {
-    const known = error instanceof VllmPdError ? error.retryAfterSeconds : undefined;
-    const retryAfter = known ?? retryAfterSeconds[status];
-    if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter);
-    if (status === 401) res.setHeader('www-authenticate', 'Bearer');
-  }
-  sendJson(res, body.error.code, body);
-}
-
-/** A signal that fires when the client goes away before the answer was complete. */
-export function disconnectSignal(res: ServerResponse): AbortSignal {
-  const controller = new AbortController();
-  if (res.destroyed) controller.abort();
-  res.once('close', () => {
-    if (!res.writableFinished) controller.abort();
-  });
-  return controller.signal;
 }

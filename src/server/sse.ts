@@ -1,6 +1,6 @@
 // Server-sent events as OpenAI's API streams them: one JSON object per `data:` line, `[DONE]` at the end.
 import type { ServerResponse } from 'node:http';
-import { drained, errorBody, sendError } from './http.js';
+import { drained, errorBody, sendError } from './http-answer.js';
 
 /** The status line goes out with the first event, so that a request that fails before it still gets a real status. */
 export class SseWriter {

@@ -5,14 +5,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import { BodyBudget } from '../../src/server/body-budget.js';
-import {
-  createHttpServer,
-  type HttpOptions,
-  type HttpServer,
-  type Route,
-  readJson,
-  sendJson,
-} from '../../src/server/http.js';
+import { createHttpServer, type HttpOptions, type HttpServer, type Route } from '../../src/server/http.js';
+import { sendJson } from '../../src/server/http-answer.js';
+import { readJson } from '../../src/server/http-body.js';
 import { SseWriter } from '../../src/server/sse.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';

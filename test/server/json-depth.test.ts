@@ -4,7 +4,8 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { readJson, sendError, sendJson } from '../../src/server/http.js';
+import { sendError, sendJson } from '../../src/server/http-answer.js';
+import { readJson } from '../../src/server/http-body.js';
 import { nestsDeeperThan } from '../../src/server/json-depth.js';
 
 const nested = (depth: number) => `${'['.repeat(depth)}${']'.repeat(depth)}`;

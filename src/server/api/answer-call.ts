@@ -1,7 +1,8 @@
 // A completion call from its choices' start to their end: answered in full, or on P up to its first token.
 import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
-import { disconnectSignal, type RouteContext } from '../http.js';
+import type { RouteContext } from '../http.js';
+import { disconnectSignal } from '../http-answer.js';
 import { SseWriter } from '../sse.js';
 import { answerFirstToken } from './first-token-answer.js';
 import { Choices } from './generation.js';

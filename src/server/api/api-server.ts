@@ -8,9 +8,8 @@ import {
   type HttpServer,
   type Route,
   type RouteContext,
-  sendError,
-  sendJson,
 } from '../http.js';
+import { sendError, sendJson } from '../http-answer.js';
 import type { ApiNode } from './api-node.js';
 import { cacheQuery, releaseLease } from './cache-query.js';
 import { chatCompletions } from './chat-completions.js';

@@ -3,7 +3,8 @@
 import type { RequestOutput } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
-import { type RouteContext, readJson } from '../http.js';
+import type { RouteContext } from '../http.js';
+import { readJson } from '../http-body.js';
 import { priorityHeader } from '../priority-header.js';
 import { answerCall } from './answer-call.js';
 import { parseBody } from './api-body.js';

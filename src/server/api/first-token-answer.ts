@@ -1,7 +1,8 @@
 // P's answer when the client is to get its first token: that token's chunks, and what D needs to go on behind it.
 import { VllmPdError } from '../../errors.js';
 import { type HandOver, handOverObject } from '../../wire.js';
-import { type RouteContext, sendJson } from '../http.js';
+import type { RouteContext } from '../http.js';
+import { sendJson } from '../http-answer.js';
 import { SseWriter } from '../sse.js';
 import { type Choice, collect } from './generation.js';
 import { type Call, chunksOf, envelope, stream, whole } from './openai-answer.js';

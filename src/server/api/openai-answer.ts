@@ -1,6 +1,7 @@
 // Writes the answer of a completion call, whole or streamed; what differs between the endpoints is their dialect.
 import { mergeOutputs, type RequestOutput } from '../../engine/request-output.js';
-import { type RouteContext, sendJson } from '../http.js';
+import type { RouteContext } from '../http.js';
+import { sendJson } from '../http-answer.js';
 import type { SseWriter } from '../sse.js';
 import type { ApiNode } from './api-node.js';
 import { type Choice, type Choices, collect, type GenerationInput } from './generation.js';

@@ -2,7 +2,9 @@
 import { z } from 'zod';
 import { VllmPdError } from '../../errors.js';
 import type { ChatMessage } from '../../model/chat-template.js';
-import { type RouteContext, readJson, sendJson } from '../http.js';
+import type { RouteContext } from '../http.js';
+import { sendJson } from '../http-answer.js';
+import { readJson } from '../http-body.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat } from './api-node.js';
 import { chatTemplateFields, messagesSchema } from './openai-schema.js';

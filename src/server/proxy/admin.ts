@@ -1,7 +1,9 @@
 // What the proxy answers about its nodes, or passes on to all of them: nodes, cache queries, resets, health.
 import type { ServerResponse } from 'node:http';
 import { messageOf, VllmPdError } from '../../errors.js';
-import { disconnectSignal, type Route, type RouteContext, readJson, sendError, sendJson } from '../http.js';
+import type { Route, RouteContext } from '../http.js';
+import { disconnectSignal, sendError, sendJson } from '../http-answer.js';
+import { readJson } from '../http-body.js';
 import type { ProxyNode, WholeResponse } from './node.js';
 import { relayWhole } from './relay.js';
 

@@ -7,14 +7,9 @@ import {
   type RoutingPolicy,
 } from '../../config.js';
 import { VllmPdError } from '../../errors.js';
-import {
-  createHttpServer,
-  disconnectSignal,
-  type HttpOptions,
-  type Route,
-  type RouteContext,
-  readJson,
-} from '../http.js';
+import { createHttpServer, type HttpOptions, type Route, type RouteContext } from '../http.js';
+import { disconnectSignal } from '../http-answer.js';
+import { readJson } from '../http-body.js';
 import { adminRoutes } from './admin.js';
 import { ConversationTable } from './conversations.js';
 import { release } from './lookup.js';

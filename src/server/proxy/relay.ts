@@ -2,7 +2,7 @@
 import type { ServerResponse } from 'node:http';
 import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
-import { drained } from '../http.js';
+import { drained } from '../http-answer.js';
 import { SseWriter } from '../sse.js';
 import type { NodeResponse, ProxyNode, WholeResponse } from './node.js';
 import type { JsonObject } from './request.js';
