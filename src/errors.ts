@@ -21,6 +21,8 @@ const kinds = {
   QUEUE_FULL: { status: 429, type: 'RateLimitError', exitCode: 1 },
   OVERLOADED: { status: 503, type: 'ServiceUnavailableError', exitCode: 1 },
   INTERNAL: { status: 500, type: 'InternalServerError', exitCode: 1 },
+  /** The GPU failed in a way that no later call in the same process gets over. */
+  DEVICE_LOST: { status: 503, type: 'ServiceUnavailableError', exitCode: 1 },
   /** The native module is missing or does not load on this machine. */
   NATIVE_UNAVAILABLE: { status: 500, type: 'InternalServerError', exitCode: 3 },
   /** A model folder, checkpoint, workload or kept run that cannot be read as what it claims to be. */

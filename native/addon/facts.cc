@@ -5,7 +5,8 @@
 #include "cpu/isa.h"
 #include "cuda/cublaslt.h"
 #include "cuda/cuda_model.h"
-#include "cuda/driver.h"
+#include "cuda/device_memory.h"
+#include "cuda/facts.h"
 #include "model.h"
 
 namespace vllm_pd::addon {

@@ -63,15 +63,16 @@ bool Activations::reserve(const StepSizes& sizes) {
 }
 
 InputPointers StepInputs::upload(const StepPlan& plan, const Stream& stream, bool& moved) {
-  // What varies in length among steps of the same sizes comes last.
+  // A captured step finds everything that it reads at the places of its capture: what varies in length among steps of
+  // the same sizes comes last, and what a captured step does not read behind that.
   const std::pair<const void*, int64_t> parts[] = {
       {plan.token_ids.data(), bytes_of(plan.token_ids)},
       {plan.positions.data(), bytes_of(plan.positions)},
       {plan.slot_mapping.data(), bytes_of(plan.slot_mapping)},
       {plan.cu_blocks.data(), bytes_of(plan.cu_blocks)},
       {plan.tiles.data(), bytes_of(plan.tiles)},
-      {plan.logits_rows.data(), bytes_of(plan.logits_rows)},
       {plan.block_tables.data(), bytes_of(plan.block_tables)},
+      {plan.logits_rows.data(), bytes_of(plan.logits_rows)},
   };
   constexpr size_t kParts = sizeof parts / sizeof *parts;
   int64_t offsets[kParts];

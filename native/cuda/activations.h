@@ -4,7 +4,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "cuda/driver.h"
+#include "cuda/device_memory.h"
+#include "cuda/stream.h"
 #include "cuda/step_plan.h"
 #include "model.h"
 
@@ -18,7 +19,7 @@ struct StepSizes {
   int64_t num_segments;
 };
 
-/** T is the model's element type, two bytes. Padded rows are as good as any other. */
+/** T is the model's element type, two bytes. Rows of padding take part like any other; nobody reads what they come to. */
 struct Activations {
   Activations(std::shared_ptr<Device> device, const ModelConfig& config, const HeadsArgs& heads);
 
@@ -56,12 +57,12 @@ struct InputPointers {
   const int64_t* slot_mapping;
   const int32_t* cu_blocks;
   const AttentionTile* tiles;
-  const int32_t* logits_rows;
   const int32_t* block_tables;
+  const int32_t* logits_rows;
 };
 
-/** Brings a step's inputs to the device in one copy. Steps with as many tokens, requests, tiles and logits find them
- * at the same places, unless `moved`. */
+/** Brings a step's inputs to the device in one copy. Steps with as many tokens, requests and tiles find all but
+ * logits_rows at the same places, unless `moved`. */
 class StepInputs {
  public:
   explicit StepInputs(std::shared_ptr<Device> device) : device_(std::move(device)) {}

@@ -125,20 +125,25 @@ struct MatmulArgs {
   MatmulOutput output;
 };
 
-/** How one row's token is drawn: temperature, then top-k, then top-p, as vLLM orders them. */
+/** Tokens that one row may forbid beside those that all rows do. */
+constexpr int kMaxForbidden = 8;
+
+/** How one row's token is drawn: temperature, then top-k, then top-p, as src/worker/sampler.ts does it. */
 struct SamplingRow {
-  float temperature;  // below 1e-5: the largest logit, of equal ones the first
-  int32_t top_k;      // 0 = all
-  float top_p;        // 1 = all
-  uint32_t padding;
-  uint64_t seed;
-  uint64_t counter;  // e.g. the position: the same seed and counter always draw the same
+  double temperature;  // below 1e-5: the largest logit, of equal ones the first
+  double top_p;        // 1 = all
+  double share;        // in [0, 1): where in the cumulative distribution the token is taken
+  int32_t top_k;       // 0 = all
+  int32_t logits_row;
+  int32_t num_forbidden;
+  int32_t forbidden[kMaxForbidden];  // never drawn, unless nothing else is left
 };
 
 struct SampleArgs {
-  const float* logits;      // (num_rows, vocab_size)
-  const SamplingRow* rows;  // (num_rows)
-  int32_t* token_ids;       // (num_rows); -1 where no logit is finite
+  const float* logits;         // (…, vocab_size)
+  const SamplingRow* rows;     // (num_rows)
+  const uint32_t* suppressed;  // (vocab_size / 32, rounded up) a bit a token that is never drawn; or null
+  int32_t* token_ids;          // (num_rows); -1 where no logit is finite
   int64_t vocab_size;
 };
 

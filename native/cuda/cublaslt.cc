@@ -7,6 +7,7 @@
 #include <map>
 #include <tuple>
 
+#include "cuda/device_memory.h"
 #include "error.h"
 
 namespace vllm_pd::cuda {

@@ -167,9 +167,7 @@ void CudaModel::replay(const StepPlan& plan, const InputPointers& inputs, const 
   if (is_new) return launch_step(plan, inputs, pool);
   if (!entry->second) {
     // Uploads are not part of it: they change from step to step.
-    Graph::begin_capture(stream_);
-    launch_step(plan, inputs, pool);
-    entry->second = std::make_unique<Graph>(device_, stream_);
+    entry->second = std::make_unique<Graph>(device_, stream_, [&] { launch_step(plan, inputs, pool); });
   }
   entry->second->launch(stream_);
 }

@@ -12,6 +12,9 @@ namespace {
 /** Pinned memory that a copy to or from the host goes through; as many whole blocks as fit, one at least. */
 constexpr int64_t kStagingBytes = 16 << 20;
 
+/** The driver cuts smaller allocations out of pieces of this size, and an IPC handle opens the whole piece. */
+constexpr int64_t kSharedGranularity = 2 << 20;
+
 std::shared_ptr<Device> device_for_peer() {
   try {
     return shared_device();
@@ -30,7 +33,8 @@ DeviceBlocks::DeviceBlocks(std::shared_ptr<Device> device, int64_t block_bytes)
 
 std::shared_ptr<DeviceBlocks> DeviceBlocks::allocate(const KvLayout& layout) {
   std::shared_ptr<DeviceBlocks> blocks(new DeviceBlocks(shared_device(), layout.block_bytes()));
-  blocks->memory_ = DeviceMemory(blocks->device_, layout.num_blocks * layout.block_bytes());
+  const int64_t pieces = (layout.num_blocks * layout.block_bytes() + kSharedGranularity - 1) / kSharedGranularity;
+  blocks->memory_ = DeviceMemory(blocks->device_, pieces * kSharedGranularity);
   blocks->base_ = blocks->memory_.address();
   blocks->stream_.fill(blocks->base_, 0, blocks->memory_.num_bytes());
   blocks->stream_.synchronize();
@@ -88,14 +92,19 @@ void DeviceBlocks::copy_from(const DeviceBlocks& peer, const std::vector<int32_t
   const std::lock_guard<std::mutex> guard(mutex_);
   device_->bind();
   const auto num_bytes = static_cast<int64_t>(ids.size() * sizeof(int32_t));
-  if (!ids_ || ids_->num_bytes() < 2 * num_bytes) ids_ = std::make_unique<PinnedMemory>(device_, 2 * num_bytes);
-  std::memcpy(ids_->data(), peer_ids.data(), num_bytes);
-  std::memcpy(ids_->data() + num_bytes, ids.data(), num_bytes);
+  if (ids_.num_bytes() < 2 * num_bytes) {
+    host_ids_ = std::make_unique<PinnedMemory>(device_, 4 * num_bytes);
+    ids_ = DeviceMemory(device_, 4 * num_bytes);
+  }
+  std::memcpy(host_ids_->data(), peer_ids.data(), num_bytes);
+  std::memcpy(host_ids_->data() + num_bytes, ids.data(), num_bytes);
+  // Read by every block of threads: over the bus that would take longer than the copy.
+  stream_.to_device(ids_.address(), host_ids_->data(), 2 * num_bytes);
   CopyBlocksArgs args{};
   args.from = peer.address();
   args.to = address();
-  args.from_ids = reinterpret_cast<const int32_t*>(ids_->data());
-  args.to_ids = reinterpret_cast<const int32_t*>(ids_->data() + num_bytes);
+  args.from_ids = ids_.as<int32_t>();
+  args.to_ids = ids_.as<int32_t>() + ids.size();
   args.num_blocks = static_cast<int64_t>(ids.size());
   args.block_bytes = block_bytes_;
   kernels_.copy_blocks(args, stream_.get());

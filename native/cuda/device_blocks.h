@@ -6,7 +6,8 @@
 #include <mutex>
 #include <vector>
 
-#include "cuda/driver.h"
+#include "cuda/device_memory.h"
+#include "cuda/stream.h"
 #include "cuda/launch.h"
 #include "kv_cache.h"
 
@@ -45,8 +46,9 @@ class DeviceBlocks {
   Stream stream_;
   std::mutex mutex_;
   std::unique_ptr<PinnedMemory> staging_;
-  /** Ids of a copy between devices, where both the host and the device see them. */
-  std::unique_ptr<PinnedMemory> ids_;
+  /** Ids of a copy between devices, (2, num_ids): the peer's, then ours. */
+  std::unique_ptr<PinnedMemory> host_ids_;
+  DeviceMemory ids_;
 };
 
 }  // namespace vllm_pd::cuda

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "cuda/driver.h"
+#include "cuda/device_memory.h"
+#include "cuda/stream.h"
 #include "weights.h"
 
 namespace vllm_pd::cuda {

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "cuda/args.h"
-#include "cuda/driver.h"
+#include "cuda/device.h"
 
 namespace vllm_pd::cuda {
 

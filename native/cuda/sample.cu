@@ -1,6 +1,6 @@
 // sample: draws one token a row: the largest logit, or by temperature, top-k and top-p. Grid (num_rows),
-// kSampleThreads threads. Weights are whole numbers, so that sums are the same in whatever order they are formed,
-// and the draw comes from a counter (Philox 4x32-10; Salmon et al., 2011): no state between steps.
+// kSampleThreads threads. Weights are whole numbers, so that sums are the same in whatever order they are formed; they
+// are those of src/worker/sampler.ts, which makes the random numbers as well, so that both draw the same token.
 #include "cuda/args.h"
 #include "cuda/sample_threads.h"
 #include "cuda/vectors.h"
@@ -8,8 +8,8 @@
 namespace vllm_pd::cuda {
 
 constexpr int kBins = 256;
-/** Weight of the likeliest token. Less than one part in 2^40 of it is never drawn. */
-constexpr float kUnit = 1099511627776.0f;
+/** Weight of the likeliest token. What comes to less than one part in 2^34 of it is never drawn. */
+constexpr double kUnit = 17179869184.0;
 
 struct SampleScratch {
   uint64_t bins[kBins];
@@ -28,17 +28,32 @@ VLLM_PD_DEVICE uint32_t ordered(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+/** One row's logits; what may not be drawn is minus infinity. */
+struct Logits {
+  const float* row;
+  const uint32_t* suppressed;
+  const int32_t* forbidden;
+  int num_forbidden;
+
+  VLLM_PD_DEVICE float operator[](int64_t i) const {
+    bool hidden = suppressed != nullptr && (suppressed[i / 32] >> (i % 32) & 1u);
+    for (int j = 0; j < num_forbidden; ++j) hidden = hidden || forbidden[j] == i;
+    return hidden ? negative_infinity() : row[i];
+  }
+};
+
 /** One row, and what may be drawn of it: tokens whose key lies above `key`, and the first `ties` equal to it. */
 struct Candidates {
-  const float* logits;
+  Logits logits;
   int64_t vocab_size;
   float max;
-  float scale;  // log2(e) / temperature
+  double temperature;
   uint32_t key;
   uint64_t ties;
 
   VLLM_PD_DEVICE uint64_t weight(float logit) const {
-    return static_cast<uint64_t>(exp2_fast((logit - max) * scale) * kUnit);
+    const double above = static_cast<double>(logit) - static_cast<double>(max);
+    return static_cast<uint64_t>(exponential(above / temperature) * kUnit);
   }
 };
 
@@ -113,41 +128,23 @@ VLLM_PD_DEVICE uint64_t total_weight(const Candidates& from, SampleScratch* scra
 VLLM_PD_DEVICE void keep_largest(Candidates& from, int32_t k, SampleScratch* scratch) {
   uint64_t above = 0;
   const uint32_t key = select_key(from, false, k, &above, scratch);
+  // There are no more than that.
+  if (key <= from.key) return;
   from.key = key;
   from.ties = k - above;
 }
 
 /** Keeps the fewest of the largest whose share of all weight reaches `p`; at least one. */
-VLLM_PD_DEVICE void keep_nucleus(Candidates& from, float p, SampleScratch* scratch) {
-  const uint64_t total = total_weight(from, scratch);
-  const uint64_t wanted = static_cast<uint64_t>(static_cast<double>(total) * static_cast<double>(p));
-  const uint64_t target = wanted > 0 ? wanted : 1;
+VLLM_PD_DEVICE void keep_nucleus(Candidates& from, double p, SampleScratch* scratch) {
+  const double wanted = p * static_cast<double>(total_weight(from, scratch));
+  uint64_t target = static_cast<uint64_t>(wanted);
+  if (static_cast<double>(target) < wanted || target == 0) ++target;
   uint64_t above = 0;
   const uint32_t key = select_key(from, true, target, &above, scratch);
   const uint64_t each = from.weight(logit_of_key(key));
   const uint64_t ties = each > 0 ? (target - above + each - 1) / each : 0;
   from.ties = key == from.key && ties > from.ties ? from.ties : ties;
   from.key = key;
-}
-
-/** 64 random bits. */
-VLLM_PD_DEVICE uint64_t philox(uint64_t seed, uint64_t counter) {
-  uint32_t c[4] = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0};
-  uint32_t k0 = static_cast<uint32_t>(seed);
-  uint32_t k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c[0];
-    const uint64_t p1 = static_cast<uint64_t>(0xCD9E8D57u) * c[2];
-    const uint32_t c1 = c[1];
-    const uint32_t c3 = c[3];
-    c[0] = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-    c[1] = static_cast<uint32_t>(p1);
-    c[2] = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-    c[3] = static_cast<uint32_t>(p0);
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return static_cast<uint64_t>(c[1]) << 32 | c[0];
 }
 
 /** The token at which the weights, summed in the order of ids, pass a random number below their total. */
@@ -171,7 +168,9 @@ VLLM_PD_DEVICE void draw(const Candidates& from, const SamplingRow& row, SampleS
   for_kept([&](int64_t, uint64_t weight) { own += weight; });
   uint64_t passed = sum_before(own, scratch);
   const uint64_t total = block_sum(own, scratch->warp_sums);
-  const uint64_t at = multiply_high(philox(row.seed, row.counter), total);
+  uint64_t at = static_cast<uint64_t>(row.share * static_cast<double>(total));
+  // The product may be rounded up.
+  if (at >= total) at = total - 1;
   if (at < passed || at >= passed + own) return;
   bool found = false;
   for_kept([&](int64_t i, uint64_t weight) {
@@ -183,7 +182,7 @@ VLLM_PD_DEVICE void draw(const Candidates& from, const SamplingRow& row, SampleS
 }
 
 /** Of the largest logits the first; NaN is never it. All threads get it. */
-VLLM_PD_DEVICE int64_t argmax(const float* logits, int64_t vocab_size, SampleScratch* scratch) {
+VLLM_PD_DEVICE int64_t argmax(const Logits& logits, int64_t vocab_size, SampleScratch* scratch) {
   // Key first, then the lowest id: the largest of these 64-bit numbers.
   uint64_t best = 0;
   for (int64_t i = threadIdx.x; i < vocab_size; i += kSampleThreads) {
@@ -206,17 +205,21 @@ VLLM_PD_DEVICE int64_t argmax(const float* logits, int64_t vocab_size, SampleScr
 
 VLLM_PD_KERNEL(sample, SampleArgs, kSampleThreads) {
   SampleScratch* const scratch = shared_memory<SampleScratch>();
-  const SamplingRow row = args.rows[blockIdx.x];
-  const float* const logits = args.logits + static_cast<int64_t>(blockIdx.x) * args.vocab_size;
-  const int64_t best = argmax(logits, args.vocab_size, scratch);
+  const SamplingRow& row = args.rows[blockIdx.x];
+  Logits logits{args.logits + row.logits_row * args.vocab_size, args.suppressed, row.forbidden, row.num_forbidden};
+  int64_t best = argmax(logits, args.vocab_size, scratch);
+  if (logits.num_forbidden > 0 && !(logits[best] > negative_infinity())) {
+    logits.num_forbidden = 0;
+    best = argmax(logits, args.vocab_size, scratch);
+  }
   const float max = logits[best];
   const bool finite = (as_bits(max) & 0x7f800000u) != 0x7f800000u;
   if (threadIdx.x == 0) scratch->token_id = finite ? static_cast<int32_t>(best) : -1;
   barrier();
-  if (finite && row.temperature >= 1e-5f) {
-    Candidates from{logits, args.vocab_size, max, kLog2E / row.temperature, ordered(negative_infinity()), 0};
+  if (finite && row.temperature >= 1e-5) {
+    Candidates from{logits, args.vocab_size, max, row.temperature, ordered(negative_infinity()), 0};
     if (row.top_k > 0 && row.top_k < args.vocab_size) keep_largest(from, row.top_k, scratch);
-    if (row.top_p < 1.0f) keep_nucleus(from, row.top_p, scratch);
+    if (row.top_p < 1.0) keep_nucleus(from, row.top_p, scratch);
     draw(from, row, scratch);
     barrier();
   }

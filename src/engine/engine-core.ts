@@ -154,7 +154,7 @@ export class EngineCore {
     );
   }
 
-  /** A forward pass that fails takes down the requests that were in it, and nothing else. */
+  /** A forward pass that fails takes down the requests that were in it, and nothing else, unless the GPU is lost. */
   async #execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
     try {
       return await this.#runner.execute(plan);
@@ -168,6 +168,8 @@ export class EngineCore {
         return output ? [{ ...output, error: reason }] : [];
       });
       this.#listener.onOutputs(outputs);
+      // Every other step would fail as well: whoever watches the node is to see that it is of no use.
+      if (error instanceof VllmPdError && error.code === 'DEVICE_LOST') throw error;
       // What the connector has to report was not collected.
       this.#wakeUp.wake();
       return { sampledTokenIds: new Map(), logprobs: new Map(), kvConnectorOutput: null };

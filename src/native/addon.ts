@@ -104,7 +104,13 @@ export type ModelHandle = { readonly kind: 'model' };
 export type ProbeHandle = { readonly kind: 'probe' };
 
 /** The codes that native/ throws with. */
-const nativeCodes: readonly ErrorCode[] = ['INVALID_ARGUMENT', 'BAD_FILE', 'PEER_FAILED', 'NOT_SUPPORTED'];
+const nativeCodes: readonly ErrorCode[] = [
+  'INVALID_ARGUMENT',
+  'BAD_FILE',
+  'PEER_FAILED',
+  'NOT_SUPPORTED',
+  'DEVICE_LOST',
+];
 
 function toVllmPdError(error: unknown): VllmPdError {
   const code = nativeCodes.find((known) => known === (error as { code?: unknown }).code) ?? 'INTERNAL';

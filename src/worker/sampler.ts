@@ -88,9 +88,17 @@ export function argmax(logits: Float32Array): number {
   throw new VllmPdError('INTERNAL', 'Expected at least one finite logit but the model returned none.');
 }
 
-/** Tokens that may be drawn, and their weights: probabilities up to a common factor. */
+/**
+ * Weight of the likeliest token. Weights are whole numbers, so that a sum of up to 2^19 of them is exact and the same in
+ * whatever order it is formed: the GPU (native/cuda/sample.cu) draws the same tokens. Less than one part in 2^34 of the
+ * likeliest token's probability is never drawn.
+ */
+const unit = 2 ** 34;
+
+/** Tokens that may be drawn, in the order of their ids, and their weights: probabilities up to a common factor. */
 interface Candidates {
   readonly tokenIds: Int32Array;
+  readonly logits: Float32Array;
   readonly weights: Float64Array;
 }
 
@@ -100,23 +108,31 @@ function candidates(logits: Float32Array, maxLogit: number, params: SamplingPara
   // In logits: weight >= minP * best weight, where weight = exp((logit - maxLogit) / temperature).
   const floor = minP > 0 ? maxLogit + Math.log(minP) * temperature : Number.NEGATIVE_INFINITY;
   const tokenIds = new Int32Array(logits.length);
+  const kept = new Float32Array(logits.length);
   const weights = new Float64Array(logits.length);
   let count = 0;
   for (let tokenId = 0; tokenId < logits.length; tokenId++) {
     const logit = logits[tokenId]!;
     if (!(logit >= floor) || logit === Number.NEGATIVE_INFINITY) continue;
+    const weight = Math.floor(Math.exp((logit - maxLogit) / temperature) * unit);
+    if (weight === 0) continue;
     tokenIds[count] = tokenId;
-    weights[count] = Math.exp((logit - maxLogit) / temperature);
+    kept[count] = logit;
+    weights[count] = weight;
     count++;
   }
-  const all = { tokenIds: tokenIds.subarray(0, count), weights: weights.subarray(0, count) };
+  const all = {
+    tokenIds: tokenIds.subarray(0, count),
+    logits: kept.subarray(0, count),
+    weights: weights.subarray(0, count),
+  };
   return nucleus(largest(all, topK), topP);
 }
 
 /** Keeps the `k` heaviest, of equal ones those with the lowest ids; 0 = all. */
 function largest(from: Candidates, k: number): Candidates {
   if (k === 0 || k >= from.weights.length) return from;
-  return heaviest(from, k, kthLargest(from.weights, k));
+  return heaviest(from, k);
 }
 
 /** Keeps the fewest heaviest tokens whose share of the total weight reaches `topP`; at least one. */
@@ -125,7 +141,7 @@ function nucleus(from: Candidates, topP: number): Candidates {
   const total = sum(from.weights);
   // All tokens below this weight together weigh less than what may be left out, so none of them needs to be sorted.
   const floor = ((1 - topP) * total) / from.weights.length;
-  const heavy = keep(from, (weight) => weight >= floor);
+  const heavy = keep(from, (i) => from.weights[i]! >= floor);
   // Numbers in a typed array sort several times faster than ids with a comparator.
   const ascending = heavy.weights.slice().sort();
   let share = 0;
@@ -134,18 +150,20 @@ function nucleus(from: Candidates, topP: number): Candidates {
     count++;
     share += ascending[ascending.length - count]!;
   }
-  return heaviest(heavy, count, ascending[ascending.length - count]!);
+  return heaviest(heavy, count);
 }
 
-/** The `count` heaviest; `least` is the weight of the last of them, of which those with the lowest ids are kept. */
-function heaviest(from: Candidates, count: number, least: number): Candidates {
+/** The `count` with the largest logits, of equal ones those with the lowest ids. */
+function heaviest(from: Candidates, count: number): Candidates {
+  const { logits } = from;
+  const least = kthLargest(logits, count);
   let numTies = count;
-  for (const weight of from.weights) if (weight > least) numTies--;
-  return keep(from, (weight) => weight > least || (weight === least && numTies-- > 0));
+  for (const logit of logits) if (logit > least) numTies--;
+  return keep(from, (i) => logits[i]! > least || (logits[i] === least && numTies-- > 0));
 }
 
 /** Hoare's selection, linear on average: a vocabulary is too long to be sorted for every token. */
-function kthLargest(values: Float64Array, k: number): number {
+function kthLargest(values: Float32Array, k: number): number {
   const work = values.slice();
   const target = work.length - k;
   let first = 0;
@@ -169,11 +187,12 @@ function kthLargest(values: Float64Array, k: number): number {
   return work[target]!;
 }
 
-function keep(from: Candidates, wanted: (weight: number) => boolean): Candidates {
+function keep(from: Candidates, wanted: (index: number) => boolean): Candidates {
   const kept: number[] = [];
-  for (let i = 0; i < from.weights.length; i++) if (wanted(from.weights[i]!)) kept.push(i);
+  for (let i = 0; i < from.weights.length; i++) if (wanted(i)) kept.push(i);
   return {
     tokenIds: Int32Array.from(kept, (i) => from.tokenIds[i]!),
+    logits: Float32Array.from(kept, (i) => from.logits[i]!),
     weights: Float64Array.from(kept, (i) => from.weights[i]!),
   };
 }

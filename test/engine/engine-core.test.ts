@@ -3,6 +3,7 @@ import * as assert from 'uvu/assert';
 import { completeEngineConfig } from '../../src/config.js';
 import { Scheduler } from '../../src/core/scheduler.js';
 import { EngineCore, type EngineCoreListener } from '../../src/engine/engine-core.js';
+import { VllmPdError } from '../../src/errors.js';
 import type { EngineCoreOutput, ModelRunnerOutput, SchedulerOutput } from '../../src/outputs.js';
 import { defaultSamplingParams, Request } from '../../src/request.js';
 import type { CacheQueryAnswer } from '../../src/wire.js';
@@ -107,6 +108,19 @@ test('a failed step fails the requests in it, and the ones after it run', async 
   core.add('b');
   assert.is((await core.ended('b')).finished, 'FINISHED_LENGTH_CAPPED');
   core.scheduler.assertEmpty();
+  await core.core.stop();
+});
+
+test('a lost GPU fails the requests in the step and ends the loop', async () => {
+  const core = new TestCore(async (plan) => {
+    if (plan.scheduled.length > 0) throw new VllmPdError('DEVICE_LOST', 'The GPU is gone.');
+    return execute(plan);
+  });
+  core.add('a');
+  assert.is((await core.ended('a')).error, 'The model failed: The GPU is gone.');
+  for (let i = 0; i < 100 && !core.fatal; i++) await new Promise(setImmediate);
+  assert.match(core.fatal!.message, 'The GPU is gone.');
+  assert.throws(() => core.add('b'), /The engine has stopped/);
   await core.core.stop();
 });
 

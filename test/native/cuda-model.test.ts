@@ -140,6 +140,37 @@ if (useEmulatedDevice()) {
     });
   });
 
+  test('a captured step serves any number of requests that its size was padded for', async () => {
+    await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
+      // Requests share their first block and have a last one each.
+      const shared = { tokens: tokensOf(blockSize), begin: 0, end: blockSize, blockTable: [1] };
+      await forwardChunks(model, pool, [shared]);
+      const decode = async (count: number, step: number) =>
+        forwardChunks(
+          model,
+          pool,
+          Array.from({ length: count }, (_, i) => ({
+            tokens: [...shared.tokens, 7 * i + 1, 3 * i + 2, i],
+            begin: blockSize + step,
+            end: blockSize + step + 1,
+            blockTable: [1, i + 2],
+          })),
+        );
+      // The second of three steps with nine is captured, and fourteen go by what was captured then.
+      for (const step of [0, 1]) await decode(9, step);
+      for (const step of [0, 1]) await decode(14, step);
+      const together = await decode(14, 2);
+      for (let i = 0; i < 14; i += 1) {
+        const tokens = [...shared.tokens, 7 * i + 1, 3 * i + 2, i];
+        const end = tokens.length;
+        const [alone] = await forwardChunks(model, pool, [
+          { tokens, begin: end - 1, end, blockTable: [1, i + 2] },
+        ]);
+        assert.equal(together[i], alone, `request ${i}`);
+      }
+    });
+  });
+
   test('logits come in the order in which they were asked for, twice where asked twice', async () => {
     await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
       const tokens = tokensOf(8);

@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "cuda/device_memory.h"
 #include "cuda/element.h"
 #include "cuda/launch.h"
+#include "cuda/stream.h"
 
 namespace vllm_pd::cuda::checks {
 

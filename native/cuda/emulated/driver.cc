@@ -1,12 +1,15 @@
 // Tests only: a libcuda.so.1 of this one process's memory, that runs our kernels on the emulated grid. Everything
 // happens at once, in the order of the calls. Memory is filled with 0xff and ends at a page that cannot be
 // touched; it is a memfd, so that IPC handles work between processes. VLLM_PD_EMULATED_SCHEDULE chooses the order of
-// threads, VLLM_PD_EMULATED_DEVICES the number of devices, VLLM_PD_EMULATED_CAPABILITY what they claim (e.g. 80).
+// threads, VLLM_PD_EMULATED_DEVICES the number of devices, VLLM_PD_EMULATED_CAPABILITY what they claim (e.g. 80),
+// VLLM_PD_EMULATED_MEMORY their bytes, VLLM_PD_EMULATED_VERSION the driver's (e.g. 13000). After as many launches as
+// VLLM_PD_EMULATED_LAUNCHES says the device is lost; with VLLM_PD_EMULATED_IPC=off no memory is shared.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -24,7 +27,6 @@ using namespace vllm_pd::cuda;
 namespace {
 
 constexpr size_t kPage = 4096;
-constexpr size_t kTotalBytes = size_t{4} << 30;
 
 struct Allocation {
   uint8_t* mapping;
@@ -46,9 +48,29 @@ std::mutex mutex;
 std::map<CUdeviceptr, Allocation> allocations;
 size_t allocated_bytes = 0;
 
-int number_from(const char* name, int otherwise) {
+int64_t number_from(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
-  return text && *text ? std::atoi(text) : otherwise;
+  return text && *text ? std::atoll(text) : otherwise;
+}
+
+int num_devices() { return static_cast<int>(number_from("VLLM_PD_EMULATED_DEVICES", 1)); }
+
+size_t total_bytes() {
+  static const size_t bytes = static_cast<size_t>(number_from("VLLM_PD_EMULATED_MEMORY", int64_t{4} << 30));
+  return bytes;
+}
+
+std::atomic<int64_t> num_launches{0};
+
+/** A device that is lost refuses everything from then on, as a real one does. */
+bool lost() {
+  static const int64_t most = number_from("VLLM_PD_EMULATED_LAUNCHES", INT64_MAX);
+  return num_launches > most;
+}
+
+bool shares_memory() {
+  const char* text = std::getenv("VLLM_PD_EMULATED_IPC");
+  return !text || std::strcmp(text, "off") != 0;
 }
 
 size_t to_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
@@ -100,8 +122,10 @@ double now_milliseconds() {
   return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) * 1e-6;
 }
 
-void copy(CUstream stream, void* to, const void* from, size_t bytes) {
+CUresult copy(CUstream stream, void* to, const void* from, size_t bytes) {
+  if (lost()) return CUDA_ERROR_LAUNCH_FAILED;
   submit(stream, [=] { std::memcpy(to, from, bytes); });
+  return CUDA_SUCCESS;
 }
 
 template <typename T = void>
@@ -116,18 +140,22 @@ T* pointer(CUdeviceptr address) {
 /** Says that this is no driver of a device. */
 extern "C" __attribute__((visibility("default"))) const int vllm_pd_emulated_driver = 1;
 
-EXPORT cuInit(unsigned) { return number_from("VLLM_PD_EMULATED_DEVICES", 1) > 0 ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
-EXPORT cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
+EXPORT cuInit(unsigned) { return num_devices() > 0 ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
+EXPORT cuDriverGetVersion(int* version) {
+  return *version = static_cast<int>(number_from("VLLM_PD_EMULATED_VERSION", 13000)), CUDA_SUCCESS;
+}
 EXPORT cuGetErrorName(CUresult error, const char** name) {
   *name = error == CUDA_ERROR_INVALID_VALUE ? "CUDA_ERROR_INVALID_VALUE"
           : error == CUDA_ERROR_NOT_FOUND   ? "CUDA_ERROR_NOT_FOUND"
+          : error == CUDA_ERROR_LAUNCH_FAILED ? "CUDA_ERROR_LAUNCH_FAILED"
+          : error == CUDA_ERROR_OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY"
                                             : "CUDA_ERROR_UNKNOWN";
   return CUDA_SUCCESS;
 }
 EXPORT cuGetErrorString(CUresult, const char** text) { return *text = "the emulated driver refuses", CUDA_SUCCESS; }
-EXPORT cuDeviceGetCount(int* count) { return *count = number_from("VLLM_PD_EMULATED_DEVICES", 1), CUDA_SUCCESS; }
+EXPORT cuDeviceGetCount(int* count) { return *count = num_devices(), CUDA_SUCCESS; }
 EXPORT cuDeviceGet(CUdevice* device, int ordinal) {
-  if (ordinal < 0 || ordinal >= number_from("VLLM_PD_EMULATED_DEVICES", 1)) return CUDA_ERROR_INVALID_VALUE;
+  if (ordinal < 0 || ordinal >= num_devices()) return CUDA_ERROR_INVALID_VALUE;
   return *device = ordinal, CUDA_SUCCESS;
 }
 EXPORT cuDeviceGetName(char* name, int length, CUdevice) {
@@ -135,7 +163,7 @@ EXPORT cuDeviceGetName(char* name, int length, CUdevice) {
   return CUDA_SUCCESS;
 }
 EXPORT cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
-  const int capability = number_from("VLLM_PD_EMULATED_CAPABILITY", 90);
+  const int capability = static_cast<int>(number_from("VLLM_PD_EMULATED_CAPABILITY", 90));
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 2; break;
     case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = capability / 10; break;
@@ -146,10 +174,10 @@ EXPORT cuDeviceGetAttribute(int* value, int attribute, CUdevice) {
   }
   return CUDA_SUCCESS;
 }
-EXPORT cuDeviceTotalMem_v2(size_t* bytes, CUdevice) { return *bytes = kTotalBytes, CUDA_SUCCESS; }
+EXPORT cuDeviceTotalMem_v2(size_t* bytes, CUdevice) { return *bytes = total_bytes(), CUDA_SUCCESS; }
 EXPORT cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) { return *context = &the_context, CUDA_SUCCESS; }
 EXPORT cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
-EXPORT cuCtxSetCurrent(CUcontext) { return CUDA_SUCCESS; }
+EXPORT cuCtxSetCurrent(CUcontext) { return lost() ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS; }
 EXPORT cuModuleLoadData(CUmodule* module, const void*) { return *module = &the_module, CUDA_SUCCESS; }
 EXPORT cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
 EXPORT cuModuleGetFunction(CUfunction* function, CUmodule, const char* name) {
@@ -161,6 +189,8 @@ EXPORT cuFuncSetAttribute(CUfunction, int, int) { return CUDA_SUCCESS; }
 EXPORT cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                       unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters,
                       void**) {
+  ++num_launches;
+  if (lost()) return CUDA_ERROR_LAUNCH_FAILED;
   const auto* const kernel = reinterpret_cast<const emulated::Kernel*>(function);
   if (block_y != 1 || block_z != 1 || block_x % 32 != 0 || static_cast<int>(block_x) > kernel->max_threads)
     return CUDA_ERROR_INVALID_VALUE;
@@ -176,14 +206,15 @@ EXPORT cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, uns
 }
 EXPORT cuMemGetInfo_v2(size_t* free, size_t* total) {
   const std::lock_guard<std::mutex> guard(mutex);
-  *free = kTotalBytes - allocated_bytes;
-  *total = kTotalBytes;
+  *free = total_bytes() - allocated_bytes;
+  *total = total_bytes();
   return CUDA_SUCCESS;
 }
 EXPORT cuMemAlloc_v2(CUdeviceptr* memory, size_t bytes) {
   const std::lock_guard<std::mutex> guard(mutex);
+  if (lost()) return CUDA_ERROR_LAUNCH_FAILED;
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-  if (bytes > kTotalBytes - allocated_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (bytes > total_bytes() - allocated_bytes) return CUDA_ERROR_OUT_OF_MEMORY;
   const size_t mapped_bytes = to_pages(bytes);
   const int fd = memfd_create("vllm-pd-emulated-gpu", MFD_CLOEXEC);
   if (fd < 0 || ftruncate(fd, static_cast<off_t>(mapped_bytes)) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -216,13 +247,13 @@ EXPORT cuMemFreeHost(void* memory) { return std::free(memory), CUDA_SUCCESS; }
 EXPORT cuMemHostRegister_v2(void*, size_t, unsigned) { return CUDA_SUCCESS; }
 EXPORT cuMemHostUnregister(void*) { return CUDA_SUCCESS; }
 EXPORT cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
-  return copy(stream, pointer(to), from, bytes), CUDA_SUCCESS;
+  return copy(stream, pointer(to), from, bytes);
 }
 EXPORT cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  return copy(stream, to, pointer(from), bytes), CUDA_SUCCESS;
+  return copy(stream, to, pointer(from), bytes);
 }
 EXPORT cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
-  return copy(stream, pointer(to), pointer(from), bytes), CUDA_SUCCESS;
+  return copy(stream, pointer(to), pointer(from), bytes);
 }
 EXPORT cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
   submit(stream, [=] { std::memset(pointer(to), value, bytes); });
@@ -231,6 +262,7 @@ EXPORT cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstre
 EXPORT cuStreamCreate(CUstream* stream, unsigned) { return *stream = new CUstream_st, CUDA_SUCCESS; }
 EXPORT cuStreamDestroy_v2(CUstream stream) { return delete stream, CUDA_SUCCESS; }
 EXPORT cuStreamSynchronize(CUstream stream) {
+  if (lost()) return CUDA_ERROR_LAUNCH_FAILED;
   return stream && stream->capturing ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 EXPORT cuStreamWaitEvent(CUstream, CUevent, unsigned) { return CUDA_SUCCESS; }
@@ -249,6 +281,8 @@ EXPORT cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph graph, unsigned lo
   return *exec = new CUgraphExec_st{graph->work}, CUDA_SUCCESS;
 }
 EXPORT cuGraphLaunch(CUgraphExec exec, CUstream stream) {
+  num_launches += static_cast<int64_t>(exec->work.size());
+  if (lost()) return CUDA_ERROR_LAUNCH_FAILED;
   for (const auto& work : exec->work) submit(stream, work);
   return CUDA_SUCCESS;
 }
@@ -276,6 +310,7 @@ EXPORT cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr memory) {
   return CUDA_SUCCESS;
 }
 EXPORT cuIpcOpenMemHandle_v2(CUdeviceptr* memory, CUipcMemHandle handle, unsigned) {
+  if (!shares_memory()) return CUDA_ERROR_INVALID_VALUE;
   SharedMemory shared;
   std::memcpy(&shared, handle.reserved, sizeof shared);
   const std::string path = "/proc/" + std::to_string(shared.pid) + "/fd/" + std::to_string(shared.fd);

@@ -139,9 +139,7 @@ inline uint32_t as_bits(float value) {
 inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
 inline float square_root(float x) { return std::sqrt(x); }
 inline float exp2_fast(float x) { return std::exp2(x); }
-inline uint64_t multiply_high(uint64_t a, uint64_t b) {
-  return static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
-}
+inline double exponential(double x) { return std::exp(x); }
 inline float negative_infinity() { return -INFINITY; }
 
 }  // namespace vllm_pd::cuda

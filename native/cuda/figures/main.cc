@@ -8,7 +8,9 @@
 #include <numeric>
 
 #include "cuda/cublaslt.h"
+#include "cuda/device_memory.h"
 #include "cuda/launch.h"
+#include "cuda/stream.h"
 #include "error.h"
 
 namespace vllm_pd::cuda {
