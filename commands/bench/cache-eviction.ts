@@ -1,6 +1,7 @@
 // vllm-pd bench cache-eviction: the same, with contexts that the prefill node loses between turns.
 import type { BenchName } from '../../src/bench/run-info.js';
-import BenchMultiTurn, { workloadFlag } from './multi-turn.js';
+import { workloadFlag } from '../../src/cli/workload-flags.js';
+import BenchMultiTurn from './multi-turn.js';
 
 export default class BenchCacheEviction extends BenchMultiTurn {
   static override readonly summary = 'Play long conversations whose KV the prefill node loses between turns.';

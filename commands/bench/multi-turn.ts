@@ -8,23 +8,11 @@ import { BaseCommand } from '../../src/cli/base-command.js';
 import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
 import type { Progress } from '../../src/cli/progress.js';
+import { givenWorkloadFlags, workloadFlag, workloadFlags } from '../../src/cli/workload-flags.js';
 import type { EngineOptions, KvTransferMode } from '../../src/config.js';
 import { VllmPdError } from '../../src/errors.js';
 
 const { 'kv-transfer': _mode, seed: _samplingSeed, ...nodeFlags } = engineFlags;
-
-const count = (description: string) =>
-  integer({ description, min: 1, max: 1_000_000, helpGroup: 'WORKLOAD' });
-
-/** `defaultName` is played when the flag is not given. */
-export function workloadFlag(defaultName: string) {
-  return string({
-    char: 'w',
-    description: 'A workload of this package by name, or a file: ours or one of vLLM’s two formats.',
-    default: defaultName,
-    helpGroup: 'WORKLOAD',
-  });
-}
 
 export default class BenchMultiTurn extends BaseCommand {
   static override readonly summary: string =
@@ -39,6 +27,7 @@ export default class BenchMultiTurn extends BaseCommand {
     '<%= config.bin %> <%= command.id %>',
     '<%= config.bin %> <%= command.id %> --workload smoke --model tiny --json',
     '<%= config.bin %> <%= command.id %> --workload reasoning --num-conversations 1 --mode bi',
+    '<%= config.bin %> <%= command.id %> --workload conversation_trace.jsonl --scale 0.05 --num-conversations 8',
     '<%= config.bin %> <%= command.id %> --url http://127.0.0.1:8000 --workload chats.json',
   ];
 
@@ -50,24 +39,7 @@ export default class BenchMultiTurn extends BaseCommand {
       defaultHelp: async () => 'both, or what the proxy at --url does',
     })(),
     url: string({ description: 'A running proxy to measure instead of nodes of its own.', helpValue: 'URL' }),
-    'num-conversations': count('Conversations.'),
-    'num-turns': count('User messages of each conversation.'),
-    'num-clients': count('Conversations whose turns are under way at the same time.'),
-    'prompt-tokens': count('Tokens of every user message.'),
-    'output-tokens': count('Tokens of every answer.'),
-    'prefix-tokens': integer({
-      description: 'Tokens before the first user message of each conversation.',
-      min: 0,
-      max: 1_000_000,
-      helpGroup: 'WORKLOAD',
-    }),
-    seed: integer({
-      description: 'Seed of lengths and words.',
-      min: 0,
-      max: 2 ** 31 - 1,
-      helpGroup: 'WORKLOAD',
-    }),
-    limit: count('Turns to play in each mode at most.'),
+    ...workloadFlags,
     timeout: integer({ description: 'Limit of one turn, in seconds.', default: 300, min: 1, max: 86_400 }),
     'results-dir': string({
       description: 'Where the run is kept.',
@@ -100,7 +72,7 @@ export default class BenchMultiTurn extends BaseCommand {
       const { summary, turns, keptAt } = await runBench({
         bench: this.bench,
         command: ['vllm-pd', ...(this.id?.split(':') ?? []), ...this.argv.map(quoted)].join(' '),
-        workload: overrideWorkload(readWorkload(flags.workload), {
+        workload: overrideWorkload(readWorkload(flags.workload, flags.filetype), {
           seed: flags.seed,
           numClients: flags['num-clients'],
           numConversations: flags['num-conversations'],
@@ -108,10 +80,11 @@ export default class BenchMultiTurn extends BaseCommand {
           promptTokens: flags['prompt-tokens'],
           outputTokens: flags['output-tokens'],
           prefixTokens: flags['prefix-tokens'],
+          minTurns: flags['min-turns'],
+          maxPromptTokens: flags['max-prompt-tokens'],
+          scale: flags.scale,
         }),
-        overrides: Object.fromEntries(
-          workloadFields.flatMap((name) => (flags[name] === undefined ? [] : [[name, flags[name]]])),
-        ),
+        overrides: givenWorkloadFlags(flags),
         modes: modesOf(flags.mode, flags.url),
         url: flags.url ?? null,
         engine,
@@ -132,17 +105,6 @@ export default class BenchMultiTurn extends BaseCommand {
     }
   }
 }
-
-const workloadFields = [
-  'num-conversations',
-  'num-turns',
-  'num-clients',
-  'prompt-tokens',
-  'output-tokens',
-  'prefix-tokens',
-  'seed',
-  'limit',
-] as const;
 
 type ModeFlag = 'uni' | 'bi' | 'both' | undefined;
 

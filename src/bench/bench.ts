@@ -14,6 +14,7 @@ import {
 } from './checks.js';
 import { withExpectedLedgers } from './closed-form-check.js';
 import { type Conversation, createConversations } from './conversation.js';
+import type { DatasetReport } from './datasets/selection.js';
 import { gitCommit, hostInfo } from './host.js';
 import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
 import { checkResultsDir, keepRun, runId } from './results.js';
@@ -101,7 +102,11 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
   const startedAt = new Date();
   const first = targets[0]!.client;
   options.onPhase?.('making texts');
-  const conversations = await createConversations(workload, (text) => first.countTokens(text));
+  const { conversations, dataset } = await createConversations(
+    workload,
+    (text) => first.countTokens(text),
+    roomFor(options),
+  );
   const bytesBefore = await Promise.all(targets.map(({ client }) => countKvBytes(client)));
   const numTurns = countTurns(conversations, limit) * targets.length;
   let numDone = 0;
@@ -127,10 +132,27 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
     ...(signal.aborted ? [] : await checkTargets(options, targets, bytesBefore, turns)),
     ...(played.failure === null ? [] : [result('the run went to its end', [messageOf(played.failure)], '')]),
   ];
-  const run = describeRun(options, { targets, conversations, startedAt, durationMs, played, checks });
+  const run = describeRun(options, {
+    targets,
+    conversations,
+    dataset,
+    startedAt,
+    durationMs,
+    played,
+    checks,
+  });
   const summary = summarizeRun(run, turns);
   const keptAt = options.resultsDir === null ? null : await keepRun(options.resultsDir, summary, turns);
   return { summary, turns, keptAt };
+}
+
+/** Tokens of prompt and answer that fit on either node; null where nobody knows. */
+function roomFor({ workload, url, engine }: BenchOptions): number | null {
+  if (url !== null) return null;
+  const { prefill, decode } = completeSettings(nodeSettings(workload.engine, engine));
+  // Block 0 holds nothing.
+  const pools = [prefill, decode].map(({ cache }) => (cache.numBlocks - 1) * cache.blockSize);
+  return Math.min(prefill.scheduler.maxModelLen, ...pools);
 }
 
 /** Where bi brings back what was evicted, and P answers the first token by itself, so that the asking moves no KV. */
@@ -196,6 +218,7 @@ function describeRun(
   facts: {
     readonly targets: readonly Target[];
     readonly conversations: readonly Conversation[];
+    readonly dataset: DatasetReport | null;
     readonly startedAt: Date;
     readonly durationMs: number;
     readonly played: RunResult;
@@ -203,7 +226,7 @@ function describeRun(
   },
 ): RunInfo {
   const { bench, command, workload, overrides, url, limit } = options;
-  const { targets, conversations, startedAt, durationMs, played, checks } = facts;
+  const { targets, conversations, dataset, startedAt, durationMs, played, checks } = facts;
   return {
     id: runId(startedAt, bench, workload.name),
     bench,
@@ -225,6 +248,7 @@ function describeRun(
       num_conversations: conversations.length,
       num_turns: countTurns(conversations, limit),
       evict_prefill_between_turns: workload.evictPrefillBetweenTurns,
+      ...(dataset && { dataset }),
       modes: targets.map(({ mode }) => mode),
     },
     config: url === null ? runConfig(nodeSettings(workload.engine, options.engine)) : null,

@@ -43,10 +43,10 @@ export class ChatSession {
   async play(turn: number): Promise<TurnRecord> {
     const { mode, warmup, runStartedAt } = this.#context;
     const { id: conversationId, turns } = this.#conversation;
-    const { content, numOutputTokens } = turns[turn - 1]!;
+    const { messages, numOutputTokens } = turns[turn - 1]!;
     const startTimeMs = performance.now() - runStartedAt;
     const identity: TurnIdentity = { mode, conversationId, turn, warmup, startTimeMs };
-    this.#messages.push({ role: 'user', content });
+    this.#messages.push(...messages);
     try {
       const answer = await this.#ask(conversationId, this.#messages, numOutputTokens);
       const record = recordTurn(identity, answer, this.#history);

@@ -5,7 +5,8 @@ import { AnswerCollector, type ChatAnswer } from './chat-answer.js';
 import { SseParser } from './sse-parser.js';
 
 export interface ChatMessage {
-  readonly role: 'user' | 'assistant';
+  /** Whatever the chat template knows: system, user, assistant, tool. */
+  readonly role: string;
   readonly content: string;
 }
 

@@ -1,14 +1,21 @@
 // What is going to be said: the user's side of every conversation and how long each answer is to be.
 import path from 'node:path';
+import type { ChatMessage } from './client.js';
+import { type ChoiceLimits, chooseConversations, type DatasetReport } from './datasets/selection.js';
 import { sample, sampleNumTurns } from './distribution.js';
 import { type CountTokens, textOfTokens, wordSource } from './prompt-text.js';
 import { Random } from './random.js';
 import type { GenerateConversations, ListedConversation, Workload } from './workload.js';
 
 export interface UserTurn {
-  readonly content: string;
+  /** What is said before the answer: the user's message, and whatever system or tool messages stand beside it. */
+  readonly messages: readonly ChatMessage[];
   /** Tokens that the answer is to have. */
   readonly numOutputTokens: number;
+  /** When it was sent, by a trace's own clock. */
+  readonly arrivalMs?: number | null;
+  /** Not before this long after the answer before it. */
+  readonly delayMs?: number | null;
 }
 
 export interface Conversation {
@@ -40,30 +47,59 @@ export function planConversations(config: GenerateConversations, seed: number): 
   });
 }
 
-/** The conversations of a workload, word for word; the same for every mode that is measured. */
-export async function createConversations(workload: Workload, count: CountTokens): Promise<Conversation[]> {
-  const { source, seed } = workload;
-  if (source.kind === 'listed') {
-    return Promise.all(
-      source.conversations.map((listed) => fromList(listed, workload.sampling.max_tokens, count)),
-    );
+export interface CreatedConversations {
+  readonly conversations: readonly Conversation[];
+  /** Null unless they come from a dataset. */
+  readonly dataset: DatasetReport | null;
+}
+
+/**
+ * The conversations of a workload, word for word; the same for every mode that is measured. `maxSequenceTokens`: what a
+ * dataset's conversations are cut at; null = nowhere.
+ */
+export async function createConversations(
+  workload: Workload,
+  count: CountTokens,
+  maxSequenceTokens: number | null = null,
+): Promise<CreatedConversations> {
+  const { source, seed, sampling } = workload;
+  if (source.kind === 'dataset') {
+    const limits: ChoiceLimits = { seed, defaultOutputTokens: sampling.max_tokens, maxSequenceTokens };
+    const { conversations, report } = await chooseConversations(source, limits, count);
+    return { conversations, dataset: report };
   }
-  const textFiles = source.config.text_files.map((file) => path.resolve(path.dirname(workload.file), file));
+  const conversations =
+    source.kind === 'listed'
+      ? await Promise.all(source.conversations.map((listed) => fromList(listed, sampling.max_tokens, count)))
+      : await generate(source.config, workload, count);
+  return { conversations, dataset: null };
+}
+
+async function generate(
+  config: GenerateConversations,
+  { file, seed }: Workload,
+  count: CountTokens,
+): Promise<Conversation[]> {
+  const textFiles = config.text_files.map((name) => path.resolve(path.dirname(file), name));
   const words = (label: string) => wordSource(textFiles, new Random(seed, label));
-  const commonPrefix = await commonPrefixOf(source.config, seed, words('common-prefix'), count);
+  const commonPrefix = await commonPrefixOf(config, seed, words('common-prefix'), count);
   const conversations: Conversation[] = [];
   // One after the other: a burst of requests would only queue up in the server.
-  for (const plan of planConversations(source.config, seed)) {
+  for (const plan of planConversations(config, seed)) {
     const nextWord = words(`text/${plan.id}`);
     const turns: UserTurn[] = [];
     for (const [i, { numInputTokens, numOutputTokens }] of plan.turns.entries()) {
       const numTokens = i === 0 ? plan.numPrefixTokens + numInputTokens : numInputTokens;
       const text = await textOfTokens(numTokens, nextWord, count);
-      turns.push({ content: i === 0 ? commonPrefix + text : text, numOutputTokens });
+      turns.push({ messages: asUser(i === 0 ? commonPrefix + text : text), numOutputTokens });
     }
     conversations.push({ id: plan.id, turns });
   }
   return conversations;
+}
+
+function asUser(content: string): readonly ChatMessage[] {
+  return [{ role: 'user', content }];
 }
 
 async function commonPrefixOf(
@@ -86,7 +122,7 @@ async function fromList(
   for (let i = 0; i < listed.messages.length; i += 2) {
     const answer = listed.messages[i + 1]?.content;
     turns.push({
-      content: listed.messages[i]!.content,
+      messages: asUser(listed.messages[i]!.content),
       numOutputTokens: answer === undefined ? defaultMaxTokens : Math.max(1, await count(answer)),
     });
   }

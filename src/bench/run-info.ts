@@ -8,6 +8,7 @@ import type {
   KvTransferMode,
 } from '../config.js';
 import type { Check } from './checks.js';
+import type { DatasetReport } from './datasets/selection.js';
 import type { HostInfo } from './host.js';
 
 export type BenchName = 'multi-turn' | 'cache-eviction';
@@ -52,6 +53,8 @@ export interface RunWorkload {
   /** Turns of one mode. */
   readonly num_turns: number;
   readonly evict_prefill_between_turns: boolean;
+  /** What was taken of a dataset; absent where there is none. */
+  readonly dataset?: DatasetReport;
   readonly modes: readonly KvTransferMode[];
 }
 

@@ -63,8 +63,11 @@ async function emptiedPrefillCache(client: BenchClient): Promise<boolean> {
 const warmupConversation: Conversation = {
   id: 'WARMUP',
   turns: [
-    { content: ' warm up with a prompt of a few blocks', numOutputTokens: 96 },
-    { content: ' and once more', numOutputTokens: 4 },
+    {
+      messages: [{ role: 'user', content: ' warm up with a prompt of a few blocks' }],
+      numOutputTokens: 96,
+    },
+    { messages: [{ role: 'user', content: ' and once more' }], numOutputTokens: 4 },
   ],
 };
 

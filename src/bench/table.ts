@@ -1,6 +1,7 @@
 // A run as text for a terminal: the headline, then tables. Pure, so that a kept run prints as it did when it ended.
 import type { KvTransferMode } from '../config.js';
 import { type LedgerBin, ledgerBins, recomputedBins } from '../wire.js';
+import { datasetLines } from './datasets/report.js';
 import { figuresOf } from './figures.js';
 import { bar, formatCount, formatMs, formatPercent, formatSpeedup, stackedBar } from './format.js';
 import { lengthTable } from './length-table.js';
@@ -141,5 +142,5 @@ function notes({ run, modes }: RunSummary): string {
         'see `vllm-pd model inspect`; where only the split differs, --reuse-token-ids helps.',
     );
   }
-  return lines.join('\n');
+  return [...lines, ...datasetLines(run.workload.dataset)].join('\n');
 }

@@ -197,7 +197,7 @@ async function assertProxy(client: BenchClient): Promise<void> {
 
 const probe: Conversation = {
   id: 'MODE_PROBE',
-  turns: [{ content: ' which mode is this', numOutputTokens: 1 }],
+  turns: [{ messages: [{ role: 'user', content: ' which mode is this' }], numOutputTokens: 1 }],
 };
 
 /** A proxy in mode bi looks up every turn on the decode node, and counts that; one in mode uni never does. */
@@ -212,7 +212,7 @@ async function detectMode(client: BenchClient, model: string): Promise<KvTransfe
   await client.chat({
     model,
     conversationId: probe.id,
-    messages: [{ role: 'user', content: turn!.content }],
+    messages: turn!.messages,
     numOutputTokens: turn!.numOutputTokens,
     temperature: 0,
   });

@@ -13,9 +13,13 @@ export interface WorkloadOverrides {
   readonly promptTokens?: number | undefined;
   readonly outputTokens?: number | undefined;
   readonly prefixTokens?: number | undefined;
+  /** Of datasets. */
+  readonly minTurns?: number | undefined;
+  readonly maxPromptTokens?: number | undefined;
+  readonly scale?: number | undefined;
 }
 
-/** INVALID_ARGUMENT for token counts on a conversation file: its texts are what they are. */
+/** INVALID_ARGUMENT for token counts on what is not generated, and for a dataset's on what is no dataset. */
 export function overrideWorkload(workload: Workload, overrides: WorkloadOverrides): Workload {
   return {
     ...workload,
@@ -27,19 +31,30 @@ export function overrideWorkload(workload: Workload, overrides: WorkloadOverride
 
 function overrideSource(source: ConversationSource, overrides: WorkloadOverrides): ConversationSource {
   const { numConversations, numTurns, promptTokens, outputTokens, prefixTokens } = overrides;
+  const { minTurns, maxPromptTokens, scale } = overrides;
+  if (source.kind !== 'dataset') {
+    refuse({ minTurns, maxPromptTokens, scale }, 'a dataset, and this workload has none');
+  }
   if (source.kind === 'generated') {
     return { kind: 'generated', config: overrideGenerated(source.config, overrides) };
   }
-  const given = Object.entries({ promptTokens, outputTokens, prefixTokens }).find(
-    ([, value]) => value !== undefined,
+  refuse(
+    { promptTokens, outputTokens, prefixTokens },
+    'generated conversations, but this workload lists its own',
   );
-  if (given) {
-    const flag = given[0].replace(/[A-Z]/, (letter) => `-${letter.toLowerCase()}`);
-    throw new VllmPdError(
-      'INVALID_ARGUMENT',
-      `--${flag} applies to generated conversations, but this workload lists its own.`,
-      { param: `--${flag}` },
-    );
+  if (source.kind === 'dataset') {
+    const { selection } = source;
+    return {
+      ...source,
+      selection: {
+        ...selection,
+        num_conversations: numConversations ?? selection.num_conversations,
+        min_turns: minTurns ?? selection.min_turns,
+        max_turns: numTurns ?? selection.max_turns,
+        max_prompt_tokens: maxPromptTokens ?? selection.max_prompt_tokens,
+        scale: scale ?? selection.scale,
+      },
+    };
   }
   return {
     kind: 'listed',
@@ -47,6 +62,13 @@ function overrideSource(source: ConversationSource, overrides: WorkloadOverrides
       .slice(0, numConversations)
       .map((listed) => ({ ...listed, messages: listed.messages.slice(0, numTurns && 2 * numTurns) })),
   };
+}
+
+function refuse(overrides: Readonly<Record<string, number | undefined>>, scope: string): void {
+  const given = Object.entries(overrides).find(([, value]) => value !== undefined);
+  if (!given) return;
+  const flag = `--${given[0].replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  throw new VllmPdError('INVALID_ARGUMENT', `${flag} applies to ${scope}.`, { param: flag });
 }
 
 function overrideGenerated(

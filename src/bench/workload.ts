@@ -1,10 +1,13 @@
-// Reads what a benchmark plays: this project's workload files, and vLLM's two own formats as they are.
+// Reads what a benchmark plays: this project's workload files, vLLM's two own formats and public datasets as they are.
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageRoot } from '../version.js';
+import { type Filetype, filetypes } from './datasets/dataset.js';
+import { detectFiletype } from './datasets/filetypes.js';
+import { type DatasetSelection, type DatasetSource, datasetSchema } from './datasets/selection.js';
 import { distributionSchema } from './distribution.js';
 
 const positiveInteger = z.number().int().positive();
@@ -88,8 +91,10 @@ const workloadSchema = z.strictObject({
   seed: z.number().int().default(0),
   /** Conversations whose turns are under way at the same time. */
   num_clients: positiveInteger.default(1),
-  /** One of vLLM's two shapes, or the path of a file with one; checked apart, by shape. */
+  /** One of vLLM's two shapes, or the path of a file with one or of a dataset; checked apart, by shape. */
   conversations: z.unknown(),
+  /** What to take of a dataset. */
+  dataset: datasetSchema.prefault({}),
   sampling: samplingSchema.prefault({}),
   /** Settings of the nodes that the benchmark starts; flags override them. */
   engine: engineSchema.prefault({}),
@@ -102,7 +107,8 @@ export type WorkloadEngine = z.infer<typeof engineSchema>;
 
 export type ConversationSource =
   | { readonly kind: 'generated'; readonly config: GenerateConversations }
-  | { readonly kind: 'listed'; readonly conversations: readonly ListedConversation[] };
+  | { readonly kind: 'listed'; readonly conversations: readonly ListedConversation[] }
+  | DatasetSource;
 
 export interface Workload {
   readonly name: string;
@@ -133,23 +139,25 @@ function findWorkload(nameOrFile: string): string {
   });
 }
 
-/** Reads a workload by path or name. BAD_FILE, with the field's path, when it is not what it should be. */
-export function readWorkload(nameOrFile: string): Workload {
+/**
+ * Reads a workload by path or name; a dataset is a workload by itself. `filetype`: what a dataset is taken for. BAD_FILE,
+ * with the field's path, when it is not what it should be.
+ */
+export function readWorkload(nameOrFile: string, filetype?: Filetype): Workload {
   const file = findWorkload(nameOrFile);
-  const { json, sha256 } = readJson(file);
+  const name = path.basename(file).replace(/\.(json|jsonl|csv)$/, '');
+  const isDataset = (filetype ?? detectFiletype(file)) !== null;
+  const { json, sha256 } = isDataset ? { json: file, sha256: sha256Of(file) } : readJson(file);
   const isOwn = isObject(json) && 'conversations' in json;
-  const fields = check(
-    workloadSchema,
-    isOwn ? json : { name: path.basename(file, '.json'), conversations: json },
-    file,
-    [],
-  );
+  const fields = check(workloadSchema, isOwn ? json : { name, conversations: json }, file, []);
+  const at = isOwn || isDataset ? ['conversations'] : [];
+  const dataset = { ...fields.dataset, filetype: filetype ?? fields.dataset.filetype };
   return {
     name: fields.name,
     description: fields.description,
     seed: fields.seed,
     numClients: fields.num_clients,
-    source: readSource(fields.conversations, file, isOwn ? ['conversations'] : []),
+    source: readSource(fields.conversations, { file, at, dataset }),
     sampling: fields.sampling,
     engine: fields.engine,
     evictPrefillBetweenTurns: fields.evict_prefill_between_turns,
@@ -160,7 +168,15 @@ export function readWorkload(nameOrFile: string): Workload {
 
 type FieldPath = readonly PropertyKey[];
 
-function readSource(value: unknown, file: string, at: FieldPath): ConversationSource {
+interface SourceContext {
+  readonly file: string;
+  /** Where in the file; empty = it is the whole file. */
+  readonly at: FieldPath;
+  readonly dataset: DatasetSelection;
+}
+
+function readSource(value: unknown, context: SourceContext): ConversationSource {
+  const { file, at, dataset } = context;
   if (Array.isArray(value)) {
     return { kind: 'listed', conversations: check(conversationListSchema, value, file, at) };
   }
@@ -170,13 +186,32 @@ function readSource(value: unknown, file: string, at: FieldPath): ConversationSo
   // A file named in a workload; it may not name a third one.
   if (typeof value === 'string' && at.length > 0) {
     const named = path.resolve(path.dirname(file), value);
-    return readSource(readJson(named).json, named, []);
+    const filetype = dataset.filetype ?? detectFiletype(named);
+    if (filetype) return { kind: 'dataset', file: named, filetype, selection: dataset };
+    return readSource(readJson(named).json, { file: named, at: [], dataset });
   }
   throw new VllmPdError(
     'BAD_FILE',
     `Expected ${file} to be a workload (an object with 'conversations'), an object with ` +
-      `'filetype': 'generate_conversations', or a list of conversations, but received ${describe(value)}.`,
+      `'filetype': 'generate_conversations', a list of conversations, or a dataset (${filetypes.join(', ')}), but received ${describe(value)}.`,
   );
+}
+
+const hashedBytes = 4 * 1024 ** 2;
+
+/** Of a file that may be larger than memory. */
+function sha256Of(file: string): string {
+  const hash = createHash('sha256');
+  const descriptor = openSync(file, 'r');
+  try {
+    const chunk = Buffer.alloc(hashedBytes);
+    for (let read = readSync(descriptor, chunk); read > 0; read = readSync(descriptor, chunk)) {
+      hash.update(chunk.subarray(0, read));
+    }
+  } finally {
+    closeSync(descriptor);
+  }
+  return hash.digest('hex');
 }
 
 function readJson(file: string): { json: unknown; sha256: string } {
@@ -187,7 +222,11 @@ function readJson(file: string): { json: unknown; sha256: string } {
       sha256: createHash('sha256').update(bytes).digest('hex'),
     };
   } catch (cause) {
-    throw new VllmPdError('BAD_FILE', `Expected ${file} to be a JSON file: ${messageOf(cause)}.`, { cause });
+    throw new VllmPdError(
+      'BAD_FILE',
+      `Expected ${file} to be a JSON file, or a dataset (${filetypes.join(', ')}): ${messageOf(cause)}.`,
+      { cause },
+    );
   }
 }
 

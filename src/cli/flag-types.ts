@@ -33,6 +33,15 @@ export const share = custom<number>({
   },
 });
 
+export const factor = custom<number>({
+  helpValue: '0.1',
+  parse: async (input) => {
+    const value = numberOf(input);
+    if (value > 0 && Number.isFinite(value)) return value;
+    throw new CLIError(`Expected a number above 0 but received: ${input}`);
+  },
+});
+
 export const seconds = custom<number>({
   parse: async (input) => {
     const value = numberOf(input);

@@ -75,7 +75,10 @@ function script(world: World, mode: string): Script {
 
 const talk = (id: string, numTurns: number): Conversation => ({
   id,
-  turns: Array.from({ length: numTurns }, (_, i) => ({ content: ` question${i}`, numOutputTokens: 10 + i })),
+  turns: Array.from({ length: numTurns }, (_, i) => ({
+    messages: [{ role: 'user', content: ` question${i}` }],
+    numOutputTokens: 10 + i,
+  })),
 });
 
 async function play(world: World, plan: Partial<RunPlan>): Promise<RunResult> {
@@ -197,7 +200,7 @@ test('a failed turn is recorded, ends its conversation in that mode, and the run
   assert.is(complete, true);
 });
 
-const two = { content: ' one two three', numOutputTokens: 4 };
+const two = { messages: [{ role: 'user', content: ' one two three' }], numOutputTokens: 4 };
 
 test('a full hit is asked for after each follow-up turn in uni, in other words and of no conversation', async ({
   world,

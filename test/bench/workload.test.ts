@@ -5,7 +5,12 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { createConversations, planConversations } from '../../src/bench/conversation.js';
+import {
+  type Conversation,
+  createConversations,
+  planConversations,
+  type UserTurn,
+} from '../../src/bench/conversation.js';
 import { readWorkload } from '../../src/bench/workload.js';
 import { VllmPdError } from '../../src/errors.js';
 
@@ -37,6 +42,11 @@ const list = [
 /** A word is a token. */
 const countWords = async (text: string) => text.split(' ').filter(Boolean).length;
 
+const textOf = ({ messages }: UserTurn) => messages.map(({ content }) => content).join('');
+
+const spoken = (conversations: readonly Conversation[]) =>
+  conversations.map(({ id, turns }) => [id, ...turns.map((turn) => [textOf(turn), turn.numOutputTokens])]);
+
 const test = suite<{ folder: string; write(name: string, json: unknown): string }>('workload');
 
 test.before.each((context) => {
@@ -60,21 +70,16 @@ test('vLLM’s generate_conversations file is read as it is', ({ write }) => {
 
 test('vLLM’s conversation file is read as it is; its answers only give lengths', async ({ write }) => {
   const workload = readWorkload(write('chats.json', list));
-  const [conversation] = await createConversations(workload, countWords);
-  assert.equal(conversation, {
-    id: 'first',
-    turns: [
-      { content: 'one two', numOutputTokens: 3 },
-      { content: 'six', numOutputTokens: 128 },
-    ],
-  });
+  const { conversations } = await createConversations(workload, countWords);
+  assert.equal(spoken(conversations), [['first', ['one two', 3], ['six', 128]]]);
 });
 
 test('a workload carries either shape, or names a file beside it', ({ write }) => {
   write('chats.json', list);
+  write('synthetic.json', generate);
   const own = { name: 'mine', seed: 4, num_clients: 2, evict_prefill_between_turns: true };
   const listed = readWorkload(write('a.json', { ...own, conversations: 'chats.json' }));
-  assert.is(listed.source.kind, 'listed');
+  assert.is(listed.source.kind, 'dataset');
   assert.equal([listed.name, listed.seed, listed.numClients], ['mine', 4, 2]);
   assert.is(listed.evictPrefillBetweenTurns, true);
   const { filetype, ...withoutType } = generate;
@@ -124,11 +129,15 @@ const bad: readonly (readonly [string, unknown, RegExp])[] = [
   ],
   [
     'an assistant that begins',
-    [{ id: 'a', messages: [{ role: 'assistant', content: 'x' }] }],
-    /0\.messages: /,
+    { name: 'x', conversations: [{ id: 'a', messages: [{ role: 'assistant', content: 'x' }] }] },
+    /conversations\.0\.messages: /,
   ],
-  ['an unknown role', [{ id: 'a', messages: [{ role: 'system', content: 'x' }] }], /0\.messages\.0\.role: /],
-  ['the same id twice', [list[0], list[0]], /id of its own/],
+  [
+    'an unknown role',
+    { name: 'x', conversations: [{ id: 'a', messages: [{ role: 'cat', content: 'x' }] }] },
+    /conversations\.0\.messages\.0\.role: /,
+  ],
+  ['the same id twice', { name: 'x', conversations: [list[0], list[0]] }, /id of its own/],
   ['a conversation file that is missing', { name: 'x', conversations: 'gone.json' }, /gone\.json/],
   [
     'a negative number of blocks',
@@ -179,27 +188,27 @@ test('texts have the planned number of tokens; the common prefix is common and t
   const workload = readWorkload(write('a.json', generate));
   if (workload.source.kind !== 'generated') return assert.unreachable();
   const plans = planConversations(workload.source.config, workload.seed);
-  const conversations = await createConversations(workload, countWords);
-  assert.equal(conversations, await createConversations(workload, countWords));
+  const { conversations } = await createConversations(workload, countWords);
+  assert.equal(conversations, (await createConversations(workload, countWords)).conversations);
   for (const [i, { id, turns }] of conversations.entries()) {
     assert.is(id, `CONV_ID_${i}`);
-    const lengths = await Promise.all(turns.map(({ content }) => countWords(content)));
+    const lengths = await Promise.all(turns.map((turn) => countWords(textOf(turn))));
     const planned = plans[i]!.turns.map(({ numInputTokens }) => numInputTokens);
     planned[0]! += 5 + plans[i]!.numPrefixTokens;
     assert.equal(lengths, planned);
   }
-  const words = conversations.map(({ turns }) => turns[0]!.content.split(' ').filter(Boolean));
+  const words = conversations.map(({ turns }) => textOf(turns[0]!).split(' ').filter(Boolean));
   assert.equal(words[0]!.slice(0, 5), words[1]!.slice(0, 5));
   assert.not.equal(words[0]!.slice(5, 10), words[1]!.slice(5, 10));
 });
 
 test('words are taken from the text files of the workload', async ({ write }) => {
   write('book.txt', 'alpha beta\n gamma');
-  const [conversation] = await createConversations(
+  const { conversations } = await createConversations(
     readWorkload(write('a.json', { ...generate, text_files: ['book.txt'] })),
     countWords,
   );
-  const words = new Set(conversation!.turns[0]!.content.split(' ').filter(Boolean));
+  const words = new Set(textOf(conversations[0]!.turns[0]!).split(' ').filter(Boolean));
   assert.equal([...words].sort(), ['alpha', 'beta', 'gamma']);
 });
 
