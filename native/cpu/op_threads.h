@@ -1,0 +1,48 @@
+// The threads that an op is split over, and what each of them has for itself.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "threads.h"
+
+namespace vllm_pd::cpu {
+
+class OpThreads {
+ public:
+  explicit OpThreads(int num_threads) : pool_(num_threads), scratch_(num_threads) {}
+
+  int count() const { return pool_.num_threads(); }
+
+  /** Calls `body(index, thread)` once for every index in [0, count), in any order. */
+  template <typename Body>
+  void parallel_for(int64_t count, Body&& body) {
+    pool_.parallel_for(count, body);
+  }
+
+  /** Calls `body(row)` for every row, on one thread where that costs less than telling another of it. */
+  template <typename Body>
+  void for_rows(int64_t num_rows, int64_t floats_a_row, Body&& body) {
+    if (num_rows * floats_a_row < kSplitFloats) {
+      for (int64_t row = 0; row < num_rows; ++row) body(row);
+      return;
+    }
+    pool_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
+  }
+
+  /** This thread's own floats; what they held before is lost. */
+  float* scratch(int thread, int64_t count) {
+    std::vector<float>& floats = scratch_[thread];
+    if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
+    return floats.data();
+  }
+
+ private:
+  /** Below this many floats a loop over rows costs less than telling another thread of it. */
+  static constexpr int64_t kSplitFloats = 16 * 1024;
+
+  ThreadPool pool_;
+  std::vector<std::vector<float>> scratch_;
+};
+
+}  // namespace vllm_pd::cpu
