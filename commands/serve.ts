@@ -4,7 +4,8 @@ import { BaseCommand } from '../src/cli/base-command.js';
 import { engineOptions } from '../src/cli/engine-flags.js';
 import { onInterrupt } from '../src/cli/interrupt.js';
 import { refuseForeignFlags, type ServeFlags, serveFlags } from '../src/cli/serve-flags.js';
-import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../src/config.js';
+import type { NodeRole } from '../src/config.js';
+import { defaults, type EngineOptions, mergeEngineOptions } from '../src/engine-options.js';
 import { VllmPdError } from '../src/errors.js';
 import type { NodeOptions } from '../src/server/node-process.js';
 

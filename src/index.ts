@@ -1,14 +1,7 @@
 // The library's face: what a program that embeds vllm-pd may rely on.
-export {
-  completeEngineConfig,
-  defaults,
-  type EngineConfig,
-  type EngineOptions,
-  type KvLookup,
-  type KvTransferMode,
-  type NodeRole,
-} from './config.js';
+export type { EngineConfig, KvLookup, KvTransferMode, NodeRole } from './config.js';
 export { Engine } from './engine/engine.js';
+export { completeEngineConfig, defaults, type EngineOptions } from './engine-options.js';
 export { type ErrorCode, VllmPdError } from './errors.js';
 export { resolveModel } from './model/resolve-model.js';
 export type { SamplingParams } from './request.js';

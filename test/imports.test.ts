@@ -7,7 +7,16 @@ import * as assert from 'uvu/assert';
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
 
-const vocabulary = new Set(['request', 'outputs', 'wire', 'config', 'errors', 'log', 'version']);
+const vocabulary = new Set([
+  'request',
+  'outputs',
+  'wire',
+  'config',
+  'engine-options',
+  'errors',
+  'log',
+  'version',
+]);
 
 /** Layer → what it may import besides itself. A `type:` entry may be imported with `import type` only. */
 const allowed: Record<string, readonly string[]> = {

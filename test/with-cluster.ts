@@ -1,7 +1,7 @@
 // Real nodes and a proxy on the tiny model, for tests: quick to start, small pools, gone afterwards.
 import * as assert from 'uvu/assert';
-import { mergeEngineOptions } from '../src/config.js';
 import type { EngineState } from '../src/engine/stats.js';
+import { mergeEngineOptions } from '../src/engine-options.js';
 import { type Cluster, type ClusterNode, type ClusterOptions, startCluster } from '../src/server/cluster.js';
 
 export interface TestCluster extends Cluster {

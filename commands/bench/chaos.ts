@@ -5,7 +5,7 @@ import type { ChaosRun } from '../../src/chaos/chaos-bench.js';
 import { faultKinds } from '../../src/chaos/fault.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
-import { given } from '../../src/config.js';
+import { given } from '../../src/engine-options.js';
 
 const soakModes = ['uni', 'bi', 'ticket'] as const;
 const soakTransports = ['shm', 'tcp'] as const;

@@ -9,7 +9,8 @@ import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
 import type { Progress } from '../../src/cli/progress.js';
 import { givenWorkloadFlags, workloadFlag, workloadFlags } from '../../src/cli/workload-flags.js';
-import type { EngineOptions, KvTransferMode } from '../../src/config.js';
+import type { KvTransferMode } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
 import { VllmPdError } from '../../src/errors.js';
 
 const { 'kv-transfer': _mode, seed: _samplingSeed, ...nodeFlags } = engineFlags;

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { string } from '@oclif/core/args';
 import { integer, option } from '@oclif/core/flags';
 import { BaseCommand } from '../../src/cli/base-command.js';
-import { defaults } from '../../src/config.js';
+import { defaults } from '../../src/engine-options.js';
 import type { ArchitectureName, WeightsFormat } from '../../src/model/default-model.js';
 import { type PublishedShape, publishedShapeNames } from '../../src/model/published-shapes.js';
 

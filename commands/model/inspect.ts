@@ -2,7 +2,7 @@
 import { string } from '@oclif/core/args';
 import { integer } from '@oclif/core/flags';
 import { BaseCommand } from '../../src/cli/base-command.js';
-import { defaults } from '../../src/config.js';
+import { defaults } from '../../src/engine-options.js';
 import type { ModelReport } from '../../src/model/inspect-model.js';
 
 const roundTrips: Readonly<Record<ModelReport['history_round_trip'], string>> = {

@@ -1,5 +1,6 @@
 // A benchmark from beginning to end: systems up, texts made, turns played, everything checked, the run kept.
-import type { EngineOptions, KvTransferMode } from '../config.js';
+import type { KvTransferMode } from '../config.js';
+import type { EngineOptions } from '../engine-options.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageVersion } from '../version.js';
 import {

@@ -3,17 +3,15 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import type { EngineConfig, KvStoreConfig, KvTransferMode } from '../config.js';
 import {
   completeEngineConfig,
   completeKvStore,
   defaults,
-  type EngineConfig,
   type EngineOptions,
   given,
-  type KvStoreConfig,
-  type KvTransferMode,
   mergeEngineOptions,
-} from '../config.js';
+} from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import type { ClusterOptions } from '../server/cluster.js';
 import { BenchClient } from './client.js';

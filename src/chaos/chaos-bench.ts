@@ -2,8 +2,9 @@
 import { randomBytes } from 'node:crypto';
 import { gitCommit, type HostInfo, hostInfo } from '../bench/host.js';
 import { checkResultsDir, keepFiles, runId } from '../bench/results.js';
-import type { EngineOptions, KvLookup, KvTransferMode } from '../config.js';
-import { mergeEngineOptions } from '../config.js';
+import type { KvLookup, KvTransferMode } from '../config.js';
+import type { EngineOptions } from '../engine-options.js';
+import { mergeEngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { packageVersion } from '../version.js';

@@ -1,5 +1,5 @@
 // One node under test: a real process, with relays before its HTTP address and its side channel that outlive it.
-import type { EngineOptions } from '../config.js';
+import type { EngineOptions } from '../engine-options.js';
 import { ClusterNode } from '../server/cluster-node.js';
 import type { Side, Step } from './fault.js';
 import { type Footprint, footprintOf, growthOf } from './footprint.js';

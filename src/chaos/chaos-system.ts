@@ -1,7 +1,8 @@
 // A prefill node, a decode node and the proxy, with everything between them in reach of faults.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { request } from 'undici';
-import { type EngineOptions, type KvLookup, type KvTransferMode, mergeEngineOptions } from '../config.js';
+import type { KvLookup, KvTransferMode } from '../config.js';
+import { type EngineOptions, mergeEngineOptions } from '../engine-options.js';
 import { type ProxyServer, startProxy } from '../server/proxy/proxy.js';
 import { ChaosNode } from './chaos-node.js';
 import { type ChaosStore, openStore, type StoreKind } from './chaos-store.js';

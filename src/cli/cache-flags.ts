@@ -1,6 +1,6 @@
 // Flags about a node's KV pool: its size, what it is kept as, what is cached in it.
 import { boolean, option } from '@oclif/core/flags';
-import { defaults } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { count, inHelpGroup, share, shown, text } from './flag-types.js';
 import { kvEventsFlag } from './kv-events-config.js';
 

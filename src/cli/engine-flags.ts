@@ -1,6 +1,6 @@
 // The engine's flags, with vLLM's names: one definition for `serve` and the benchmarks.
 import type { InferredFlags } from '@oclif/core/interfaces';
-import { type EngineOptions, given } from '../config.js';
+import { type EngineOptions, given } from '../engine-options.js';
 import { cacheFlags } from './cache-flags.js';
 import { milliseconds } from './flag-types.js';
 import { kvStoreFlags, kvStoreOptions } from './kv-store-flags.js';

@@ -1,6 +1,7 @@
 // --kv-events-config: vLLM's KVEventsConfig as JSON, checked.
 import { custom } from '@oclif/core/flags';
-import { defaultKvEvents, type KvEventsConfig } from '../config.js';
+import type { KvEventsConfig } from '../config.js';
+import { defaultKvEvents } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 
 const maxCount = 10_000_000;

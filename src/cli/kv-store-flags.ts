@@ -1,7 +1,8 @@
 // Flags about blocks beyond the pool: where they go, how much of them, for how long.
 import { boolean, option, string } from '@oclif/core/flags';
 import type { InferredFlags } from '@oclif/core/interfaces';
-import { defaults, evictionPolicyNames, given, type KvStoreOptions } from '../config.js';
+import { evictionPolicyNames } from '../config.js';
+import { defaults, given, type KvStoreOptions } from '../engine-options.js';
 import { inHelpGroup, milliseconds, seconds, shown, size } from './flag-types.js';
 
 const policy = (tier: string) =>

@@ -1,6 +1,6 @@
 // Flags about KV that moves between nodes: which way, who says what there is, when it is worth it.
 import { boolean, option } from '@oclif/core/flags';
-import { defaults } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { inHelpGroup, seconds, shown, tokensOrAuto } from './flag-types.js';
 
 export const kvTransferFlags = inHelpGroup('KV TRANSFER', {

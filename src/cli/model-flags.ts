@@ -1,6 +1,6 @@
 // Flags about the model: which one, on what it runs, what its weights are kept as.
 import { boolean, option, string } from '@oclif/core/flags';
-import { defaults } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { count, inHelpGroup, shown, text } from './flag-types.js';
 
 export const modelFlags = inHelpGroup('MODEL', {

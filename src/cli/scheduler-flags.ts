@@ -1,6 +1,6 @@
 // Flags about the scheduler: how much goes into one step, how much may wait, who goes first.
 import { option } from '@oclif/core/flags';
-import { defaults } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { count, inHelpGroup, shown } from './flag-types.js';
 
 export const schedulerFlags = inHelpGroup('SCHEDULER', {

@@ -1,7 +1,8 @@
 // Flags of `serve`, by what they are about, and which of them go together.
 import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { InferredFlags } from '@oclif/core/interfaces';
-import { defaults, routingPolicies } from '../config.js';
+import { routingPolicies } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { engineFlags } from './engine-flags.js';
 import { inHelpGroup, nonNegativeSeconds, shown } from './flag-types.js';

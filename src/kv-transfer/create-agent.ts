@@ -1,5 +1,6 @@
 // Starts a node's transfer agent.
-import { defaults, type KvTransferConfig } from '../config.js';
+import type { KvTransferConfig } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';

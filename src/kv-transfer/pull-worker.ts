@@ -1,5 +1,5 @@
 // The connector's worker half: starts reads, tells the owners when they ended, reports what arrived.
-import { defaults } from '../config.js';
+import { defaults } from '../engine-options.js';
 import { messageOf } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';

@@ -1,5 +1,6 @@
 // Which backend `auto` is on this machine.
-import type { Backend, EngineOptions } from '../config.js';
+import type { Backend } from '../config.js';
+import type { EngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { loadNative } from '../native.js';
 

@@ -1,5 +1,5 @@
 // Engine options as the flags of `vllm-pd serve`: how a cluster tells its node processes what to be.
-import type { EngineOptions } from '../config.js';
+import type { EngineOptions } from '../engine-options.js';
 
 /** The inverse of the command line's parsing; what is absent is left to the defaults. */
 export function engineArgs(options: EngineOptions): string[] {

@@ -1,7 +1,8 @@
 // One node process of a cluster: started with the constructor, waited for, watched, stopped.
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { defaults, type EngineOptions, type NodeRole } from '../config.js';
+import type { NodeRole } from '../config.js';
+import { defaults, type EngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { engineArgs } from './cluster-args.js';
 import type { NodeMessage, PeersMessage } from './node-process.js';

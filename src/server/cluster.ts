@@ -1,7 +1,8 @@
 // Prefill nodes, decode nodes and the proxy on this machine: started together, watched, stopped together.
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
-import { defaults, type EngineOptions, mergeEngineOptions, type NodeRole } from '../config.js';
+import type { NodeRole } from '../config.js';
+import { defaults, type EngineOptions, mergeEngineOptions } from '../engine-options.js';
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { ClusterNode } from './cluster-node.js';

@@ -1,7 +1,8 @@
 // What a process with one node in it does: engine and API server up, word to the parent, orderly end.
 import { randomUUID } from 'node:crypto';
-import { completeEngineConfig, defaults, type EngineOptions, type NodeRole } from '../config.js';
+import type { NodeRole } from '../config.js';
 import { Engine } from '../engine/engine.js';
+import { completeEngineConfig, defaults, type EngineOptions } from '../engine-options.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import { chooseBackend } from '../model/choose-backend.js';
 import { resolveModel } from '../model/resolve-model.js';

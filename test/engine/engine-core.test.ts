@@ -1,8 +1,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { completeEngineConfig } from '../../src/config.js';
 import { Scheduler } from '../../src/core/scheduler.js';
 import { EngineCore, type EngineCoreListener } from '../../src/engine/engine-core.js';
+import { completeEngineConfig } from '../../src/engine-options.js';
 import { VllmPdError } from '../../src/errors.js';
 import type { EngineCoreOutput, ModelRunnerOutput, SchedulerOutput } from '../../src/outputs.js';
 import { defaultSamplingParams, Request } from '../../src/request.js';

@@ -3,10 +3,11 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Dealer, Publisher, Subscriber } from 'zeromq';
 import { parseKvEventsConfig } from '../../src/cli/kv-events-config.js';
-import { defaultKvEvents, type KvEventsConfig } from '../../src/config.js';
+import type { KvEventsConfig } from '../../src/config.js';
 import type { Engine } from '../../src/engine/engine.js';
 import { KvEventPublisher } from '../../src/engine/kv-event-publisher.js';
 import { encodeEventBatch, type KvEvent } from '../../src/engine/kv-events.js';
+import { defaultKvEvents } from '../../src/engine-options.js';
 import { type Unpacked, unpack } from './msgpack-reader.js';
 import { generate, startEngine, withEngine } from './test-engine.js';
 

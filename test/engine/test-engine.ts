@@ -1,9 +1,10 @@
 // Engines on the tiny model for tests: started with options, used, checked for leaks, shut down.
 import { randomUUID } from 'node:crypto';
 import * as assert from 'uvu/assert';
-import { completeEngineConfig, type EngineOptions, type NodeRole } from '../../src/config.js';
+import type { NodeRole } from '../../src/config.js';
 import { Engine, type GenerateInput } from '../../src/engine/engine.js';
 import type { RequestOutput } from '../../src/engine/request-output.js';
+import { completeEngineConfig, type EngineOptions } from '../../src/engine-options.js';
 import { resolveModel } from '../../src/model/resolve-model.js';
 import type { SamplingParams } from '../../src/request.js';
 

@@ -2,7 +2,7 @@
 // wreck in the middle of a step.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { EngineOptions } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
 import { VllmPdError } from '../../src/errors.js';
 import { loadNative } from '../../src/native.js';
 import { useEmulatedDevice } from '../native/emulated-device.js';

@@ -2,7 +2,7 @@
 // ledger that lengths determine, blocks read from device to device and through the host, whole pools.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { EngineOptions } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import { ledgerBins } from '../../src/wire.js';
 import { useEmulatedDevice } from '../native/emulated-device.js';

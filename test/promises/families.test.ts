@@ -2,7 +2,7 @@
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { EngineOptions } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
 import { createDummyModel } from '../../src/model/dummy-model.js';
 import { publishedShapeNames } from '../../src/model/published-shapes.js';
 import type { ClusterOptions } from '../../src/server/cluster.js';

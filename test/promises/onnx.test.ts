@@ -1,7 +1,7 @@
 // The promises with the other backend: the same text in every mode, the ledger of the native one, and no mixing of both.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { EngineOptions } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import type { PrefillStats } from '../../src/wire.js';
 import type { Answer } from './by-hand.js';

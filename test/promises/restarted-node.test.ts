@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type EngineOptions, mergeEngineOptions } from '../../src/config.js';
+import { type EngineOptions, mergeEngineOptions } from '../../src/engine-options.js';
 import { resolveModel } from '../../src/model/resolve-model.js';
 import { ClusterNode } from '../../src/server/cluster-node.js';
 import type { KvTransferParams } from '../../src/wire.js';

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { request } from 'undici';
 import * as assert from 'uvu/assert';
-import type { EngineOptions, KvStoreOptions } from '../../src/config.js';
+import type { EngineOptions, KvStoreOptions } from '../../src/engine-options.js';
 import { ledgerBins } from '../../src/wire.js';
 import type { TestCluster } from '../with-cluster.js';
 import { type Answer, chat, complete, type Message, post } from './by-hand.js';

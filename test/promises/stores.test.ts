@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { KvStoreOptions } from '../../src/config.js';
+import type { KvStoreOptions } from '../../src/engine-options.js';
 import { startRedis } from '../kv-store/redis-server.js';
 import { withCluster } from '../with-cluster.js';
 import { chat, query } from './by-hand.js';

@@ -4,7 +4,8 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import Serve from '../../commands/serve.js';
 import { engineOptions } from '../../src/cli/engine-flags.js';
-import { defaultKvEvents, type EngineOptions } from '../../src/config.js';
+import type { EngineOptions } from '../../src/engine-options.js';
+import { defaultKvEvents } from '../../src/engine-options.js';
 import { engineArgs } from '../../src/server/cluster-args.js';
 
 async function roundTrip(options: EngineOptions): Promise<EngineOptions> {

@@ -1,11 +1,6 @@
 // The proxy: one OpenAI-style address in front of prefill and decode nodes.
-import {
-  defaults,
-  type FirstToken,
-  type KvLookup,
-  type KvTransferMode,
-  type RoutingPolicy,
-} from '../../config.js';
+import type { FirstToken, KvLookup, KvTransferMode, RoutingPolicy } from '../../config.js';
+import { defaults } from '../../engine-options.js';
 import { VllmPdError } from '../../errors.js';
 import { createHttpServer, type HttpOptions, type Route, type RouteContext } from '../http.js';
 import { disconnectSignal } from '../http-answer.js';

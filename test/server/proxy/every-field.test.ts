@@ -1,7 +1,7 @@
 // A proxy with prefill and decode nodes answers every supported field as one node does, whichever way KV moves.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { EngineOptions } from '../../../src/config.js';
+import type { EngineOptions } from '../../../src/engine-options.js';
 import { withCluster } from '../../with-cluster.js';
 import {
   type Effects,
