@@ -49,7 +49,7 @@ const importTracer = `data:text/javascript,${encodeURIComponent(`
 `)}`;
 
 const heavy =
-  /\/node_modules\/(undici|zod|pino|prom-client|@huggingface)\/|\/src\/(native|engine|model|core)/;
+  /\/node_modules\/(undici|zod|pino|prom-client|@huggingface)\/|\/src\/(native|engine|model|core)[./]/;
 
 for (const args of [['--version'], ['--help'], ['serve', '--port', 'x'], ['cache-query']]) {
   test(`\`${args.join(' ')}\` loads nothing that only a running server needs`, async () => {
