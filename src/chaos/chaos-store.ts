@@ -1,7 +1,4 @@
 // A shared store that fails when told to: what is in it is damaged or lost; for a while it stops, crawls, or takes nothing new.
-import { openDirectory } from './chaos-directory.js';
-import { openRedis } from './chaos-redis.js';
-
 export const storeKinds = ['none', 'directory', 'redis'] as const;
 export type StoreKind = (typeof storeKinds)[number];
 
@@ -24,10 +21,4 @@ export interface ChaosStore {
   protect(ms: number): Promise<void>;
   /** Nothing of it is left behind. */
   close(): Promise<void>;
-}
-
-/** Null for `none`. Throws NOT_SUPPORTED where redis-server is not installed. */
-export async function openStore(kind: StoreKind): Promise<ChaosStore | null> {
-  if (kind === 'directory') return openDirectory();
-  return kind === 'redis' ? openRedis() : null;
 }

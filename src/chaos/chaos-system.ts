@@ -5,10 +5,11 @@ import type { KvLookup, KvTransferMode } from '../config.js';
 import { type EngineOptions, mergeEngineOptions } from '../engine-options.js';
 import { type ProxyServer, startProxy } from '../server/proxy/proxy.js';
 import { ChaosNode } from './chaos-node.js';
-import { type ChaosStore, openStore, type StoreKind } from './chaos-store.js';
+import type { ChaosStore, StoreKind } from './chaos-store.js';
 import type { Fault, FaultKind, PlannedFault, Side, Step } from './fault.js';
 import type { HopVerdict } from './hop-relay.js';
 import { someLoopbackAddress } from './loopback-address.js';
+import { openStore } from './open-chaos-store.js';
 
 export interface ChaosSystemOptions {
   /** A resolved model folder included. */

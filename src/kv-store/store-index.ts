@@ -1,7 +1,8 @@
 // What a store holds as this process knows it: sizes, ages, and who leaves when there is no room.
 import type { EvictionPolicyName } from '../config.js';
 import type { BlockHash } from '../wire.js';
-import { createEvictionPolicy, type EvictionPolicy } from './eviction-policy.js';
+import { createEvictionPolicy } from './create-eviction-policy.js';
+import type { EvictionPolicy } from './eviction-policy.js';
 import type { ChainPosition } from './kv-store.js';
 
 export interface StoreLimits {

@@ -7,7 +7,8 @@ import { createClient } from '@redis/client';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { redisBinary } from '../../src/chaos/chaos-redis.js';
-import { type ChaosStore, openStore } from '../../src/chaos/chaos-store.js';
+import type { ChaosStore } from '../../src/chaos/chaos-store.js';
+import { openStore } from '../../src/chaos/open-chaos-store.js';
 
 const run = promisify(execFile);
 

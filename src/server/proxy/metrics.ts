@@ -1,11 +1,12 @@
 // What the proxy reports about itself: how long each hop took, how often one failed.
-
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { RoutingPolicy } from '../../config.js';
-import type { RoutingReason } from './node-chooser.js';
 
 /** `decode_first_byte` ends when D's answer begins, `decode` when it is complete. */
 export type Hop = 'query' | 'prefill' | 'decode_first_byte' | 'decode';
+
+/** Why a node was chosen. `only`: no other is healthy. `home`: its conversation was there. `turn`: whose turn it was. */
+export type RoutingReason = 'only' | 'home' | 'prefix' | 'load' | 'turn';
 
 const hopSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300];
 

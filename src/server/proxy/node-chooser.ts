@@ -3,6 +3,7 @@ import type { RoutingPolicy } from '../../config.js';
 import { messageOf } from '../../errors.js';
 import { createLogger } from '../../log.js';
 import { queryCache } from './lookup.js';
+import type { RoutingReason } from './metrics.js';
 import type { ProxyNode } from './node.js';
 import type { TurnRequest } from './request.js';
 
@@ -13,9 +14,6 @@ const minHeldShare = 0.5;
 
 /** A node with this many more turns than twice the least loaded one's gets no more for its cache's sake. */
 const maxExtraLoad = 4;
-
-/** `only`: no other is healthy. `home`: its conversation was there. `turn`: whose turn it was. */
-export type RoutingReason = 'only' | 'home' | 'prefix' | 'load' | 'turn';
 
 export interface Choice {
   readonly node: ProxyNode;
