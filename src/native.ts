@@ -13,14 +13,8 @@ import {
 import { NativeBlockHash } from './native/block-hash.js';
 import { type DataLanes, type DataServer, NativeDataLanes, NativeDataServer } from './native/data-channel.js';
 import type { BuildFacts, CudaFacts } from './native/facts.js';
-import {
-  type KvPlace,
-  type KvPool,
-  type KvPoolLayout,
-  NativeKvPool,
-  NativePeerPool,
-  type PeerPool,
-} from './native/kv-pool.js';
+import { type KvPlace, type KvPool, NativeKvPool, NativePeerPool, type PeerPool } from './native/kv-pool.js';
+import type { KvPoolLayout } from './native/kv-pool-layout.js';
 import { LoadedNativeModel, type NativeModel } from './native/model.js';
 import type {
   CudaModelOptions,

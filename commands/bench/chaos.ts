@@ -1,7 +1,7 @@
 // vllm-pd bench chaos: turns with faults in between, compared with the same turns undisturbed.
 import path from 'node:path';
 import { boolean, integer, option, string } from '@oclif/core/flags';
-import type { ChaosRun } from '../../src/chaos/chaos-bench.js';
+import type { ChaosRun } from '../../src/chaos/chaos-run.js';
 import { faultKinds } from '../../src/chaos/fault.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';

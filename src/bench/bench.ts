@@ -14,7 +14,8 @@ import {
   result,
 } from './checks.js';
 import { withExpectedLedgers } from './closed-form-check.js';
-import { type Conversation, createConversations } from './conversation.js';
+import type { Conversation } from './conversation.js';
+import { createConversations } from './create-conversations.js';
 import type { DatasetReport } from './datasets/selection.js';
 import { gitCommit, hostInfo } from './host.js';
 import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';

@@ -1,6 +1,6 @@
 // The soak in every mode and over every transport, one after the other, and the run kept.
 import { randomBytes } from 'node:crypto';
-import { gitCommit, type HostInfo, hostInfo } from '../bench/host.js';
+import { gitCommit, hostInfo } from '../bench/host.js';
 import { checkResultsDir, keepFiles, runId } from '../bench/results.js';
 import type { KvLookup, KvTransferMode } from '../config.js';
 import type { EngineOptions } from '../engine-options.js';
@@ -8,6 +8,7 @@ import { mergeEngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { packageVersion } from '../version.js';
+import type { ChaosRun } from './chaos-run.js';
 import type { StoreKind } from './chaos-store.js';
 import { summarizeChaos } from './chaos-summary.js';
 import { type FaultKind, faultKinds } from './fault.js';
@@ -40,23 +41,6 @@ export interface ChaosOptions {
   readonly resultsDir: string | null;
   readonly signal: AbortSignal;
   readonly onTurn?: (name: string, numDone: number, numTurns: number) => void;
-}
-
-export interface ChaosRun {
-  readonly id: string;
-  readonly bench: 'chaos';
-  readonly command: string;
-  readonly version: string;
-  readonly commit: string | null;
-  readonly dirty: boolean;
-  readonly host: HostInfo;
-  readonly started_at: string;
-  readonly seed: number;
-  readonly fault_every: number;
-  readonly num_clients: number;
-  readonly fault_kinds: readonly FaultKind[];
-  readonly store: StoreKind;
-  readonly soaks: readonly SoakReport[];
 }
 
 /** Pools so small that blocks are evicted and requests wait; times short enough to see leases expire and reads given up. */

@@ -1,5 +1,5 @@
 // A chaos run in a few numbers: kept as summary.json, and the headline.
-import type { ChaosRun } from './chaos-bench.js';
+import type { ChaosRun } from './chaos-run.js';
 import { isClean, type SoakReport } from './soak.js';
 
 export interface ChaosSummary {

@@ -1,7 +1,7 @@
 // A chaos run as text for a terminal.
 import { formatCount } from '../bench/format.js';
 import { renderTable } from '../bench/render-table.js';
-import type { ChaosRun } from './chaos-bench.js';
+import type { ChaosRun } from './chaos-run.js';
 import { summarizeChaos } from './chaos-summary.js';
 import { isStoreFault } from './fault.js';
 import type { SoakReport } from './soak.js';

@@ -3,7 +3,7 @@ import type { CacheConfig, EngineConfig } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import { blockBytesOf } from '../native/arguments.js';
-import type { KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import { loadNative } from '../native.js';
 
 const log = createLogger('engine');

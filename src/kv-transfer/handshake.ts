@@ -1,7 +1,7 @@
 // Who a node is to its peers: what must agree before KV may be exchanged, and on which host it runs.
 import { createHash, randomUUID } from 'node:crypto';
 import { readFileSync, readlinkSync } from 'node:fs';
-import type { KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import { decodeVersion, type Hello, protocolVersion, type Welcome } from './messages.js';
 
 /** Equal on two nodes whose blocks mean the same bytes. The number of blocks may differ. */

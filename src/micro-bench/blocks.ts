@@ -1,6 +1,7 @@
 // KV blocks to transfer: pools of the model's shape whose blocks are published, and orders to read them in.
 import { createHash } from 'node:crypto';
-import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPool } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import type { NativeModelConfig } from '../native/model-config.js';
 import { loadNative } from '../native.js';
 

@@ -3,7 +3,7 @@ import { fork } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { KvTransferMode } from '../config.js';
-import type { KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 
 export type PeerOptions =
   | { readonly kind: 'http' }

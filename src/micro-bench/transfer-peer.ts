@@ -1,6 +1,6 @@
 // Another node: owns a pool and serves its blocks over TCP.
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
-import type { KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import { createFilledPool } from './blocks.js';
 
 export interface TransferPeerAddress {

@@ -1,6 +1,7 @@
 // KV of one sequence between the pool's blocks and contiguous tensors.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPool } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 
 /** Copying gives way to the event loop after this long, in ms. */
 const sliceMs = 4;

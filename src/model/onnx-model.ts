@@ -1,6 +1,7 @@
 // The Model interface on ONNX Runtime: KV goes from the pool to the graph and back, one request at a time.
 import { VllmPdError } from '../errors.js';
-import type { KvPool, KvPoolLayout } from '../native/kv-pool.js';
+import type { KvPool } from '../native/kv-pool.js';
+import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import type { ForwardInput } from '../native/model.js';
 import { gatherKv, scatterKv } from './kv-blocks.js';
 import type { Model } from './model.js';

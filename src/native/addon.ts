@@ -1,8 +1,13 @@
 // What crosses into the native module, and how its errors come back.
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import type { CudaFacts } from './facts.js';
-import type { WeightSource } from './model.js';
-import type { CudaModelOptions, NativeModelConfig, NativeWeights, TensorLocation } from './model-config.js';
+import type {
+  CudaModelOptions,
+  NativeModelConfig,
+  NativeWeights,
+  TensorLocation,
+  WeightSource,
+} from './model-config.js';
 
 /** What build/vllm_pd.node exports. Handles are opaque; a layout is six numbers in the order of KvPoolLayout. */
 export interface Addon {

@@ -2,7 +2,7 @@
 import { isAbsolute } from 'node:path';
 import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
-import type { KvPoolLayout } from './kv-pool.js';
+import type { KvPoolLayout } from './kv-pool-layout.js';
 import type { CudaModelOptions, NativeModelConfig, NativeWeights, TensorLocation } from './model-config.js';
 
 const maxInt32 = 2 ** 31 - 1;

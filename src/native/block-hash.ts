@@ -1,6 +1,5 @@
 // Hashes of many blocks at once: brings token ids into the form in which they cross, and hashes back.
 import { VllmPdError } from '../errors.js';
-import type { Native } from '../native.js';
 import { type Addon, cross } from './addon.js';
 import { toHashBytes, wholeNumber } from './arguments.js';
 
@@ -17,8 +16,13 @@ export class NativeBlockHash {
   }
 
   hashBlocks(
-    ...[parent, allTokenIds, begin, numBlocks, blockSize, options]: Parameters<Native['hashBlocks']>
-  ) {
+    parent: string,
+    allTokenIds: readonly number[],
+    begin: number,
+    numBlocks: number,
+    blockSize: number,
+    options?: { readonly portable?: boolean },
+  ): string[] {
     const parentBytes = toHashBytes([parent]);
     const tokenIds = this.#take(allTokenIds, begin, numBlocks, blockSize);
     if (this.#hex.length < numBlocks * hexDigits) this.#hex = Buffer.alloc(numBlocks * hexDigits);

@@ -1,5 +1,4 @@
 // A node's own KV pool, and a peer's: checks arguments and hands them to the native module.
-import type { KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { type Addon, cross, crossAsync, type PeerHandle, type PoolHandle } from './addon.js';
 import {
@@ -10,16 +9,7 @@ import {
   toHashBytes,
   wholeNumber,
 } from './arguments.js';
-
-/** Shape of a KV pool: `(num_blocks, num_layers, 2, num_kv_heads, block_size, head_dim)` of `dtype`, one region. */
-export interface KvPoolLayout {
-  readonly numBlocks: number;
-  readonly numLayers: number;
-  readonly numKvHeads: number;
-  readonly blockSize: number;
-  readonly headDim: number;
-  readonly dtype: KvCacheDtype;
-}
+import type { KvPoolLayout } from './kv-pool-layout.js';
 
 /** Where a pool's blocks lie: in the memfd, or on the GPU that this process computes on. */
 export type KvPlace = 'host' | 'device';

@@ -53,6 +53,9 @@ export interface PackedCache {
   readonly key: string;
 }
 
+/** How a model came by its packed weights: from a file, from the checkpoint into a file, or into memory alone. */
+export type WeightSource = 'mapped' | 'written' | 'memory';
+
 /** Where one tensor lies in a safetensors file; the native module maps the file and converts. */
 export interface TensorLocation {
   /** Hugging Face name, e.g. `model.layers.0.self_attn.q_proj.weight`. */

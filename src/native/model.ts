@@ -2,10 +2,7 @@
 import { VllmPdError } from '../errors.js';
 import { type Addon, cross, crossAsync, type ModelHandle } from './addon.js';
 import { type KvPool, NativeKvPool } from './kv-pool.js';
-import type { NativeModelConfig } from './model-config.js';
-
-/** How a model came by its packed weights: from a file, from the checkpoint into a file, or into memory alone. */
-export type WeightSource = 'mapped' | 'written' | 'memory';
+import type { NativeModelConfig, WeightSource } from './model-config.js';
 
 /** One step's tokens, all requests flattened, no padding. */
 export interface ForwardInput {

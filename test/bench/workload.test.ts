@@ -5,12 +5,8 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import {
-  type Conversation,
-  createConversations,
-  planConversations,
-  type UserTurn,
-} from '../../src/bench/conversation.js';
+import type { Conversation, UserTurn } from '../../src/bench/conversation.js';
+import { createConversations, planConversations } from '../../src/bench/create-conversations.js';
 import { readWorkload } from '../../src/bench/workload.js';
 import { VllmPdError } from '../../src/errors.js';
 

@@ -2,7 +2,8 @@
 import type { KvTransferConfig } from '../../src/config.js';
 import type { Engine } from '../../src/engine/engine.js';
 import { remoteDecodeParams } from '../../src/kv-transfer/params.js';
-import type { KvPool, KvPoolLayout } from '../../src/native/kv-pool.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
 import type { KvTransferParams } from '../../src/wire.js';
 import { assertWhole, type Generated, generate, startEngine, type TestEngineOptions } from './test-engine.js';

@@ -3,7 +3,8 @@ import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
 import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
-import type { KvPool, KvPoolLayout } from '../../src/native/kv-pool.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
 

@@ -2,7 +2,8 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import type { KvPool, KvPoolLayout } from '../../src/native/kv-pool.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
+import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
 
 const layout: KvPoolLayout = {

@@ -15,8 +15,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import type { WeightSource } from '../../src/native/model.js';
-import type { NativeWeights } from '../../src/native/model-config.js';
+import type { NativeWeights, WeightSource } from '../../src/native/model-config.js';
 import { loadNative } from '../../src/native.js';
 import { createPool, createRandomModel, forwardChunks, type RandomModel } from './random-model.js';
 

@@ -1,5 +1,5 @@
 // The layout that the peer pool's test and the process it starts agree on.
-import type { KvPoolLayout } from '../../src/native/kv-pool.js';
+import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 
 export const ownerLayout: KvPoolLayout = {
   numBlocks: 16,
