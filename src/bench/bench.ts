@@ -3,6 +3,7 @@ import type { KvTransferMode } from '../config.js';
 import type { EngineOptions } from '../engine-options.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageVersion } from '../version.js';
+import { planArrivals } from './arrivals.js';
 import {
   type Check,
   checkClosedForm,
@@ -60,6 +61,9 @@ export interface BenchOptions {
   readonly onTurn?: (record: TurnRecord, numDone: number, numTurns: number) => void;
 }
 
+/** Below what a node accepts. */
+const openLoopConnections = 2048;
+
 export interface BenchResult {
   readonly summary: RunSummary;
   readonly turns: readonly TurnRecord[];
@@ -85,7 +89,7 @@ export async function runBench(options: BenchOptions): Promise<BenchResult> {
 /** One after the other: a built-in model is made on first use. */
 async function openTargets(options: BenchOptions, targets: Target[]): Promise<void> {
   const { workload, url, modes, engine, signal, timeoutMs } = options;
-  const targetOptions = { timeoutMs, signal, numClients: workload.numClients };
+  const targetOptions = { timeoutMs, signal, maxConnections: maxConnectionsOf(workload) };
   if (url !== null) {
     options.onPhase?.('connecting');
     targets.push(await connectTarget(url, modes?.[0] ?? null, targetOptions));
@@ -119,6 +123,8 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
     conversations,
     sampling: workload.sampling,
     numClients: workload.numClients,
+    arrivals:
+      workload.arrival && planArrivals(workload.arrival, conversations, { seed: workload.seed, limit }),
     evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
     asksFullHits: asksFullHits(options),
     limit,
@@ -146,6 +152,11 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
   const summary = summarizeRun(run, turns);
   const keptAt = options.resultsDir === null ? null : await keepRun(options.resultsDir, summary, turns);
   return { summary, turns, keptAt };
+}
+
+/** In an open loop nobody knows how many turns will be under way. */
+function maxConnectionsOf({ arrival, numClients }: Workload): number {
+  return arrival ? openLoopConnections : numClients + 1;
 }
 
 /** Tokens of prompt and answer that fit on either node; null where nobody knows. */
@@ -247,6 +258,7 @@ function describeRun(
       overrides,
       seed: workload.seed,
       num_clients: workload.numClients,
+      ...(workload.arrival && { arrival: workload.arrival }),
       num_conversations: conversations.length,
       num_turns: countTurns(conversations, limit),
       evict_prefill_between_turns: workload.evictPrefillBetweenTurns,

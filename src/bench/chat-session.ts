@@ -22,6 +22,8 @@ export class ChatSession {
   readonly #messages: ChatMessage[] = [];
   #history: History | null = null;
   #failed = false;
+  /** `performance.now()` when the latest answer was complete. */
+  #answeredAt = 0;
   /** Token ids of the first prompt, to tell conversations that begin alike. */
   #firstPrompt: readonly number[] = [];
 
@@ -39,16 +41,27 @@ export class ChatSession {
     return !this.#failed && turn <= this.#conversation.turns.length;
   }
 
-  /** Never rejects: a turn that fails is recorded with its error and ends the conversation. */
-  async play(turn: number): Promise<TurnRecord> {
+  /** `performance.now()` before which turn `turn` is not to be sent, for the time that its user thinks. */
+  thinksUntil(turn: number): number {
+    const delayMs = this.#conversation.turns[turn - 1]!.delayMs ?? 0;
+    return turn === 1 || delayMs === 0 ? 0 : this.#answeredAt + delayMs;
+  }
+
+  /**
+   * Never rejects: a turn that fails is recorded with its error and ends the conversation. `dueAt`: by
+   * `performance.now()`, when it was to be sent; null = there was no plan.
+   */
+  async play(turn: number, dueAt: number | null = null): Promise<TurnRecord> {
     const { mode, warmup, runStartedAt } = this.#context;
     const { id: conversationId, turns } = this.#conversation;
     const { messages, numOutputTokens } = turns[turn - 1]!;
     const startTimeMs = performance.now() - runStartedAt;
-    const identity: TurnIdentity = { mode, conversationId, turn, warmup, startTimeMs };
+    const plannedStartMs = dueAt === null ? null : dueAt - runStartedAt;
+    const identity: TurnIdentity = { mode, conversationId, turn, warmup, startTimeMs, plannedStartMs };
     this.#messages.push(...messages);
     try {
       const answer = await this.#ask(conversationId, this.#messages, numOutputTokens);
+      this.#answeredAt = performance.now();
       const record = recordTurn(identity, answer, this.#history);
       this.#failed = record.error !== null;
       this.#messages.push({ role: 'assistant', content: answer.text });

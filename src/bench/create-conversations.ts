@@ -51,13 +51,28 @@ export async function createConversations(
   if (source.kind === 'dataset') {
     const limits: ChoiceLimits = { seed, defaultOutputTokens: sampling.max_tokens, maxSequenceTokens };
     const { conversations, report } = await chooseConversations(source, limits, count);
-    return { conversations, dataset: report };
+    return { conversations: withDelays(conversations, workload), dataset: report };
   }
   const conversations =
     source.kind === 'listed'
       ? await Promise.all(source.conversations.map((listed) => fromList(listed, sampling.max_tokens, count)))
       : await generate(source.config, workload, count);
-  return { conversations, dataset: null };
+  return { conversations: withDelays(conversations, workload), dataset: null };
+}
+
+/** Time to think before each turn but the first, where the conversations bring none. */
+function withDelays(
+  conversations: readonly Conversation[],
+  { delayMs, seed }: Workload,
+): readonly Conversation[] {
+  if (delayMs === null) return conversations;
+  return conversations.map(({ id, turns }) => {
+    const random = new Random(seed, `delay/${id}`);
+    return {
+      id,
+      turns: turns.map((turn) => ({ ...turn, delayMs: turn.delayMs ?? sample(delayMs, random) })),
+    };
+  });
 }
 
 async function generate(

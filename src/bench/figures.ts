@@ -36,6 +36,11 @@ export const modeFigures: readonly Figure[] = [
     value: (mode) => formatMs(mode.pull_regret_ms?.mean ?? null),
     has: (mode) => mode.pull_regret_ms !== undefined,
   },
+  {
+    label: 'sent late by, p99',
+    value: (mode) => formatMs(mode.schedule_lag_ms?.p99 ?? null),
+    has: (mode) => mode.schedule_lag_ms !== undefined,
+  },
   { label: 'TTFT mean', value: (mode) => formatMs(mode.ttft_ms.mean) },
   { label: 'TTFT p50', value: (mode) => formatMs(mode.ttft_ms.p50) },
   { label: 'TTFT p90', value: (mode) => formatMs(mode.ttft_ms.p90) },

@@ -48,4 +48,16 @@ export class Random {
     // 1 - next() lies in (0, 1]: its logarithm is finite.
     return Math.sqrt(-2 * Math.log(1 - this.next())) * Math.cos(2 * Math.PI * this.next());
   }
+
+  /** Gamma with a mean of `shape` (Marsaglia and Tsang, "A simple method for generating gamma variables", 2000). */
+  gamma(shape: number): number {
+    // Below 1: a variate of shape + 1, made smaller by a power of a uniform one.
+    if (shape < 1) return this.gamma(shape + 1) * (1 - this.next()) ** (1 / shape);
+    const d = shape - 1 / 3;
+    for (;;) {
+      const x = this.normal();
+      const v = (1 + x / Math.sqrt(9 * d)) ** 3;
+      if (v > 0 && Math.log(1 - this.next()) < 0.5 * x * x + d * (1 - v + Math.log(v))) return d * v;
+    }
+  }
 }

@@ -7,6 +7,7 @@ import type {
   KvStoreConfig,
   KvTransferMode,
 } from '../config.js';
+import type { Arrival } from './arrivals.js';
 import type { Check } from './checks.js';
 import type { DatasetReport } from './datasets/selection.js';
 import type { HostInfo } from './host.js';
@@ -49,6 +50,8 @@ export interface RunWorkload {
   readonly overrides: Readonly<Record<string, string | number>>;
   readonly seed: number;
   readonly num_clients: number;
+  /** Of an open loop; absent = closed loop. */
+  readonly arrival?: Arrival;
   readonly num_conversations: number;
   /** Turns of one mode. */
   readonly num_turns: number;

@@ -2,10 +2,12 @@
 import type { KvTransferMode } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
+import type { PlannedTurn } from './arrivals.js';
 import { ChatSession } from './chat-session.js';
 import type { BenchClient } from './client.js';
 import type { Conversation } from './conversation.js';
 import { listNodes } from './node-probe.js';
+import { playOpenLoop, until } from './open-loop.js';
 import type { TurnRecord } from './turn-record.js';
 import type { WorkloadSampling } from './workload.js';
 
@@ -24,6 +26,8 @@ export interface RunPlan {
   readonly sampling: WorkloadSampling;
   /** Conversations whose turns are under way at the same time. */
   readonly numClients: number;
+  /** Open loop: when which turns are sent. Null = closed loop, `numClients` turns at a time. */
+  readonly arrivals?: readonly PlannedTurn[] | null;
   readonly evictPrefillBetweenTurns: boolean;
   /** Follow-up turns in uni are asked once more while the prefill node has their history: `full_hit_ttft_ms`. */
   readonly asksFullHits?: boolean;
@@ -74,13 +78,14 @@ const warmupConversation: Conversation = {
 /**
  * Plays every conversation in every mode. All conversations' first turns come first, then all second turns and so on,
  * so that between two turns of one conversation the nodes have served all the others. A wave of `numClients` turns
- * is played in one mode and then in the other; which goes first alternates. Failed turns are recorded, not thrown.
+ * is played in one mode and then in the other; which goes first alternates. In an open loop one mode is played to its
+ * end before the other begins, since load is what is measured. Failed turns are recorded, not thrown.
  */
 export async function playConversations(plan: RunPlan): Promise<RunResult> {
   const run = new Run(plan);
   try {
     await run.warmUp();
-    await run.play();
+    await (plan.arrivals ? run.playOpenLoop(plan.arrivals) : run.play());
     return run.result(null);
   } catch (failure) {
     return run.result(failure);
@@ -113,6 +118,16 @@ class Run {
         if (this.#plan.signal.aborted) return;
         this.#turns.push(record);
       }
+    }
+  }
+
+  async playOpenLoop(arrivals: readonly PlannedTurn[]): Promise<void> {
+    const { targets, signal } = this.#plan;
+    for (const target of targets) {
+      await playOpenLoop(arrivals, this.#sessions.get(target)!, {
+        signal,
+        onTurn: (record) => this.#keep(record),
+      });
     }
   }
 
@@ -159,17 +174,23 @@ class Run {
     const played = new Map<ChatSession, TurnRecord>();
     await Promise.all(
       sessions.map(async (session) => {
+        await until(session.thinksUntil(turn), this.#plan.signal);
+        if (this.#plan.signal.aborted) return;
         const record = await session.play(turn);
         // What an interrupt cut off says nothing about the turn.
         if (this.#plan.signal.aborted) return;
-        this.#turns.push(record);
+        this.#keep(record);
         played.set(session, record);
-        const { mode, conversation_id, ttft_ms, error } = record;
-        log.debug({ mode, conversation_id, turn, ttft_ms, error }, 'turn played');
-        this.#plan.onTurn?.(record);
       }),
     );
     return played;
+  }
+
+  #keep(record: TurnRecord): void {
+    this.#turns.push(record);
+    const { mode, conversation_id, turn, ttft_ms, error } = record;
+    log.debug({ mode, conversation_id, turn, ttft_ms, error }, 'turn played');
+    this.#plan.onTurn?.(record);
   }
 
   /** As many at the same time as the turns were. */

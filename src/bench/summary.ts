@@ -4,6 +4,7 @@ import { type LedgerBin, ledgerBins } from '../wire.js';
 import { pairTurns } from './checks.js';
 import { regretOf } from './regret.js';
 import type { RunInfo } from './run-info.js';
+import { scheduleSummary } from './schedule-lag.js';
 import { ratio, type Summary, summarize } from './stats.js';
 import { expectedLedgerOf, ledgerOf, type TurnRecord } from './turn-record.js';
 
@@ -25,6 +26,10 @@ export interface ModeSummary {
   readonly two_hop_bytes?: number;
   /** Time beyond the better of pulling and computing, per turn that had the choice; absent where nobody can tell. */
   readonly pull_regret_ms?: Summary;
+  /** Sent − planned; absent in a closed loop. */
+  readonly schedule_lag_ms?: Summary;
+  /** Of an open loop: turns were sent so late that they were not the load that was asked for. */
+  readonly degraded?: boolean;
   readonly ttft_ms: Summary;
   readonly tpot_ms: Summary;
   readonly e2el_ms: Summary;
@@ -119,6 +124,7 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
     kv_bytes_p_to_d: sum(answered, 'kv_bytes_p_to_d'),
     kv_bytes_d_to_p: sum(answered, 'kv_bytes_d_to_p'),
     ...storageSummary(answered),
+    ...scheduleSummary(turns),
     ttft_ms: summarize(answered.map((turn) => turn.ttft_ms)),
     tpot_ms: summarize(answered.map((turn) => turn.tpot_ms)),
     e2el_ms: summarize(answered.map((turn) => turn.e2el_ms)),

@@ -6,6 +6,7 @@ import { figuresOf } from './figures.js';
 import { bar, formatCount, formatMs, formatPercent, formatSpeedup, stackedBar } from './format.js';
 import { lengthTable } from './length-table.js';
 import { renderTable } from './render-table.js';
+import { scheduleLines } from './schedule-lag.js';
 import { summarize } from './stats.js';
 import type { ModeSummary, RunSummary } from './summary.js';
 import type { TurnRecord } from './turn-record.js';
@@ -142,5 +143,5 @@ function notes({ run, modes }: RunSummary): string {
         'see `vllm-pd model inspect`; where only the split differs, --reuse-token-ids helps.',
     );
   }
-  return [...lines, ...datasetLines(run.workload.dataset)].join('\n');
+  return [...lines, ...scheduleLines(modes), ...datasetLines(run.workload.dataset)].join('\n');
 }

@@ -29,7 +29,7 @@ export interface Target extends RunTarget {
 
 export interface TargetOptions {
   readonly timeoutMs: number;
-  readonly numClients: number;
+  readonly maxConnections: number;
   readonly signal: AbortSignal;
 }
 
@@ -217,8 +217,8 @@ async function detectMode(client: BenchClient, model: string): Promise<KvTransfe
   return (await lookups()) > before ? 'bi' : 'uni';
 }
 
-function createClient(url: string, { timeoutMs, numClients, signal }: TargetOptions): BenchClient {
-  return new BenchClient(url, { timeoutMs, signal, connections: numClients + 1 });
+function createClient(url: string, { timeoutMs, maxConnections, signal }: TargetOptions): BenchClient {
+  return new BenchClient(url, { timeoutMs, signal, connections: maxConnections });
 }
 
 async function servedModel(client: BenchClient): Promise<string> {

@@ -18,6 +18,8 @@ export interface TurnRecord extends LedgerColumns, ExpectedColumns {
   readonly warmup: boolean;
   /** Since the run began. */
   readonly start_time_ms: number;
+  /** When it was to be sent, since the run began; null in a closed loop, absent in runs from before there was another. */
+  readonly planned_start_ms: number | null;
   readonly num_prompt_tokens: number;
   /** Prompt tokens that the prefill node ran through its model. */
   readonly num_computed_tokens: number;
@@ -60,6 +62,8 @@ export interface TurnIdentity {
   readonly turn: number;
   readonly warmup: boolean;
   readonly startTimeMs: number;
+  /** Null = as soon as it could be. */
+  readonly plannedStartMs: number | null;
 }
 
 /** The tokens a conversation had consisted of before this turn. */
@@ -98,6 +102,7 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
     turn: identity.turn,
     warmup: identity.warmup,
     start_time_ms: round(identity.startTimeMs),
+    planned_start_ms: identity.plannedStartMs === null ? null : round(identity.plannedStartMs),
     num_prompt_tokens: 0,
     num_computed_tokens: 0,
     num_recomputed_tokens: 0,

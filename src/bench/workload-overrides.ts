@@ -1,5 +1,6 @@
 // Flags that replace the common fields of a workload file.
 import { VllmPdError } from '../errors.js';
+import type { Arrival } from './arrivals.js';
 import type { Distribution } from './distribution.js';
 import type { ConversationSource, GenerateConversations, Workload } from './workload.js';
 
@@ -17,16 +18,42 @@ export interface WorkloadOverrides {
   readonly minTurns?: number | undefined;
   readonly maxPromptTokens?: number | undefined;
   readonly scale?: number | undefined;
+  /** Turns a second; the alternative to `timeScale`. */
+  readonly requestRate?: number | undefined;
+  readonly burstiness?: number | undefined;
+  readonly timeScale?: number | undefined;
+  readonly delayMs?: number | undefined;
 }
 
 /** INVALID_ARGUMENT for token counts on what is not generated, and for a dataset's on what is no dataset. */
 export function overrideWorkload(workload: Workload, overrides: WorkloadOverrides): Workload {
+  const arrival = overrideArrival(workload.arrival, overrides);
+  if (arrival && workload.evictPrefillBetweenTurns) {
+    const message =
+      'Expected no arrival times where the prefill cache is emptied between rounds of turns: an open loop has no rounds.';
+    throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'request-rate' });
+  }
+  const { delayMs } = overrides;
   return {
     ...workload,
     seed: overrides.seed ?? workload.seed,
     numClients: overrides.numClients ?? workload.numClients,
+    arrival,
+    delayMs: delayMs === undefined ? workload.delayMs : { distribution: 'constant', value: delayMs },
     source: overrideSource(workload.source, overrides),
   };
+}
+
+function overrideArrival(
+  arrival: Arrival | null,
+  { requestRate, burstiness, timeScale }: WorkloadOverrides,
+): Arrival | null {
+  if (timeScale !== undefined) return { time_scale: timeScale };
+  const own = arrival && 'request_rate' in arrival ? arrival : null;
+  const rate = requestRate ?? own?.request_rate;
+  if (rate !== undefined) return { request_rate: rate, burstiness: burstiness ?? own?.burstiness ?? 1 };
+  refuse({ burstiness }, 'turns that arrive at a --request-rate');
+  return arrival;
 }
 
 function overrideSource(source: ConversationSource, overrides: WorkloadOverrides): ConversationSource {

@@ -5,10 +5,11 @@ import path from 'node:path';
 import { z } from 'zod';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageRoot } from '../version.js';
+import { type Arrival, arrivalSchema } from './arrivals.js';
 import { type Filetype, filetypes } from './datasets/dataset.js';
 import { detectFiletype } from './datasets/filetypes.js';
 import { type DatasetSelection, type DatasetSource, datasetSchema } from './datasets/selection.js';
-import { distributionSchema } from './distribution.js';
+import { type Distribution, distributionSchema } from './distribution.js';
 
 const positiveInteger = z.number().int().positive();
 
@@ -91,6 +92,10 @@ const workloadSchema = z.strictObject({
   seed: z.number().int().default(0),
   /** Conversations whose turns are under way at the same time. */
   num_clients: positiveInteger.default(1),
+  /** Open loop: turns are sent when they are due. Absent = closed loop. */
+  arrival: arrivalSchema.optional(),
+  /** Time between an answer and the next turn of its conversation, unless a dataset gives it. */
+  delay_ms: distributionSchema.optional(),
   /** One of vLLM's two shapes, or the path of a file with one or of a dataset; checked apart, by shape. */
   conversations: z.unknown(),
   /** What to take of a dataset. */
@@ -115,6 +120,10 @@ export interface Workload {
   readonly description: string;
   readonly seed: number;
   readonly numClients: number;
+  /** Null = closed loop. */
+  readonly arrival: Arrival | null;
+  /** Null = none. */
+  readonly delayMs: Distribution | null;
   readonly source: ConversationSource;
   readonly sampling: WorkloadSampling;
   readonly engine: WorkloadEngine;
@@ -157,6 +166,8 @@ export function readWorkload(nameOrFile: string, filetype?: Filetype): Workload 
     description: fields.description,
     seed: fields.seed,
     numClients: fields.num_clients,
+    arrival: fields.arrival ?? null,
+    delayMs: fields.delay_ms ?? null,
     source: readSource(fields.conversations, { file, at, dataset }),
     sampling: fields.sampling,
     engine: fields.engine,

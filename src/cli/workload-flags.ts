@@ -38,6 +38,26 @@ export const workloadFlags = inHelpGroup('WORKLOAD', {
   'max-prompt-tokens': count('Of a dataset: end a conversation before the turn whose prompt is longer.'),
   scale: factor({ description: 'Of a dataset: all lengths times this.' }),
   'num-clients': count('Conversations whose turns are under way at the same time.'),
+  'request-rate': factor({
+    description: 'Open loop: turns a second, all conversations together, in a Poisson process.',
+    helpValue: '2.5',
+    exclusive: ['time-scale', 'num-clients'],
+  }),
+  burstiness: factor({
+    description:
+      'With --request-rate, the shape of the gamma distribution of gaps: less than 1 = bursts, more = even.',
+    helpValue: '1',
+  }),
+  'time-scale': factor({
+    description: 'Open loop: turns come at the times of the dataset, all gaps times this.',
+    exclusive: ['num-clients'],
+  }),
+  'delay-ms': integer({
+    description: 'Time between an answer and the next turn of its conversation.',
+    min: 0,
+    max: maxInt32,
+    ...shown('0, or as the dataset has it'),
+  }),
   'prompt-tokens': count('Tokens of every user message.'),
   'output-tokens': count('Tokens of every answer.'),
   'prefix-tokens': integer({

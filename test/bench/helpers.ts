@@ -4,7 +4,14 @@ import type { RunInfo } from '../../src/bench/run-info.js';
 import { failedTurn, type TurnRecord } from '../../src/bench/turn-record.js';
 
 export function createTurn(fields: Partial<TurnRecord>): TurnRecord {
-  const identity = { mode: 'bi', conversationId: 'a', turn: 1, warmup: false, startTimeMs: 0 } as const;
+  const identity = {
+    mode: 'bi',
+    conversationId: 'a',
+    turn: 1,
+    warmup: false,
+    startTimeMs: 0,
+    plannedStartMs: null,
+  } as const;
   return { ...failedTurn(identity, ''), output_sha256: '00ff', error: null, ...fields };
 }
 

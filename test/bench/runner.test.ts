@@ -4,7 +4,7 @@ import * as assert from 'uvu/assert';
 import { BenchClient } from '../../src/bench/client.js';
 import type { Conversation } from '../../src/bench/conversation.js';
 import { playConversations, type RunPlan, type RunResult } from '../../src/bench/runner.js';
-import { contentChunk, event, type Script, withServer } from './scripted-server.js';
+import { contentChunk, event, type Script, sleep, withServer } from './scripted-server.js';
 
 interface Asked {
   readonly conversation_id: string;
@@ -35,11 +35,13 @@ interface World {
   failing: Set<string>;
   ledger: object;
   cachedBlocks: number;
+  /** How long an answer takes. */
+  answerMs: number;
   onTurn?: () => void;
 }
 
 function script(world: World, mode: string): Script {
-  return (req, res, body) => {
+  return async (req, res, body) => {
     if (req.url!.startsWith('/reset_prefix_cache')) {
       world.log.push(`${mode} evict`);
       res.end('{"success":true}');
@@ -58,6 +60,7 @@ function script(world: World, mode: string): Script {
         res.writeHead(500).end('{"error":{"message":"Broken on demand."}}');
         return;
       }
+      if (world.answerMs > 0) await sleep(world.answerMs);
       const text = ` answer${asked.messages.length}`;
       res.end(
         event({ choices: [], prompt_token_ids: promptIds(asked) }) +
@@ -114,6 +117,7 @@ test.before.each((context) => {
     failing: new Set(),
     ledger: { local_hit: 2, evicted: 0, new: 1 },
     cachedBlocks: 0,
+    answerMs: 0,
   };
 });
 
@@ -236,6 +240,73 @@ test('a limit counts turns of one mode', async ({ world }) => {
   await play(world, { limit: 4 });
   assert.equal(world.log.slice(-2), ['bi a3', 'uni a3']);
   assert.is(world.log.length, 8);
+});
+
+const planned = (...turns: readonly (readonly [conversation: number, turn: number, plannedMs: number])[]) =>
+  turns.map(([conversation, turn, plannedMs]) => ({ conversation, turn, plannedMs }));
+
+test('an open loop plays one mode to its end, sends turns when they are due and records how late', async ({
+  world,
+}) => {
+  const { turns } = await play(world, { arrivals: planned([0, 1, 0], [2, 1, 20], [0, 2, 40], [1, 1, 60]) });
+  assert.equal(
+    world.log.map((entry) => entry.split(' ')[0]),
+    ['uni', 'uni', 'uni', 'uni', 'bi', 'bi', 'bi', 'bi'],
+  );
+  const uni = turns.filter(({ mode, warmup }) => mode === 'uni' && !warmup);
+  const begin = uni.find(({ conversation_id, turn }) => conversation_id === 'a' && turn === 1)!;
+  for (const [id, turn, at] of [
+    ['c', 1, 20],
+    ['a', 2, 40],
+    ['b', 1, 60],
+  ] as const) {
+    const record = uni.find((one) => one.conversation_id === id && one.turn === turn)!;
+    assert.ok(Math.abs(record.planned_start_ms! - begin.planned_start_ms! - at) < 0.01);
+    // A timer may be early by less than a millisecond.
+    assert.ok(record.start_time_ms >= record.planned_start_ms! - 1);
+  }
+});
+
+test('an open loop sends no turn before the one before has ended, and counts the wait as lag', async ({
+  world,
+}) => {
+  world.answerMs = 60;
+  const { turns } = await play(world, { arrivals: planned([0, 1, 0], [0, 2, 0], [1, 1, 0]) });
+  const uni = turns.filter(({ mode, warmup }) => mode === 'uni' && !warmup);
+  const [first, second] = uni.filter(({ conversation_id }) => conversation_id === 'a');
+  assert.ok(second!.start_time_ms >= first!.start_time_ms + first!.e2el_ms!);
+  assert.ok(second!.start_time_ms - second!.planned_start_ms! >= 59);
+});
+
+test('time to think comes after the answer, in both kinds of loop, and is no lag', async ({ world }) => {
+  const [asked] = talk('a', 1).turns;
+  const conversations = [{ id: 'a', turns: [asked!, { ...asked!, delayMs: 80 }] }];
+  const pausesOf = ({ turns }: RunResult) =>
+    ['uni', 'bi'].map((mode) => {
+      const [first, second] = turns.filter((one) => one.mode === mode && !one.warmup);
+      return second!.start_time_ms - first!.start_time_ms - first!.e2el_ms!;
+    });
+  assert.ok(pausesOf(await play(world, { conversations })).every((pause) => pause >= 78));
+  const open = await play(world, { conversations, arrivals: planned([0, 1, 0], [0, 2, 10]) });
+  assert.ok(pausesOf(open).every((pause) => pause >= 78));
+  const [, second] = open.turns.filter((one) => one.mode === 'bi' && !one.warmup);
+  assert.ok(
+    second!.planned_start_ms! >
+      open.turns.find((one) => one.mode === 'bi' && !one.warmup)!.start_time_ms + 78,
+  );
+});
+
+test('an open loop that is interrupted ends at once, with what was answered', async ({ world }) => {
+  const controller = new AbortController();
+  world.onTurn = () => {
+    if (world.log.length === 1) setTimeout(() => controller.abort(), 30);
+  };
+  const { turns, complete } = await play(world, {
+    signal: controller.signal,
+    arrivals: planned([0, 1, 0], [1, 1, 3_600_000]),
+  });
+  assert.is(complete, false);
+  assert.is(turns.filter(({ warmup }) => !warmup).length, 1);
 });
 
 test('an interrupt keeps the turns that were answered and drops the one that was cut off', async ({

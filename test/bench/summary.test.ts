@@ -135,4 +135,17 @@ test('a run without any answered turn has null where it has no figures', () => {
   assert.is(empty.comparison!.recomputed_tokens_ratio, null);
 });
 
+test('schedule lag is over turns that had a plan, and degrades the run above 500 ms', () => {
+  const sent = (lag: number, mode: 'uni' | 'bi') =>
+    createTurn({ mode, start_time_ms: 1000 + lag, planned_start_ms: 1000, ttft_ms: 1 });
+  const { modes } = summarizeRun(createRunInfo(), [
+    ...[0, 10, 20].map((lag) => sent(lag, 'uni')),
+    ...[0, 600, 600].map((lag) => sent(lag, 'bi')),
+  ]);
+  assert.is(modes.uni!.schedule_lag_ms!.p50, 10);
+  assert.equal([modes.uni!.degraded, modes.bi!.degraded], [false, true]);
+  const closed = summarizeRun(createRunInfo(), [createTurn({ mode: 'uni', ttft_ms: 1 })]);
+  assert.is(closed.modes.uni!.schedule_lag_ms, undefined);
+});
+
 test.run();

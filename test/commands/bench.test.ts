@@ -2,7 +2,6 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RunInfo } from '../../src/bench/run-info.js';
@@ -114,32 +113,6 @@ test('tickets instead of queries, two clients, and vLLM’s conversation file', 
   assert.equal(summary.modes.bi!.closed_form, { num_checked: 4, num_equal: 4 });
 });
 
-test('a trace is played scaled: follow-up turns find their history, other conversations the blocks they share', async ({
-  folder,
-}) => {
-  const trace = fileURLToPath(new URL('../../../test/bench/datasets/mooncake.jsonl', import.meta.url));
-  const { exitCode, stdout, stderr } = await runCommand([
-    ...['bench', 'multi-turn', ...tiny, '--results-dir', folder, '--workload', trace],
-    ...['--scale', '0.2', '--min-turns', '1', '--num-conversations', '3'],
-  ]);
-  assert.is(exitCode, 0, stderr);
-  assert.match(stdout, 'mooncake: 3 of 4 conversations in 6 rows, lengths × 0.2');
-  assert.match(stdout, 'left out: 1 links to a turn before whose history was rewritten');
-  const kept = path.join(folder, readdirSync(folder)[0]!);
-  const run = JSON.parse(readFileSync(path.join(kept, 'run.json'), 'utf8')) as RunInfo;
-  assert.equal(run.workload.overrides, { 'num-conversations': 3, 'min-turns': 1, scale: 0.2 });
-  assert.is(run.workload.dataset!.num_conversations, 4);
-  const turns = readTurns(kept).filter(({ warmup }) => !warmup);
-  const of = (id: string, turn: number) =>
-    turns.filter((one) => one.conversation_id === id && one.turn === turn);
-  // A block of the trace is 102 tokens here: 6 blocks of ours, behind the template's first token.
-  for (const turn of of('line-2', 1)) assert.is(turn.ledger_local_hit, 96);
-  for (const turn of of('line-1', 2)) assert.ok(turn.ledger_local_hit >= 208);
-  assert.ok(
-    of('line-1', 3).every(({ num_matching_history_tokens: n, num_history_tokens: all }) => n === all),
-  );
-});
-
 test('--url measures a proxy that runs already and finds out its mode', async ({ folder }) => {
   await withCluster({ engine: { kvTransfer: { mode: 'uni' } } }, async ({ proxyUrl }) => {
     const common = ['bench', 'multi-turn', '--url', proxyUrl, '--workload', 'smoke', '--results-dir', folder];
@@ -168,6 +141,13 @@ const refusals: readonly (readonly [string, readonly string[], number, RegExp])[
   ['an unknown workload', ['--workload', 'nothing'], 2, /There is no workload 'nothing'/],
   ['an unknown mode', ['--mode', 'tri'], 2, /--mode=tri/],
   ['no conversations', ['--num-conversations', '0'], 2, /num-conversations/],
+  ['a rate of nothing', ['--request-rate', '0'], 2, /Expected a number above 0 but received: 0/],
+  [
+    'bursts without a rate',
+    ['--burstiness', '2'],
+    2,
+    /--burstiness applies to turns that arrive at a --request-rate/,
+  ],
   [
     'both modes of a proxy',
     ['--url', 'http://127.0.0.1:1', '--mode', 'both'],
