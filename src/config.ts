@@ -151,6 +151,14 @@ export interface CudaConfig {
   readonly batchInvariant: boolean;
 }
 
+/** Where sampling defaults come from, as vLLM's flags say it. */
+export interface GenerationChoice {
+  /** `auto`: the model's own generation_config.json; `vllm`: nothing but vLLM's defaults; else a folder with such a file. */
+  readonly source: string;
+  /** Fields of generation_config.json that hold over the file's. */
+  readonly overrides: Readonly<Record<string, unknown>>;
+}
+
 export interface EngineConfig {
   /** A Hugging Face model folder. */
   readonly modelPath: string;
@@ -161,6 +169,11 @@ export interface EngineConfig {
   readonly kvTransfer: KvTransferConfig;
   readonly kvStore: KvStoreConfig;
   readonly backend: Backend;
+  /** Which of several exported graphs backend `onnx` runs; null = the most exact one. */
+  readonly onnxFile: string | null;
+  readonly generation: GenerationChoice;
+  /** A Jinja template, or the path of one, instead of the model's own; null = the model's. */
+  readonly chatTemplate: string | null;
   /** What K and V are kept as. */
   readonly kvCacheDtype: KvCacheDtypeChoice;
   readonly dtype: DtypeChoice;

@@ -30,6 +30,10 @@ export interface EngineOptions {
   readonly kvTransfer?: Partial<Omit<KvTransferConfig, 'engineId' | 'role'>>;
   readonly kvStore?: KvStoreOptions;
   readonly backend?: BackendChoice;
+  readonly onnxFile?: string;
+  readonly chatTemplate?: string;
+  readonly generationConfig?: string;
+  readonly overrideGenerationConfig?: Readonly<Record<string, unknown>>;
   readonly kvCacheDtype?: KvCacheDtypeChoice;
   readonly dtype?: DtypeChoice;
   readonly quantization?: Quantization;
@@ -76,6 +80,7 @@ export const defaults = {
   kvStorePolicy: 'lru',
   backend: 'auto',
   dtype: 'auto',
+  generationConfig: 'auto',
   quantization: 'none',
   seed: 0,
 } as const;
@@ -166,6 +171,12 @@ export function completeEngineConfig(
     },
     kvStore: completeKvStore(options.kvStore),
     backend,
+    onnxFile: options.onnxFile ?? null,
+    chatTemplate: options.chatTemplate ?? null,
+    generation: {
+      source: options.generationConfig ?? defaults.generationConfig,
+      overrides: options.overrideGenerationConfig ?? {},
+    },
     kvCacheDtype: options.kvCacheDtype ?? defaults.kvCacheDtype,
     dtype: options.dtype ?? defaults.dtype,
     quantization: options.quantization ?? defaults.quantization,

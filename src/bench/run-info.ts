@@ -79,6 +79,8 @@ export interface RunConfig {
   /** Absent in runs from before there was a choice: `cpu`. */
   readonly backend?: Backend;
   /** What was asked for. Absent in runs from before there was a choice: `float32`. */
+  /** As it was asked for; absent when the folder's most exact graph ran, or none. */
+  readonly onnx_file?: string;
   readonly kv_cache_dtype?: KvCacheDtypeChoice;
   /** As chosen; absent in runs from before there was a choice: `float32`. */
   readonly dtype?: 'auto' | 'float32' | 'bfloat16';

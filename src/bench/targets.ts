@@ -83,6 +83,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
     ...(usesStores(prefill.kvStore) && { kv_store: prefill.kvStore }),
     backend: prefill.backend,
+    ...(prefill.onnxFile !== null && { onnx_file: prefill.onnxFile }),
     kv_cache_dtype: prefill.kvCacheDtype,
     dtype: prefill.dtype,
     quantization: prefill.quantization,

@@ -88,6 +88,20 @@ export const size = custom<number>({
   },
 });
 
+export const jsonObject = custom<Readonly<Record<string, unknown>>>({
+  parse: async (input) => {
+    try {
+      const value: unknown = JSON.parse(input);
+      if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
+        return value as Readonly<Record<string, unknown>>;
+      }
+    } catch {
+      // The sentence below is for this as well.
+    }
+    throw new CLIError(`Expected a JSON object but received: ${input}`);
+  },
+});
+
 /** Under one heading of --help. */
 export function inHelpGroup<T extends Readonly<Record<string, { helpGroup?: string }>>>(
   helpGroup: string,

@@ -1,7 +1,7 @@
 // Flags about the model: which one, on what it runs, what its weights are kept as.
 import { boolean, option, string } from '@oclif/core/flags';
 import { defaults } from '../engine-options.js';
-import { count, inHelpGroup, shown, text } from './flag-types.js';
+import { count, inHelpGroup, jsonObject, shown, text } from './flag-types.js';
 
 export const modelFlags = inHelpGroup('MODEL', {
   model: text('A built-in model (`default`, `tiny`) or a Hugging Face folder.', defaults.model),
@@ -16,6 +16,23 @@ export const modelFlags = inHelpGroup('MODEL', {
       'What runs the model: the native kernels on the CPU or on a GPU (auto: where one answers), or ONNX Runtime on an exported decoder.',
     ...shown(defaults.backend),
   })(),
+  'onnx-file': string({
+    description:
+      'Which exported graph backend onnx runs, such as model_q4.onnx or just q4; the most exact one if absent.',
+    helpValue: 'NAME',
+  }),
+  'chat-template': string({
+    description: "A Jinja file, or a template itself, instead of the model's own.",
+    helpValue: 'FILE',
+  }),
+  'generation-config': text(
+    'Sampling defaults: from the model (`auto`), from a folder, or none but those of the API (`vllm`).',
+    defaults.generationConfig,
+  ),
+  'override-generation-config': jsonObject({
+    description: 'Fields of generation_config.json that hold over the file, as JSON.',
+    helpValue: 'JSON',
+  }),
   dtype: option({
     options: ['auto', 'float32', 'bfloat16'] as const,
     description: 'What weights are kept as: bfloat16 where the CPU has AVX-512 or AMX (auto), or as said.',

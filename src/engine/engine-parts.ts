@@ -85,10 +85,13 @@ export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
   }
 }
 
-function loadFolder({ modelPath, backend, numThreads, scheduler, dtype, quantization, cuda }: EngineConfig) {
+function loadFolder(config: EngineConfig) {
+  const { modelPath, backend, numThreads, scheduler, dtype, quantization, cuda } = config;
   const { maxModelLen, maxNumBatchedTokens, maxNumSeqs } = scheduler;
   return loadModelFolder(modelPath, {
     backend,
+    onnxFile: config.onnxFile,
+    texts: { chatTemplate: config.chatTemplate, generation: config.generation },
     numThreads,
     maxModelLen,
     dtype,
@@ -104,8 +107,9 @@ function loadFolder({ modelPath, backend, numThreads, scheduler, dtype, quantiza
 
 /** Nodes whose answers differ must not read each other's blocks: same weights, same hashes for the same tokens. */
 async function compatibilityOf(config: EngineConfig): Promise<string> {
-  const { modelPath, backend, cache, scheduler, dtype, quantization } = config;
-  const fingerprint = await modelFingerprint(modelPath, backend, { ...scheduler, dtype, quantization });
+  const { modelPath, backend, onnxFile, cache, scheduler, dtype, quantization } = config;
+  const options = { ...scheduler, dtype, quantization, onnxFile };
+  const fingerprint = await modelFingerprint(modelPath, backend, options);
   return JSON.stringify({ model: fingerprint, block_size: cache.blockSize, hash_seed: cache.hashSeed });
 }
 

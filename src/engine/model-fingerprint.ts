@@ -18,12 +18,12 @@ const numSamples = 1024;
 export async function modelFingerprint(
   modelPath: string,
   backend: Backend,
-  options: ModelConfigOptions & WeightChoice = {},
+  options: ModelConfigOptions & WeightChoice & { readonly onnxFile?: string | null } = {},
 ): Promise<string> {
   // Other weights make other bits as well.
   const weights = backend === 'onnx' ? {} : resolveWeights(options, backend);
   const hash = createHash('sha256').update(JSON.stringify({ backend, ...weights }));
-  if (backend === 'onnx') await addOnnxFiles(hash, modelPath);
+  if (backend === 'onnx') await addOnnxFiles(hash, modelPath, options.onnxFile);
   else await addCheckpoint(hash, modelPath, options);
   return hash.digest('hex');
 }
@@ -44,13 +44,13 @@ async function addCheckpoint(hash: Hash, modelPath: string, options: ModelConfig
   }
 }
 
-async function addOnnxFiles(hash: Hash, modelPath: string): Promise<void> {
-  const { graph, external } = await requireOnnxFiles(modelPath);
-  for (const name of [graph, ...external]) {
-    const file = await open(name);
+async function addOnnxFiles(hash: Hash, modelPath: string, name?: string | null): Promise<void> {
+  const { graph, external } = await requireOnnxFiles(modelPath, name);
+  for (const part of [graph, ...external]) {
+    const file = await open(part);
     try {
       const { size } = await file.stat();
-      hash.update(JSON.stringify([path.basename(name), size]));
+      hash.update(JSON.stringify([path.basename(part), size]));
       const stride = Math.max(sampleBytes, Math.floor(size / numSamples));
       for (let offset = 0; offset < size; offset += stride) {
         hash.update(await sample(file, offset, Math.min(stride, size - offset)));

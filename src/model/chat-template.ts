@@ -1,4 +1,5 @@
 // Messages → the text that the model was trained on, by the model folder's own Jinja template.
+import { readFile } from 'node:fs/promises';
 import { Template } from '@huggingface/jinja';
 import { z } from 'zod';
 import { messageOf, VllmPdError } from '../errors.js';
@@ -33,29 +34,43 @@ const templateSchema = z.looseObject({
     .nullish(),
 });
 
+/** Template of requests with tools, where a model has one of its own for them. */
+const toolUse = 'tool_use';
+
 export class ChatTemplate {
+  /** Where the template was found: a file's name, or `--chat-template`. Null without one. */
+  readonly source: string | null;
   readonly #tokenizer: Tokenizer;
   /** Null for a model that was not made for chat. */
   readonly #template: Template | null;
+  readonly #toolTemplate: Template | null;
 
-  private constructor(tokenizer: Tokenizer, template: Template | null) {
+  private constructor(tokenizer: Tokenizer, found: FoundTemplates | null) {
     this.#tokenizer = tokenizer;
-    this.#template = template;
+    this.source = found?.source ?? null;
+    this.#template = found && new Template(found.text);
+    this.#toolTemplate = found?.toolText == null ? null : new Template(found.toolText);
   }
 
   /**
-   * Reads `chat_template.jinja`, else `chat_template` of chat_template.json or of tokenizer_config.json. Throws BAD_FILE
-   * if what is there does not parse.
+   * Reads `chat_template.jinja`, else `chat_template` of chat_template.json or of tokenizer_config.json; `given`, a
+   * file's path or a template itself, goes before all. Throws BAD_FILE if what is there does not parse.
    */
-  static async load(modelPath: string, tokenizer: Tokenizer): Promise<ChatTemplate> {
-    const file = await readTextFile(modelPath, 'chat_template.jinja');
-    const source = file ?? (await templateOfConfig(modelPath));
-    if (source === null) return new ChatTemplate(tokenizer, null);
+  static async load(
+    modelPath: string,
+    tokenizer: Tokenizer,
+    given: string | null = null,
+  ): Promise<ChatTemplate> {
+    const found =
+      given === null
+        ? ((await templatesOfFiles(modelPath)) ?? (await templatesOfConfig(modelPath)))
+        : await givenTemplate(given);
     try {
-      return new ChatTemplate(tokenizer, new Template(source));
+      return new ChatTemplate(tokenizer, found);
     } catch (error) {
-      const name = file === undefined ? 'tokenizer_config.json' : 'chat_template.jinja';
-      throw badFile(modelPath, name, `the chat template does not parse (${messageOf(error)})`, error);
+      const what = `the chat template does not parse (${messageOf(error)})`;
+      if (given !== null) throw refusedFlag(what, error);
+      throw badFile(modelPath, found?.source ?? '', what, error);
     }
   }
 
@@ -65,15 +80,16 @@ export class ChatTemplate {
 
   /** Throws INVALID_ARGUMENT if the model has no template or the template refuses the messages. */
   renderChat(messages: readonly ChatMessage[], options: RenderChatOptions = {}): string {
-    if (!this.#template) throw refused('This model has no chat template; send a prompt instead of messages.');
     const { addGenerationPrompt = true, continueFinalMessage = false, tools = null } = options;
+    const template = (tools && this.#toolTemplate) ?? this.#template;
+    if (!template) throw refused('This model has no chat template; send a prompt instead of messages.');
     if (continueFinalMessage && addGenerationPrompt) {
       throw refused('continue_final_message and add_generation_prompt cannot both be true.');
     }
     const flat = messages.map(withTextContent);
     let text: string;
     try {
-      text = this.#template.render({
+      text = template.render({
         ...this.#tokenizer.specialTokens,
         ...options.chatTemplateKwargs,
         messages: flat,
@@ -92,14 +108,47 @@ export class ChatTemplate {
   }
 }
 
-async function templateOfConfig(modelPath: string): Promise<string | null> {
+interface FoundTemplates {
+  readonly source: string;
+  readonly text: string;
+  readonly toolText: string | null;
+}
+
+/** As Transformers has written them since 2025: one file, and further ones by name beside it. */
+async function templatesOfFiles(modelPath: string): Promise<FoundTemplates | null> {
+  const source = 'chat_template.jinja';
+  const text = await readTextFile(modelPath, source);
+  if (text === undefined) return null;
+  const toolText = await readTextFile(modelPath, `additional_chat_templates/${toolUse}.jinja`);
+  return { source, text, toolText: toolText ?? null };
+}
+
+async function templatesOfConfig(modelPath: string): Promise<FoundTemplates | null> {
   const own = 'chat_template.json';
   const ownJson = await readJsonFile(modelPath, own);
-  const name = ownJson === undefined ? 'tokenizer_config.json' : own;
-  const json = ownJson ?? (await readJsonFile(modelPath, name)) ?? {};
-  const found = parseAs(templateSchema, json, modelPath, name).chat_template;
-  if (found == null || typeof found === 'string') return found ?? null;
-  return found.find(({ name }) => name === 'default')?.template ?? null;
+  const source = ownJson === undefined ? 'tokenizer_config.json' : own;
+  const json = ownJson ?? (await readJsonFile(modelPath, source)) ?? {};
+  const found = parseAs(templateSchema, json, modelPath, source).chat_template;
+  if (found == null) return null;
+  if (typeof found === 'string') return { source, text: found, toolText: null };
+  const named = new Map(found.map(({ name, template }) => [name, template]));
+  const text = named.get('default');
+  return text === undefined ? null : { source, text, toolText: named.get(toolUse) ?? null };
+}
+
+/** As vLLM's flag: what looks like a template is one, anything else is a file's path. */
+async function givenTemplate(given: string): Promise<FoundTemplates> {
+  const source = '--chat-template';
+  if (/[{}\n]/.test(given)) return { source, text: given, toolText: null };
+  const text = await readFile(given, 'utf8').catch((error: unknown) => {
+    throw refusedFlag(`its file cannot be read (${messageOf(error)})`, error);
+  });
+  return { source: given, text, toolText: null };
+}
+
+function refusedFlag(what: string, cause: unknown): VllmPdError {
+  const message = `Expected a Jinja template or the path of one for --chat-template, but ${what}.`;
+  return new VllmPdError('INVALID_ARGUMENT', message, { cause, param: 'chat-template' });
 }
 
 /** Templates expect text; a list of text parts becomes their lines. */

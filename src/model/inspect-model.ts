@@ -6,7 +6,7 @@ import { type HistoryRoundTrip, historyRoundTrip } from './history-round-trip.js
 import type { ModelConfig } from './model-config.js';
 import { loadModelTexts } from './model-folder.js';
 import { expectedTensors, numElements } from './model-tensors.js';
-import { findOnnxFiles, onnxBytes } from './onnx-files.js';
+import { listOnnxFiles, onnxBytes } from './onnx-files.js';
 import type { RopeParameters } from './rope.js';
 
 /** Field names are those of config.json where it has them. */
@@ -89,7 +89,7 @@ async function inspectWeights(
   modelPath: string,
   config: ModelConfig,
 ): Promise<Pick<ModelReport, 'backends' | 'dtypes' | 'weights_bytes'>> {
-  const onnx = await findOnnxFiles(modelPath);
+  const [onnx] = await listOnnxFiles(modelPath);
   if (onnx && !(await hasCheckpoint(modelPath))) {
     return { backends: ['onnx'], dtypes: [], weights_bytes: await onnxBytes(onnx) };
   }

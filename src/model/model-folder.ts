@@ -1,6 +1,6 @@
 // A model folder as the engine uses it: forward pass, tokenizer, chat template and generation defaults together.
 
-import type { Backend } from '../config.js';
+import type { Backend, GenerationChoice } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import type { CudaModelOptions } from '../native/model-config.js';
 import { ChatTemplate } from './chat-template.js';
@@ -24,9 +24,19 @@ export interface ModelFolder extends ModelTexts {
   readonly model: Model;
 }
 
+/** What stands in for the folder's own files. */
+export interface TextChoice {
+  /** A template, or the path of one. */
+  readonly chatTemplate: string | null;
+  readonly generation: GenerationChoice;
+}
+
 export interface LoadOptions extends ModelConfigOptions, WeightChoice {
   /** Default `cpu`. */
   readonly backend?: Backend;
+  /** Which graph backend `onnx` runs; null = the most exact one. */
+  readonly onnxFile?: string | null;
+  readonly texts?: TextChoice;
   readonly numThreads: number;
   /** Asked for with backend `cuda`. */
   readonly cuda?: CudaModelOptions;
@@ -37,9 +47,10 @@ export interface LoadOptions extends ModelConfigOptions, WeightChoice {
  * INVALID_ARGUMENT for weights chosen on a backend that brings its own, NOT_SUPPORTED for `cuda` without a GPU.
  */
 export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
-  const { backend, numThreads, cuda, ...modelOptions } = options;
+  const { backend, onnxFile, texts: choice, numThreads, cuda, ...modelOptions } = options;
   if (backend !== 'onnx') {
-    const texts = await loadModelTexts(modelPath, modelOptions);
+    refuseOnnxFile(options);
+    const texts = await loadModelTexts(modelPath, modelOptions, choice);
     const model =
       backend === 'cuda' && cuda
         ? await loadCudaModel(modelPath, cuda, modelOptions)
@@ -48,8 +59,8 @@ export async function loadModelFolder(modelPath: string, options: LoadOptions): 
   }
   refuseWeightChoice(options);
   // The graph says how it is computed, so any architecture will do.
-  const texts = await loadTexts(modelPath, await readTextConfig(modelPath));
-  return { ...texts, model: await loadOnnxModel(modelPath, texts.config, numThreads) };
+  const texts = await loadTexts(modelPath, await readTextConfig(modelPath), choice);
+  return { ...texts, model: await loadOnnxModel(modelPath, texts.config, numThreads, onnxFile) };
 }
 
 function refuseWeightChoice({ dtype = 'auto', quantization = 'none' }: WeightChoice): void {
@@ -64,20 +75,31 @@ function refuseWeightChoice({ dtype = 'auto', quantization = 'none' }: WeightCho
   }
 }
 
+function refuseOnnxFile({ backend = 'cpu', onnxFile }: LoadOptions): void {
+  if (onnxFile == null) return;
+  throw new VllmPdError(
+    'INVALID_ARGUMENT',
+    `Expected --onnx-file together with --backend onnx but received it with --backend ${backend}.`,
+    { param: 'onnx-file' },
+  );
+}
+
 /** Everything but the weights of a model that the native module can run. */
 export async function loadModelTexts(
   modelPath: string,
   options: ModelConfigOptions = {},
+  choice?: TextChoice,
 ): Promise<ModelTexts<ModelConfig>> {
-  return loadTexts(modelPath, await readModelConfig(modelPath, options));
+  return loadTexts(modelPath, await readModelConfig(modelPath, options), choice);
 }
 
 async function loadTexts<Config extends TextConfig>(
   modelPath: string,
   config: Config,
+  choice: TextChoice | undefined,
 ): Promise<ModelTexts<Config>> {
   const tokenizer = await Tokenizer.load(modelPath);
-  const chatTemplate = await ChatTemplate.load(modelPath, tokenizer);
-  const generationConfig = await readGenerationConfig(modelPath, config);
+  const chatTemplate = await ChatTemplate.load(modelPath, tokenizer, choice?.chatTemplate);
+  const generationConfig = await readGenerationConfig(modelPath, config, choice?.generation);
   return { config, tokenizer, chatTemplate, generationConfig };
 }

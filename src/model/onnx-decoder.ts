@@ -27,6 +27,27 @@ export interface DecoderWeights {
   readonly vector: (name: string) => Float32Array;
 }
 
+/** One layer's attention: names of what it reads and of what it must give. */
+export interface AttentionNode {
+  readonly layer: number;
+  /** (batch_size, sequence_length, num_heads · head_dim), rotated */
+  readonly q: string;
+  /** (batch_size, sequence_length, num_kv_heads · head_dim), k rotated */
+  readonly k: string;
+  readonly v: string;
+  /** Key and value, (batch_size, num_kv_heads, length, head_dim) */
+  readonly past: readonly string[];
+  readonly present: readonly string[];
+}
+
+/** What exports differ in; where a part is absent, the graph has one MatMul a matrix and GroupQueryAttention. */
+export interface DecoderForm {
+  /** (…, in_features) → (…, out_features), by the matrix of that Hugging Face name. */
+  readonly product?: (graph: OnnxGraph, name: string, x: string) => string;
+  /** Of the shape of `q`. */
+  readonly attention?: (graph: OnnxGraph, node: AttentionNode) => string;
+}
+
 /**
  * The graph. Vectors lie inside it, matrices are declared as external tensors that the caller writes: the embedding as
  * the checkpoint has it, every other matrix transposed.
@@ -35,6 +56,7 @@ export function buildDecoder(
   config: NativeModelConfig,
   weights: DecoderWeights,
   externalFile: string,
+  form: DecoderForm = {},
 ): OnnxGraph {
   const { vocabSize, hiddenSize, numLayers } = config;
   const graph = new OnnxGraph(externalFile);
@@ -42,9 +64,9 @@ export function buildDecoder(
   const shared = sharedNodes(graph, config);
   const embedding = graph.external('model.embed_tokens.weight', [vocabSize, hiddenSize]);
   let hidden = graph.node('Gather', [embedding, inputIds]);
-  const layers = new DecoderLayers(graph, config, weights, shared);
+  const layers = new DecoderLayers(graph, config, weights, shared, form);
   for (let layer = 0; layer < numLayers; layer++) hidden = layers.add(layer, hidden);
-  logits(graph, config, weights, hidden);
+  logits(graph, config, weights, hidden, form);
   return graph;
 }
 
@@ -91,12 +113,20 @@ class DecoderLayers {
   readonly #config: NativeModelConfig;
   readonly #weights: DecoderWeights;
   readonly #shared: Shared;
+  readonly #form: DecoderForm;
 
-  constructor(graph: OnnxGraph, config: NativeModelConfig, weights: DecoderWeights, shared: Shared) {
+  constructor(
+    graph: OnnxGraph,
+    config: NativeModelConfig,
+    weights: DecoderWeights,
+    shared: Shared,
+    form: DecoderForm,
+  ) {
     this.#graph = graph;
     this.#config = config;
     this.#weights = weights;
     this.#shared = shared;
+    this.#form = form;
   }
 
   /** (batch_size, sequence_length, hidden_size) in and out. */
@@ -110,18 +140,35 @@ class DecoderLayers {
 
   #attention(layer: number, prefix: string, x: string): string {
     const { numHeads, numKvHeads, headDim, hiddenSize } = this.#config;
-    const { lastPositions, totalLength } = this.#shared;
-    const window = this.#config.slidingWindows?.[layer] ?? 0;
     const [qSize, kvSize] = [numHeads * headDim, numKvHeads * headDim];
-    const q = this.#rotated(layer, `${prefix}self_attn.q`, x, numHeads);
-    const k = this.#rotated(layer, `${prefix}self_attn.k`, x, numKvHeads);
-    const v = this.#projected(`${prefix}self_attn.v`, x, kvSize);
-    const past = ['key', 'value'].map((part) =>
-      this.#graph.input(`past_key_values.${layer}.${part}`, 'float32', this.#kvShape('past_sequence_length')),
-    );
-    const present = ['key', 'value'].map((part) => `present.${layer}.${part}`);
-    for (const name of present) this.#graph.output(name, 'float32', this.#kvShape('total_sequence_length'));
-    const attended = this.#graph.node('GroupQueryAttention', [q, k, v, ...past, lastPositions, totalLength], {
+    const parts = ['key', 'value'];
+    const node: AttentionNode = {
+      layer,
+      q: this.#rotated(layer, `${prefix}self_attn.q`, x, numHeads),
+      k: this.#rotated(layer, `${prefix}self_attn.k`, x, numKvHeads),
+      v: this.#projected(`${prefix}self_attn.v`, x, kvSize),
+      past: parts.map((part) =>
+        this.#graph.input(
+          `past_key_values.${layer}.${part}`,
+          'float32',
+          this.#kvShape('past_sequence_length'),
+        ),
+      ),
+      present: parts.map((part) => `present.${layer}.${part}`),
+    };
+    for (const name of node.present) {
+      this.#graph.output(name, 'float32', this.#kvShape('total_sequence_length'));
+    }
+    const attended = this.#form.attention?.(this.#graph, node) ?? this.#groupQueryAttention(node);
+    const hasBias = this.#config.outputBias ?? false;
+    return this.#linear(`${prefix}self_attn.o_proj`, attended, qSize, hiddenSize, hasBias);
+  }
+
+  #groupQueryAttention({ layer, q, k, v, past, present }: AttentionNode): string {
+    const { numHeads, numKvHeads, headDim, slidingWindows } = this.#config;
+    const { lastPositions, totalLength } = this.#shared;
+    const window = slidingWindows?.[layer] ?? 0;
+    return this.#graph.node('GroupQueryAttention', [q, k, v, ...past, lastPositions, totalLength], {
       domain: contrib,
       attributes: {
         num_heads: numHeads,
@@ -129,10 +176,8 @@ class DecoderLayers {
         scale: { float: 1 / Math.sqrt(headDim) },
         ...(window > 0 && { local_window_size: window }),
       },
-      outputs: [`${prefix}attended`, ...present],
+      outputs: [`model.layers.${layer}.attended`, ...present],
     });
-    const hasBias = this.#config.outputBias ?? false;
-    return this.#linear(`${prefix}self_attn.o_proj`, attended, qSize, hiddenSize, hasBias);
   }
 
   #kvShape(length: string): (number | string)[] {
@@ -174,8 +219,7 @@ class DecoderLayers {
   }
 
   #linear(name: string, x: string, inFeatures: number, outFeatures: number, hasBias: boolean): string {
-    const weight = this.#graph.external(`${name}.weight`, [inFeatures, outFeatures]);
-    const out = this.#graph.node('MatMul', [x, weight]);
+    const out = product(this.#graph, this.#form, `${name}.weight`, x, [inFeatures, outFeatures]);
     if (!hasBias) return out;
     const bias = this.#graph.constant(`${name}.bias`, this.#weights.vector(`${name}.bias`), [outFeatures]);
     return this.#graph.node('Add', [out, bias]);
@@ -183,7 +227,13 @@ class DecoderLayers {
 }
 
 /** (batch_size, num_logits_to_keep, vocab_size); 0 rows to keep = all of them. */
-function logits(graph: OnnxGraph, config: NativeModelConfig, weights: DecoderWeights, hidden: string): void {
+function logits(
+  graph: OnnxGraph,
+  config: NativeModelConfig,
+  weights: DecoderWeights,
+  hidden: string,
+  form: DecoderForm,
+): void {
   const { vocabSize, hiddenSize, rmsNormEps } = config;
   const numKept = graph.input('num_logits_to_keep', 'int64', []);
   const start = graph.node('Unsqueeze', [graph.node('Neg', [numKept]), 'zero_axis']);
@@ -192,7 +242,18 @@ function logits(graph: OnnxGraph, config: NativeModelConfig, weights: DecoderWei
   const kept = graph.node('Slice', [hidden, start, end, 'one']);
   const normName = 'model.norm.weight';
   const normed = rmsNorm(graph, kept, normName, weights.vector(normName), rmsNormEps);
-  const projection = graph.external(outputProjection, [hiddenSize, vocabSize]);
-  graph.node('MatMul', [normed, projection], { outputs: ['logits'] });
+  const out = product(graph, form, outputProjection, normed, [hiddenSize, vocabSize]);
+  graph.node('Identity', [out], { outputs: ['logits'] });
   graph.output('logits', 'float32', ['batch_size', 'num_logits', vocabSize]);
+}
+
+/** `shape`: (in_features, out_features) */
+function product(
+  graph: OnnxGraph,
+  form: DecoderForm,
+  name: string,
+  x: string,
+  shape: readonly [number, number],
+): string {
+  return form.product?.(graph, name, x) ?? graph.node('MatMul', [x, graph.external(name, shape)]);
 }

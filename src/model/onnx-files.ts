@@ -7,7 +7,18 @@ import { VllmPdError } from '../errors.js';
 const folders = ['onnx', ''];
 
 /** Which of several variants is taken, most exact first; others follow by name. */
-const preference = ['model', 'model_fp32', 'model_fp16', 'model_quantized', 'model_int8', 'model_q4'];
+const preference = [
+  'model',
+  'model_fp32',
+  'model_fp16',
+  'model_int8',
+  'model_quantized',
+  'model_uint8',
+  'model_q8f16',
+  'model_q4',
+  'model_q4f16',
+  'model_bnb4',
+];
 
 export interface OnnxFiles {
   /** Absolute path of the graph. */
@@ -16,32 +27,45 @@ export interface OnnxFiles {
   readonly external: readonly string[];
 }
 
-/** Null if the folder holds no `onnx/model*.onnx` and no `model*.onnx`. */
-export async function findOnnxFiles(modelPath: string): Promise<OnnxFiles | null> {
+/** Every `onnx/model*.onnx`, else every `model*.onnx` of the folder itself, most exact first. */
+export async function listOnnxFiles(modelPath: string): Promise<OnnxFiles[]> {
   for (const name of folders) {
     const folder = path.join(modelPath, name);
     const names = (await readdir(folder).catch(() => [])).sort();
-    const graph = names.filter((file) => /^model.*\.onnx$/.test(file)).sort(byPreference)[0];
-    if (graph === undefined) continue;
-    const external = names.filter((file) => file !== graph && file.startsWith(graph));
-    return {
+    const graphs = names.filter((file) => /^model.*\.onnx$/.test(file)).sort(byPreference);
+    if (graphs.length === 0) continue;
+    return graphs.map((graph) => ({
       graph: path.join(folder, graph),
-      external: external.map((file) => path.join(folder, file)),
-    };
+      external: names
+        .filter((file) => file !== graph && file.startsWith(graph))
+        .map((file) => path.join(folder, file)),
+    }));
   }
-  return null;
+  return [];
 }
 
-/** Throws BAD_FILE if there is none. */
-export async function requireOnnxFiles(modelPath: string): Promise<OnnxFiles> {
-  const files = await findOnnxFiles(modelPath);
-  if (files) return files;
+/** `wanted`: a file's name, or what stands behind `model_`; null = the most exact one. Throws BAD_FILE if there is none. */
+export async function requireOnnxFiles(modelPath: string, wanted: string | null = null): Promise<OnnxFiles> {
+  const files = await listOnnxFiles(modelPath);
+  const names = files.map(({ graph }) => path.basename(graph));
+  const chosen = wanted === null ? 0 : names.findIndex((name) => isCalled(name, wanted));
+  const found = files[chosen];
+  if (found) return found;
+  if (files.length > 0) {
+    const message = `${modelPath} holds no exported decoder '${wanted}': expected one of ${names.join(', ')}.`;
+    throw new VllmPdError('NOT_FOUND', message, { param: 'onnx-file' });
+  }
   throw new VllmPdError('BAD_FILE', `${modelPath} holds no exported decoder: no onnx/model*.onnx.`, {
     suggestions: [
       'Run it with --backend cpu, which reads safetensors.',
       'Make a folder with one by `vllm-pd model create FOLDER --format onnx`.',
     ],
   });
+}
+
+function isCalled(file: string, wanted: string): boolean {
+  const name = path.basename(wanted, '.onnx');
+  return [`${name}.onnx`, `model_${name}.onnx`].includes(file);
 }
 
 /** Bytes of graph and weights together. */

@@ -3,12 +3,17 @@ import { numElements } from './model-tensors.js';
 import { bytes, type Field, float, integer, message, text } from './onnx-protobuf.js';
 
 /** Numbers of TensorProto.DataType. */
-const dtypeNumbers = { float32: 1, int32: 6, int64: 7, float16: 10 } as const;
+const dtypeNumbers = { float32: 1, uint8: 2, int8: 3, int32: 6, int64: 7, float16: 10 } as const;
 
 export type OnnxDtype = keyof typeof dtypeNumbers;
 
 /** Whole numbers become INT attributes; a FLOAT says so, because 1 may be either. */
-export type Attribute = number | string | { readonly float: number } | { readonly dtype: OnnxDtype };
+export type Attribute =
+  | number
+  | string
+  | readonly number[]
+  | { readonly float: number }
+  | { readonly dtype: OnnxDtype };
 
 /** A size, or the name of one that is known only when the graph runs. */
 export type Dimension = number | string;
@@ -20,6 +25,9 @@ export interface ExternalTensor {
   /** Bytes from the beginning of that file. */
   readonly offset: number;
 }
+
+/** Numbers of float16 come as their bits. */
+export type ConstantValues = Float32Array | BigInt64Array | Uint8Array | Int8Array | Uint16Array;
 
 export interface NodeOptions {
   readonly attributes?: Readonly<Record<string, Attribute>>;
@@ -79,9 +87,9 @@ export class OnnxGraph {
   }
 
   /** A tensor inside the graph file. `shape` [] is a scalar. */
-  constant(name: string, values: Float32Array | BigInt64Array, shape: readonly number[]): string {
+  constant(name: string, values: ConstantValues, shape: readonly number[]): string {
     const raw = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    const dtype = values instanceof Float32Array ? 'float32' : 'int64';
+    const dtype = dtypeOf(values);
     this.#initializers.push(message(5, [...tensorHead(name, dtype, shape), bytes(9, raw)]));
     return name;
   }
@@ -123,6 +131,13 @@ export class OnnxGraph {
   }
 }
 
+function dtypeOf(values: ConstantValues): OnnxDtype {
+  if (values instanceof Float32Array) return 'float32';
+  if (values instanceof BigInt64Array) return 'int64';
+  if (values instanceof Uint16Array) return 'float16';
+  return values instanceof Int8Array ? 'int8' : 'uint8';
+}
+
 function tensorHead(name: string, dtype: OnnxDtype, shape: readonly number[]): Field[] {
   return [...shape.map((size) => integer(1, size)), integer(2, dtypeNumbers[dtype]), text(8, name)];
 }
@@ -139,6 +154,11 @@ function attribute(name: string, value: Attribute): Field[] {
   const head = text(1, name);
   if (typeof value === 'number') return [head, integer(3, value), integer(20, 2)];
   if (typeof value === 'string') return [head, text(4, value), integer(20, 3)];
+  if (isList(value)) return [head, ...value.map((entry) => integer(8, entry)), integer(20, 7)];
   if ('dtype' in value) return [head, integer(3, dtypeNumbers[value.dtype]), integer(20, 2)];
   return [head, float(2, value.float), integer(20, 1)];
+}
+
+function isList(value: object): value is readonly number[] {
+  return Array.isArray(value);
 }

@@ -169,13 +169,14 @@ function firstPosition(positions: Int32Array): number {
   );
 }
 
-/** Loads the folder's exported decoder on a thread. Throws BAD_FILE or NATIVE_UNAVAILABLE. */
+/** Loads an exported decoder of the folder on a thread. Throws NOT_FOUND, BAD_FILE or NATIVE_UNAVAILABLE. */
 export async function loadOnnxModel(
   modelPath: string,
   { maxPositionEmbeddings }: TextConfig,
   numThreads: number,
+  onnxFile: string | null = null,
 ): Promise<Model> {
-  const { graph } = await requireOnnxFiles(modelPath);
+  const { graph } = await requireOnnxFiles(modelPath, onnxFile);
   const { thread, signature } = await OnnxThread.start({ graph, numThreads, maxPositionEmbeddings });
   return new OnnxModel(thread, signature, maxPositionEmbeddings);
 }

@@ -9,6 +9,11 @@ export function engineArgs(options: EngineOptions): string[] {
     model: options.model,
     'served-model-name': options.servedModelName,
     backend: options.backend,
+    'onnx-file': options.onnxFile,
+    'chat-template': options.chatTemplate,
+    'generation-config': options.generationConfig,
+    'override-generation-config':
+      options.overrideGenerationConfig && JSON.stringify(options.overrideGenerationConfig),
     dtype: options.dtype,
     quantization: options.quantization,
     'num-threads': options.numThreads,

@@ -1,4 +1,5 @@
 // Chat templates: where they are found, what reaches them, and what they refuse.
+import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type ChatMessage, ChatTemplate, type RenderChatOptions } from '../../src/model/chat-template.js';
@@ -15,14 +16,18 @@ const config = (chatTemplate: unknown) => ({
   chat_template: chatTemplate,
 });
 
-function load(tokenizerConfig: object, files: Files = {}): Promise<ChatTemplate> {
+function load(
+  tokenizerConfig: object,
+  files: Files = {},
+  given: string | null = null,
+): Promise<ChatTemplate> {
   const all = {
     'config.json': llamaConfig,
     'tokenizer.json': byteLevelTokenizer([], ['<s>', '</s>']),
     'tokenizer_config.json': tokenizerConfig,
     ...files,
   };
-  return withFolder(all, async (folder) => ChatTemplate.load(folder, await Tokenizer.load(folder)));
+  return withFolder(all, async (folder) => ChatTemplate.load(folder, await Tokenizer.load(folder), given));
 }
 
 const user = (content: ChatMessage['content']): ChatMessage => ({ role: 'user', content });
@@ -50,6 +55,37 @@ test('chat_template.json goes before tokenizer_config.json and behind the jinja 
   assert.is((await load(config('plain'), json)).renderChat([user('hi')]), 'from the json');
   const both = { ...json, 'chat_template.jinja': 'from the file' };
   assert.is((await load(config('plain'), both)).renderChat([user('hi')]), 'from the file');
+});
+
+test('a model with a template of its own for tools uses it where a request brings some', async () => {
+  const named = [
+    { name: 'tool_use', template: 'tools {{ tools[0] }}' },
+    { name: 'default', template: 'plain' },
+  ];
+  const beside = {
+    'chat_template.jinja': 'plain',
+    'additional_chat_templates/tool_use.jinja': 'tools {{ tools[0] }}',
+  };
+  for (const template of [await load(config(named)), await load({}, beside)]) {
+    assert.is(template.renderChat([user('hi')]), 'plain');
+    assert.is(template.renderChat([user('hi')], { tools: ['a'] }), 'tools a');
+  }
+  const alone = await load(config('plain {{ tools is none }}'));
+  assert.is(alone.renderChat([user('hi')], { tools: ['a'] }), 'plain false');
+});
+
+test("--chat-template goes before all of the model's: a file, or the template itself", async () => {
+  const given = (text: string) => load(config(source), {}, text);
+  assert.is((await given("{{ messages[0]['content'] }}!")).renderChat([user('hi')]), 'hi!');
+  await withFolder({ 'other.jinja': '{{ messages | length }} from a file' }, async (folder) => {
+    const template = await given(path.join(folder, 'other.jinja'));
+    assert.is(template.renderChat([user('hi')]), '1 from a file');
+    assert.is(template.source, path.join(folder, 'other.jinja'));
+  });
+  const broken = await errorOf(() => given('{% if %}'));
+  assert.is(broken.code, 'INVALID_ARGUMENT');
+  assert.match(broken.message, /for --chat-template, but the chat template does not parse/);
+  assert.match((await errorOf(() => given('/nowhere.jinja'))).message, /its file cannot be read/);
 });
 
 test('a list of text parts is rendered as lines', async () => {

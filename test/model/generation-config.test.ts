@@ -43,6 +43,42 @@ test('null means absent, and a top_k of -1 means all', async () => {
   });
 });
 
+test('defaults may come from another folder, or from nowhere; what ends and what is never said stays', async () => {
+  const file = { eos_token_id: 3, suppress_tokens: [9], temperature: 0.6, top_k: 20, max_new_tokens: 5 };
+  const endings = { eosTokenIds: [3], suppressTokens: [9] };
+  const other = { eos_token_id: 4, temperature: 0.2, max_new_tokens: 50 };
+  await withFolder(
+    { 'generation_config.json': file, 'other/generation_config.json': other },
+    async (folder) => {
+      const choose = (source: string, overrides = {}) =>
+        readGenerationConfig(folder, config, { source, overrides });
+      // max_new_tokens of the model's own file is no limit.
+      assert.equal(await choose('auto'), { ...endings, temperature: 0.6, topK: 20 });
+      assert.equal(await choose('vllm'), endings);
+      const elsewhere = { ...endings, temperature: 0.2, maxNewTokens: 50 };
+      assert.equal(await choose(`${folder}/other`), elsewhere);
+      const overrides = { temperature: 0, max_new_tokens: 7, min_p: null };
+      assert.equal(await choose('auto', overrides), {
+        ...endings,
+        temperature: 0,
+        topK: 20,
+        maxNewTokens: 7,
+      });
+      const missing = await errorOf(() => choose('/nowhere'));
+      assert.equal([missing.code, missing.param], ['NOT_FOUND', 'generation-config']);
+      for (const [wrong, message] of [
+        [{ temperature: -1 }, /temperature: /],
+        [{ tempreature: 1 }, /tempreature/],
+        [{ eos_token_id: 1 }, /eos_token_id/],
+      ] as const) {
+        const error = await errorOf(() => choose('auto', wrong));
+        assert.equal([error.code, error.param], ['INVALID_ARGUMENT', 'override-generation-config']);
+        assert.match(error.message, message);
+      }
+    },
+  );
+});
+
 const refusals: readonly (readonly [file: object, message: RegExp])[] = [
   [{ temperature: 'hot' }, /field 'temperature'/],
   [{ top_p: 2 }, /field 'top_p'/],

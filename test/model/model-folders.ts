@@ -1,5 +1,5 @@
 // Model folders made for one test and removed after it.
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { VllmPdError } from '../../src/errors.js';
@@ -13,6 +13,7 @@ export async function withFolder<T>(files: Files, use: (folder: string) => Promi
   const folder = await mkdtemp(path.join(tmpdir(), 'vllm-pd-test-'));
   try {
     for (const [name, content] of Object.entries(files)) {
+      await mkdir(path.dirname(path.join(folder, name)), { recursive: true });
       const raw = typeof content === 'string' || content instanceof Uint8Array;
       await writeFile(path.join(folder, name), raw ? content : JSON.stringify(content));
     }

@@ -31,9 +31,12 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
-  const sampling = chatSampling(body, engine);
   const whole = await encodeChat(node, body, body.add_special_tokens ?? false);
-  const prompt = truncated(whole, body, engine.maxModelLen - (sampling.maxTokens ?? 1));
+  const prompt = truncated(
+    whole,
+    body,
+    engine.maxModelLen - (body.max_completion_tokens ?? body.max_tokens ?? 1),
+  );
   if (kvTransferParams?.cache_query) {
     await answerCacheQuery(node, context, [prompt], {
       lease: kvTransferParams.lease ?? false,
@@ -51,7 +54,7 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       id: `chatcmpl-${requestId}`,
       prompts: [prompt],
       numSamples: body.n ?? 1,
-      samplingParams: () => sampling,
+      samplingParams: ({ tokenIds }) => chatSampling(body, engine, engine.maxModelLen - tokenIds.length),
       cacheSalt: body.cache_salt ?? null,
       sessionId: sessionIdOf(req, body),
       priority: priorityHeader(req) ?? body.priority ?? 0,

@@ -21,14 +21,17 @@ export function completionSampling(
   model: SamplingModel,
   contextLeft: number,
 ): Resolved {
-  const maxTokens = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
+  const wanted = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
+  const maxTokens = Math.min(wanted, model.generationConfig.maxNewTokens ?? wanted);
   checkLogprobTokenIds(body, body.logprobs != null);
   return { ...commonSampling(body, model), maxTokens, logprobs: body.logprobs ?? null };
 }
 
 /** Without a limit of its own a chat answer may take all that is left of the context. */
-export function chatSampling(body: ChatCompletionBody, model: SamplingModel): Resolved {
-  const maxTokens = body.max_completion_tokens ?? body.max_tokens ?? null;
+export function chatSampling(body: ChatCompletionBody, model: SamplingModel, contextLeft: number): Resolved {
+  const wanted = body.max_completion_tokens ?? body.max_tokens ?? null;
+  const limit = model.generationConfig.maxNewTokens ?? null;
+  const maxTokens = limit === null ? wanted : Math.min(wanted ?? Math.max(1, contextLeft), limit);
   if (body.top_logprobs && body.logprobs !== true) {
     const message = 'Expected `logprobs` to be true when `top_logprobs` is given.';
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'top_logprobs' });

@@ -1,7 +1,7 @@
 // Request fields beyond the everyday ones: what each changes in an answer.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { type Json, tellingTemplate, text, withApi, withModelFiles } from './setup.js';
+import { type Json, type TestApi, tellingTemplate, text, withApi, withModelFiles } from './setup.js';
 
 const completions = '/v1/completions';
 const chat = '/v1/chat/completions';
@@ -361,6 +361,35 @@ test('documents, reasoning_effort and variables of the request reach the chat te
     const both = { ...body, reasoning_effort: 'low', chat_template_kwargs };
     assert.is(await rendered(both), 'user: a; effort low false; ');
   });
+});
+
+test("the model's sampling defaults hold where a request has none, and flags hold over both", async () => {
+  const files = { 'generation_config.json': JSON.stringify({ temperature: 0, max_new_tokens: 3 }) };
+  const ask = async (api: TestApi, where: string, fields: object): Promise<Json> =>
+    (await api.post(where, { ...(where === chat ? { messages } : { prompt: text }), ...fields })).json;
+  const told = async (api: TestApi, fields: object) =>
+    (await ask(api, completions, { return_token_ids: true, ...fields })).choices[0].token_ids;
+  await withModelFiles(files, async (api) => {
+    const greedy = await told(api, { temperature: 0 });
+    assert.is(greedy.length, 16);
+    assert.equal(await told(api, {}), greedy);
+    assert.not.equal(await told(api, { temperature: 2, seed: 1 }), greedy);
+  });
+  const overrideGenerationConfig = { top_k: 1, max_new_tokens: 5 };
+  await withModelFiles(
+    files,
+    async (api) => {
+      const greedy = await told(api, { temperature: 0 });
+      assert.is(greedy.length, 5);
+      assert.equal(await told(api, { seed: 1 }), greedy);
+      assert.not.equal(await told(api, { seed: 1, top_k: 0 }), greedy);
+      for (const fields of [{}, { max_tokens: 9 }, { max_completion_tokens: 9 }]) {
+        assert.is((await ask(api, chat, fields)).usage.completion_tokens, 5, JSON.stringify(fields));
+      }
+      assert.is((await ask(api, chat, { max_tokens: 2 })).usage.completion_tokens, 2);
+    },
+    { generationConfig: 'vllm', overrideGenerationConfig },
+  );
 });
 
 test('stop_reason: none for the end of sequence and for length, else what was found, as vLLM gives it', async () => {

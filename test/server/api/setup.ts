@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Client, request } from 'undici';
 import { Engine } from '../../../src/engine/engine.js';
-import { completeEngineConfig } from '../../../src/engine-options.js';
+import { completeEngineConfig, type EngineOptions } from '../../../src/engine-options.js';
 import { resolveModel } from '../../../src/model/resolve-model.js';
 import { startApiServer } from '../../../src/server/api/api-server.js';
 import { assertWhole, startEngine, type TestEngineOptions } from '../../engine/test-engine.js';
@@ -113,11 +113,12 @@ export const tellingTemplate =
 export async function withModelFiles(
   files: Readonly<Record<string, string>>,
   work: (api: TestApi) => Promise<void>,
+  choices: EngineOptions = {},
 ): Promise<void> {
   const folder = await mkdtemp(path.join(tmpdir(), 'model-files-'));
   await cp(await resolveModel('tiny'), folder, { recursive: true });
   for (const [name, content] of Object.entries(files)) await writeFile(path.join(folder, name), content);
-  const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 } };
+  const options = { numThreads: 1, servedModelName: 'tiny', cache: { numBlocks: 128 }, ...choices };
   const node = { modelPath: folder, engineId: 'files', role: 'both' } as const;
   const engine = await Engine.start(completeEngineConfig(options, node));
   const server = await startApiServer({ engine, host: '127.0.0.1', port: 0 });
