@@ -21,8 +21,6 @@ export interface ScheduledRequest {
 export interface SchedulerOutput {
   readonly scheduled: readonly ScheduledRequest[];
   readonly totalNumScheduledTokens: number;
-  /** Requests that ended since the last step; the worker drops what it keeps for them. */
-  readonly finishedRequestIds: readonly string[];
   /** Answered in this pass, with zero scheduled tokens. */
   readonly cacheQueryAnswers: readonly CacheQueryAnswer[];
   readonly kvConnectorMetadata: KVConnectorMetadata | null;

@@ -1,38 +1,31 @@
 // What it cost that a node chose to pull or to compute: each turn's choice against the better one, by what the whole run measured.
 import type { TurnRecord } from './turn-record.js';
 
-export interface TurnRegret {
-  /** What was chosen, and what the other choice would have cost, by fits over the run. */
-  readonly chosenMs: number;
-  readonly otherMs: number;
-  /** Beyond the better of both; 0 = the choice was right. */
-  readonly regretMs: number;
-}
-
 interface Line {
   readonly intercept: number;
   readonly slope: number;
 }
 
 /**
- * Null for turns that had no choice, and for all where the run has measured only one of both. Pulling: transfer time over
- * tokens pulled; computing: time to the first token less the transfer, over tokens computed.
+ * Milliseconds beyond the better of both choices, by fits over the run; 0 = the choice was right. Absent for turns that had
+ * none, and for all where the run has measured only one of both. Pulling: transfer time over tokens pulled; computing: time
+ * to the first token less the transfer, over tokens computed.
  */
-export function regretOf(turns: readonly TurnRecord[]): ReadonlyMap<TurnRecord, TurnRegret> {
+export function regretOf(turns: readonly TurnRecord[]): ReadonlyMap<TurnRecord, number> {
   const answered = turns.filter(({ error }) => error === null);
   const pulls = answered.filter(({ num_pulled_tokens }) => num_pulled_tokens > 0);
   const pull = fit(pulls.map((turn) => [turn.num_pulled_tokens, turn.kv_transfer_ms_d_to_p]));
   const compute = fit(
     answered.map((turn) => [turn.num_computed_tokens, (turn.ttft_ms ?? 0) - turn.kv_transfer_ms_d_to_p]),
   );
-  const regrets = new Map<TurnRecord, TurnRegret>();
+  const regrets = new Map<TurnRecord, number>();
   if (!pull || !compute) return regrets;
   for (const turn of answered) {
     if (turn.num_pullable_tokens === 0) continue;
     const pullMs = pull.intercept + pull.slope * turn.num_pullable_tokens;
     const computeMs = compute.slope * turn.num_pullable_tokens;
     const [chosenMs, otherMs] = turn.num_pulled_tokens > 0 ? [pullMs, computeMs] : [computeMs, pullMs];
-    regrets.set(turn, { chosenMs, otherMs, regretMs: Math.max(0, chosenMs - otherMs) });
+    regrets.set(turn, Math.max(0, chosenMs - otherMs));
   }
   return regrets;
 }

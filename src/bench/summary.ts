@@ -147,7 +147,7 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
 /** Empty for runs kept before there were stores. */
 function storageSummary(answered: readonly TurnRecord[]) {
   if (answered.some((turn) => turn.two_hop_bytes === undefined)) return {};
-  const regrets = [...regretOf(answered).values()].map(({ regretMs }) => regretMs);
+  const regrets = [...regretOf(answered).values()];
   return {
     kv_bytes_dedicated: sum(answered, 'kv_bytes_dedicated'),
     kv_bytes_shared: sum(answered, 'kv_bytes_shared'),

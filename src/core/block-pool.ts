@@ -99,11 +99,6 @@ export class BlockPool {
     }
   }
 
-  /** Forgets what these blocks hold, in use or not, without freeing them. */
-  evictBlocks(blockIds: Iterable<number>): void {
-    for (const blockId of blockIds) this.#evict(this.#blocks[blockId]!);
-  }
-
   /**
    * `onlyFree`: forgets every cached block that nobody uses; true. Otherwise forgets all of them, or none and false
    * while any block is in use.

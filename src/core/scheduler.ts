@@ -57,7 +57,6 @@ export class Scheduler {
   readonly #ends: RequestEnds;
   readonly #cacheQueries: CacheQueries;
   #stepUnderWay: readonly ScheduledRequest[] = [];
-  #finishedRequestIds: string[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
   #pendingOutputs: EngineCoreOutput[] = [];
   /** No waiting request fitted in the last schedule(), and nothing has changed since. */
@@ -124,11 +123,6 @@ export class Scheduler {
   hashPrompt(request: Request): readonly BlockHash[] {
     this.#hasher.extend(request);
     return request.blockHashes;
-  }
-
-  /** As finishRequest(requestId, 'FINISHED_ABORTED'). */
-  abortRequest(requestId: string): EngineCoreOutput | null {
-    return this.finishRequest(requestId, 'FINISHED_ABORTED');
   }
 
   /**
@@ -230,12 +224,9 @@ export class Scheduler {
     this.#numLeftBehind = this.#admission.numReady;
     this.#stepUnderWay = plan.scheduled;
     this.#lastStep = { numScheduledTokens: plan.numTokens, numPreemptions: plan.numPreemptions };
-    const finishedRequestIds = this.#finishedRequestIds;
-    this.#finishedRequestIds = [];
     return {
       scheduled: plan.scheduled,
       totalNumScheduledTokens: plan.numTokens,
-      finishedRequestIds,
       cacheQueryAnswers,
       kvConnectorMetadata: this.#connector?.buildConnectorMeta() ?? null,
     };
@@ -291,7 +282,6 @@ export class Scheduler {
   #finish(request: Request, ending: Ending): EngineCoreOutput {
     this.#isStuck = false;
     this.#requests.delete(request.requestId);
-    this.#finishedRequestIds.push(request.requestId);
     return this.#ends.finish(request, ending);
   }
 
@@ -320,7 +310,7 @@ export class Scheduler {
   /** True if schedule() could do something right now. Loads under way and holds that are not due do not count. */
   hasWork(): boolean {
     if (this.#cacheQueries.size + this.#admission.numEndedLoads + this.#running.size > 0) return true;
-    if (this.#pendingOutputs.length + this.#finishedRequestIds.length > 0) return true;
+    if (this.#pendingOutputs.length > 0) return true;
     if (this.#connector?.hasQueuedPulls) return true;
     const deadlineMs = this.nextDeadlineMs();
     if (deadlineMs !== null && deadlineMs <= this.#init.clock()) return true;

@@ -11,15 +11,10 @@ const tiersByBits: readonly (readonly StoreTier[])[] = [
 ];
 
 /** About 16 MB. */
-const defaultMaxBlocks = 1 << 17;
+const maxBlocks = 1 << 17;
 
 export class BlockMarks {
   readonly #marks = new Map<BlockHash, number>();
-  readonly #maxBlocks: number;
-
-  constructor(maxBlocks = defaultMaxBlocks) {
-    this.#maxBlocks = maxBlocks;
-  }
 
   tiersOf(hash: BlockHash): readonly StoreTier[] {
     return tiersByBits[this.#marks.get(hash) ?? 0]!;
@@ -31,7 +26,7 @@ export class BlockMarks {
     this.#marks.delete(hash);
     if (after === 0) return;
     this.#marks.set(hash, after);
-    if (this.#marks.size <= this.#maxBlocks) return;
+    if (this.#marks.size <= maxBlocks) return;
     this.#marks.delete(this.#marks.keys().next().value!);
   }
 }

@@ -2,7 +2,7 @@
 import type { BlockHash } from '../wire.js';
 import { BlockMarks } from './block-marks.js';
 import type { ChainPosition, KVStore, StoreMedium, StoreStats, StoreTier } from './kv-store.js';
-import { WriteBehind, type WriteBehindOptions, type WriteBehindStats } from './write-behind.js';
+import { WriteBehind, type WriteBehindStats } from './write-behind.js';
 
 export interface NamedStoreStats extends StoreStats, WriteBehindStats {
   readonly tier: StoreTier;
@@ -19,11 +19,11 @@ export class NodeStores {
   readonly #stores: readonly Attached[];
   readonly #marks = new BlockMarks();
 
-  constructor(stores: readonly KVStore[], options: WriteBehindOptions = {}) {
+  constructor(stores: readonly KVStore[]) {
     this.#stores = stores.map((store) => {
       const mark = (isHeld: boolean) => (hash: BlockHash) => this.#marks.mark(hash, store.tier, isHeld);
       store.onRemoved(mark(false));
-      return { store, writes: new WriteBehind(store, (hashes) => hashes.forEach(mark(true)), options) };
+      return { store, writes: new WriteBehind(store, (hashes) => hashes.forEach(mark(true))) };
     });
   }
 

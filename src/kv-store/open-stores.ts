@@ -1,7 +1,7 @@
 // The stores that a node was configured with.
 import type { KvStoreConfig, StoreTierConfig } from '../config.js';
 import { DirectoryStore } from './directory-store.js';
-import { GuardedStore, type GuardOptions } from './guarded-store.js';
+import { GuardedStore } from './guarded-store.js';
 import type { KVStore } from './kv-store.js';
 import { MemoryStore } from './memory-store.js';
 import { NodeStores } from './node-stores.js';
@@ -15,11 +15,7 @@ export interface StoredBlocks {
 }
 
 /** Throws INVALID_ARGUMENT for a directory that cannot be written or an address that is none; nothing stays open then. */
-export async function openStores(
-  config: KvStoreConfig,
-  blocks: StoredBlocks,
-  guard: GuardOptions = {},
-): Promise<NodeStores> {
+export async function openStores(config: KvStoreConfig, blocks: StoredBlocks): Promise<NodeStores> {
   const stores: KVStore[] = [];
   try {
     const { memoryBytes, directory, shared, dedicatedTier, sharedTier } = config;
@@ -32,7 +28,7 @@ export async function openStores(
       );
     }
     if (shared !== null) stores.push(await openShared(shared, limits(sharedTier), blocks));
-    return new NodeStores(stores.map((store) => new GuardedStore(store, guard)));
+    return new NodeStores(stores.map((store) => new GuardedStore(store)));
   } catch (error) {
     await Promise.all(stores.map((store) => store.close()));
     throw error;

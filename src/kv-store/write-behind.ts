@@ -2,12 +2,10 @@
 import type { BlockHash } from '../wire.js';
 import type { KVStore, StoredBlock } from './kv-store.js';
 
-export interface WriteBehindOptions {
-  /** Of blocks that wait. Default 64 MiB. */
-  readonly maxQueuedBytes?: number;
-  /** Blocks of one write. Default 32. */
-  readonly batchBlocks?: number;
-}
+/** Of blocks that wait. */
+const defaultMaxQueuedBytes = 64 * 2 ** 20;
+/** Of one write. */
+const maxBatchBlocks = 32;
 
 export interface WriteBehindStats {
   readonly numQueued: number;
@@ -20,7 +18,6 @@ export interface WriteBehindStats {
 export class WriteBehind {
   readonly #store: KVStore;
   readonly #maxQueuedBytes: number;
-  readonly #batchBlocks: number;
   readonly #onWritten: (hashes: readonly BlockHash[]) => void;
   readonly #queue = new Map<BlockHash, StoredBlock>();
   #queuedBytes = 0;
@@ -33,12 +30,11 @@ export class WriteBehind {
   constructor(
     store: KVStore,
     onWritten: (hashes: readonly BlockHash[]) => void,
-    options: WriteBehindOptions = {},
+    maxQueuedBytes = defaultMaxQueuedBytes,
   ) {
     this.#store = store;
     this.#onWritten = onWritten;
-    this.#maxQueuedBytes = options.maxQueuedBytes ?? 64 * 2 ** 20;
-    this.#batchBlocks = options.batchBlocks ?? 32;
+    this.#maxQueuedBytes = maxQueuedBytes;
   }
 
   /** Whether a block of this size would be taken now: asked before it is copied. */
@@ -83,7 +79,7 @@ export class WriteBehind {
     // Blocks of one step come one by one.
     await Promise.resolve();
     while (this.#queue.size > 0) {
-      const batch = [...this.#queue.values()].slice(0, this.#batchBlocks);
+      const batch = [...this.#queue.values()].slice(0, maxBatchBlocks);
       try {
         await this.#write(batch);
       } catch {

@@ -39,7 +39,7 @@ export async function scatterKv(
   });
 }
 
-export function floatsPerToken({ numLayers, numKvHeads, headDim }: KvPoolLayout): number {
+function floatsPerToken({ numLayers, numKvHeads, headDim }: KvPoolLayout): number {
   return numLayers * 2 * numKvHeads * headDim;
 }
 

@@ -18,7 +18,6 @@ export interface OnnxSignature {
   readonly vocabSize: number;
   /** Of past_key_values and present. */
   readonly kvType: FloatType;
-  readonly logitsType: FloatType;
   readonly hasPositionIds: boolean;
   /** The graph computes logits of the last rows only, as many as it is told. */
   readonly hasNumLogitsToKeep: boolean;
@@ -51,7 +50,6 @@ export function readSignature(
   return {
     ...kv,
     vocabSize,
-    logitsType: logits.type as FloatType,
     hasPositionIds,
     hasNumLogitsToKeep,
   };

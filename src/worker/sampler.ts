@@ -74,7 +74,7 @@ export class Sampler {
 }
 
 /** Id of the largest logit; of equal ones the lowest id. */
-export function argmax(logits: Float32Array): number {
+function argmax(logits: Float32Array): number {
   let best = -1;
   let bestLogit = Number.NEGATIVE_INFINITY;
   for (let tokenId = 0; tokenId < logits.length; tokenId++) {

@@ -78,9 +78,11 @@ test('two blocks may hold the same tokens, and either is found when the other is
   pool.cacheBlock(first!, 'a');
   pool.cacheBlock(second!, 'a');
   assert.is(pool.getCachedBlock('a'), first);
-  pool.evictBlocks([first!.blockId]);
+  pool.freeBlocks([first!]);
+  assert.equal(pool.getNewBlocks(1), [first]);
   assert.is(pool.getCachedBlock('a'), second);
-  pool.evictBlocks([second!.blockId]);
+  pool.freeBlocks([second!]);
+  assert.equal(pool.getNewBlocks(1), [second]);
   assert.is(pool.getCachedBlock('a'), null);
   pool.checkInvariants([0, 1, 1]);
 });

@@ -84,7 +84,7 @@ test('those count as waiting that found no room, and that came since beyond the 
   assert.is(node.scheduler.numQueued, 1, 'c was left behind');
   add(node, 'd', 0);
   assert.is(node.scheduler.numQueued, 2);
-  node.scheduler.abortRequest('c');
+  node.scheduler.finishRequest('c', 'FINISHED_ABORTED');
   assert.is(node.scheduler.numQueued, 1);
   node.run();
   assert.is(node.scheduler.numQueued, 0);

@@ -175,7 +175,7 @@ class Traffic {
   abort(which: number): void {
     const requestId = [...this.#open.keys()][which];
     if (requestId === undefined) return;
-    const last = this.#open.get(requestId)!.node.scheduler.abortRequest(requestId);
+    const last = this.#open.get(requestId)!.node.scheduler.finishRequest(requestId, 'FINISHED_ABORTED');
     // Null: it was answered in the step under way, and its output is about to come.
     if (last) this.#open.delete(requestId);
   }

@@ -187,7 +187,7 @@ test('the blocks of an aborted load stay taken until the load has ended', () => 
   d.holdsLoads = true;
   addToD(pair, handOver(pair));
   d.step();
-  assert.is(d.scheduler.abortRequest('a')!.finished, 'FINISHED_ABORTED');
+  assert.is(d.scheduler.finishRequest('a', 'FINISHED_ABORTED')!.finished, 'FINISHED_ABORTED');
   d.run();
   assert.is(d.scheduler.state().numFreeBlocks, 100 - 13);
   assert.ok(d.scheduler.hasUnfinishedRequests());
@@ -205,7 +205,7 @@ test('a load that ended just before its request was aborted leaves nothing', () 
   const pair = createPair();
   addToD(pair, handOver(pair));
   pair.d.step();
-  pair.d.scheduler.abortRequest('a');
+  pair.d.scheduler.finishRequest('a', 'FINISHED_ABORTED');
   assert.is(pair.d.scheduler.state().numFreeBlocks, 100);
   pair.assertEmpty();
 });
@@ -409,14 +409,14 @@ test('a request that was aborted on P leaves nothing for D', () => {
     maxTokens: 9,
   });
   pair.p.step();
-  assert.is(pair.p.scheduler.abortRequest('a')!.kvTransferParams, null);
+  assert.is(pair.p.scheduler.finishRequest('a', 'FINISHED_ABORTED')!.kvTransferParams, null);
   pair.assertEmpty();
 });
 
 test('a request that D drops before it had blocks frees what P holds for it', () => {
   const pair = createPair();
   addToD(pair, handOver(pair));
-  pair.d.scheduler.abortRequest('a');
+  pair.d.scheduler.finishRequest('a', 'FINISHED_ABORTED');
   assert.ok(pair.d.scheduler.hasWork(), 'the notification is still to be sent');
   pair.d.run();
   pair.p.run();

@@ -51,8 +51,6 @@ test('a request is prefilled in one step, then decoded a token a step, then gone
   // The last token was never fed.
   assert.is(request.numComputedTokens, 22);
   assert.not.ok(node.scheduler.hasUnfinishedRequests());
-  assert.ok(node.scheduler.hasWork());
-  assert.equal(node.step().output.finishedRequestIds, ['a']);
   assert.not.ok(node.scheduler.hasWork());
   node.assertEmpty();
 });
@@ -150,7 +148,7 @@ test('a turn that was cut short does not stand for its session', () => {
   node.complete({ promptTokenIds: tokens('a', 60), maxTokens: 1, sessionId: 's' });
   node.add({ requestId: 'cut', promptTokenIds: tokens('b', 60), sessionId: 's' });
   node.step();
-  node.scheduler.abortRequest('cut');
+  node.scheduler.finishRequest('cut', 'FINISHED_ABORTED');
   const promptTokenIds = [...tokens('a', 40), ...tokens('c', 60)];
   const { last } = node.complete({ promptTokenIds, maxTokens: 1, sessionId: 's' });
   const { ledger } = last.prefillStats!;
@@ -335,21 +333,22 @@ test('a request can be ended while it waits, runs, or its step is under way', ()
   for (const requestId of ['a', 'b', 'c']) {
     node.add({ requestId, promptTokenIds: tokens(requestId, 20), maxTokens: 9 });
   }
-  node.step(() => assert.is(node.scheduler.abortRequest('a')!.finished, 'FINISHED_ABORTED'));
-  assert.is(node.scheduler.abortRequest('c')!.finished, 'FINISHED_ABORTED');
+  node.step(() =>
+    assert.is(node.scheduler.finishRequest('a', 'FINISHED_ABORTED')!.finished, 'FINISHED_ABORTED'),
+  );
+  assert.is(node.scheduler.finishRequest('c', 'FINISHED_ABORTED')!.finished, 'FINISHED_ABORTED');
   const stopped = node.scheduler.finishRequest('b', 'FINISHED_STOPPED', 'END')!;
   assert.is(stopped.finished, 'FINISHED_STOPPED');
   assert.is(stopped.stopReason, 'END');
   assert.ok(stopped.prefillStats);
-  assert.is(node.scheduler.abortRequest('b'), null);
-  assert.equal(node.step().output.finishedRequestIds, ['a', 'c', 'b']);
+  assert.is(node.scheduler.finishRequest('b', 'FINISHED_ABORTED'), null);
   node.assertEmpty();
 });
 
 test('what a step was to write for a request that ended in it is not taken for KV', () => {
   const node = createNode();
   node.add({ requestId: 'a', promptTokenIds: tokens('a', 40), maxTokens: 9 });
-  const { outputs } = node.step(() => node.scheduler.abortRequest('a'));
+  const { outputs } = node.step(() => node.scheduler.finishRequest('a', 'FINISHED_ABORTED'));
   assert.equal(outputs, []);
   assert.is(node.scheduler.state().numCachedBlocks, 0);
   const { last } = node.complete({ promptTokenIds: tokens('a', 40) });
@@ -360,7 +359,7 @@ test('what a step was to write for a request that ended in it is not taken for K
 test('an aborted cache query is not answered', () => {
   const node = createNode();
   node.add({ requestId: 'q', cacheQuery: { lease: false } });
-  assert.is(node.scheduler.abortRequest('q')!.finished, 'FINISHED_ABORTED');
+  assert.is(node.scheduler.finishRequest('q', 'FINISHED_ABORTED')!.finished, 'FINISHED_ABORTED');
   assert.equal(node.step().output.cacheQueryAnswers, []);
   node.assertEmpty();
 });

@@ -53,7 +53,7 @@ for (const [name, make] of Object.entries({ fails: broken, 'never answers': hung
 }
 
 test('a full queue drops blocks before they are copied, and says how many', async () => {
-  const writes = new WriteBehind(hung(), () => {}, { maxQueuedBytes: 3 * blockBytes });
+  const writes = new WriteBehind(hung(), () => {}, 3 * blockBytes);
   const blocks = Array.from({ length: 5 }, (_, i) => blockOf('a', i));
   for (const block of blocks) if (writes.accepts(block.hash, blockBytes)) writes.add(block);
   const { numQueued, queuedBytes, numDropped } = writes.stats();

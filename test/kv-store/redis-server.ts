@@ -18,15 +18,9 @@ export interface RedisServer {
   close(): Promise<void>;
 }
 
-export const isRedisInstalled = binary !== undefined;
-
-export function reportSkipped(): void {
-  console.log('skipped: redis-server is not installed');
-}
-
 export async function startRedis(): Promise<RedisServer | null> {
   if (binary === undefined) {
-    reportSkipped();
+    console.log('skipped: redis-server is not installed');
     return null;
   }
   const folder = mkdtempSync(path.join(tmpdir(), 'vllm-pd-redis-'));

@@ -46,7 +46,6 @@ test('a published export is read whole', () => {
     headDim: 16,
     vocabSize: 100,
     kvType: 'float32',
-    logitsType: 'float32',
     hasPositionIds: true,
     hasNumLogitsToKeep: false,
   });
@@ -67,7 +66,6 @@ test('half-precision KV, no position ids and a choice of logits are fine', () =>
     ...present,
   });
   assert.is(signature.kvType, 'float16');
-  assert.is(signature.logitsType, 'float32');
   assert.is(signature.hasPositionIds, false);
   assert.is(signature.hasNumLogitsToKeep, true);
 });

@@ -120,7 +120,7 @@ export async function* readJsonRecords(file: string): AsyncGenerator<JsonRecord>
   splitter.end();
 }
 
-export async function* bytesOf(file: string): AsyncGenerator<Buffer> {
+async function* bytesOf(file: string): AsyncGenerator<Buffer> {
   try {
     for await (const chunk of createReadStream(file, { highWaterMark: 1024 ** 2 })) yield chunk as Buffer;
   } catch (cause) {

@@ -25,7 +25,7 @@ function isTokenIds(value: unknown): value is number[] {
 }
 
 /** A loop instead of a union of schemas: a prompt may have 100,000 ids, and a union tries them several times. */
-export function isPrompt(value: unknown): value is PromptBody {
+function isPrompt(value: unknown): value is PromptBody {
   if (typeof value === 'string') return true;
   if (!Array.isArray(value) || value.length === 0) return false;
   if (typeof value[0] === 'number') return isTokenIds(value);

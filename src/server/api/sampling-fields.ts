@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { field, refused, withoutEffect } from './request-field.js';
 
-export const tokenId = z
+const tokenId = z
   .int()
   .min(0)
   .max(2 ** 31 - 1);

@@ -151,7 +151,7 @@ export function effectsOnChats(texts: Texts): Effects {
 }
 
 /** What every request of the table is, unless an effect needs it otherwise. */
-export const plainFields = { temperature: 0, max_tokens: 8, ignore_eos: true, return_token_ids: true };
+const plainFields = { temperature: 0, max_tokens: 8, ignore_eos: true, return_token_ids: true };
 
 /** Both requests of an effect, without and with the field. */
 export function requestsOf(name: string, { value, beside }: Effect): object[] {
