@@ -1,6 +1,7 @@
 // vllm-pd bench multi-turn: what conversations cost with KV moving one way and both ways.
 import path from 'node:path';
 import { boolean, integer, option, string } from '@oclif/core/flags';
+import { hidePasswords } from '../../src/bench/hide-passwords.js';
 import type { BenchName } from '../../src/bench/run-info.js';
 import type { RunSummary } from '../../src/bench/summary.js';
 import type { TurnRecord } from '../../src/bench/turn-record.js';
@@ -72,7 +73,9 @@ export default class BenchMultiTurn extends BaseCommand {
     try {
       const { summary, turns, keptAt } = await runBench({
         bench: this.bench,
-        command: ['vllm-pd', ...(this.id?.split(':') ?? []), ...this.argv.map(quoted)].join(' '),
+        command: hidePasswords(
+          ['vllm-pd', ...(this.id?.split(':') ?? []), ...this.argv.map(quoted)].join(' '),
+        ),
         workload: overrideWorkload(readWorkload(flags.workload, flags.filetype), {
           seed: flags.seed,
           numClients: flags['num-clients'],

@@ -16,6 +16,7 @@ import { VllmPdError } from '../errors.js';
 import type { ClusterOptions } from '../server/cluster.js';
 import { BenchClient } from './client.js';
 import type { Conversation } from './conversation.js';
+import { hidePasswords } from './hide-passwords.js';
 import { listNodes, parseMetric } from './node-probe.js';
 import type { RunConfig } from './run-info.js';
 import type { RunTarget } from './runner.js';
@@ -81,7 +82,7 @@ export function runConfig(settings: NodeSettings): RunConfig {
     kv_lookup: prefill.kvTransfer.lookup,
     first_token: prefill.kvTransfer.firstToken,
     kv_recompute_threshold: prefill.kvTransfer.kvRecomputeThreshold,
-    ...(usesStores(prefill.kvStore) && { kv_store: prefill.kvStore }),
+    ...(usesStores(prefill.kvStore) && { kv_store: withoutPassword(prefill.kvStore) }),
     backend: prefill.backend,
     ...(prefill.onnxFile !== null && { onnx_file: prefill.onnxFile }),
     kv_cache_dtype: prefill.kvCacheDtype,
@@ -90,6 +91,10 @@ export function runConfig(settings: NodeSettings): RunConfig {
     ...(prefill.backend === 'cuda' && { batch_invariant: prefill.cuda.batchInvariant }),
     num_threads: prefill.numThreads,
   };
+}
+
+function withoutPassword(kvStore: KvStoreConfig): KvStoreConfig {
+  return { ...kvStore, shared: kvStore.shared && hidePasswords(kvStore.shared) };
 }
 
 export function usesStores({ memoryBytes, directory, shared }: KvStoreConfig): boolean {

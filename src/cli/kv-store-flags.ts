@@ -30,8 +30,11 @@ export const kvStoreFlags = inHelpGroup('KV STORES', {
       'Blocks in the memory or directory of a node are dropped this many seconds after they were written.',
   }),
   'kv-shared-store': string({
-    description: 'Store that all nodes reach: a directory on a shared file system, or redis://host:port.',
+    description:
+      'Store that all nodes reach: a directory on a shared file system, or redis://host:port. An address with a password ' +
+      'is better given as VLLM_PD_KV_SHARED_STORE: command lines are no place for secrets.',
     helpValue: 'DIR|URL',
+    env: 'VLLM_PD_KV_SHARED_STORE',
   }),
   'kv-shared-store-capacity': size({
     description: 'Most that the shared store may hold; without limit if absent.',

@@ -4,6 +4,7 @@ import type { EngineConfig, KvCacheDtype } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { withoutForgedClaims } from '../kv-transfer/claims.js';
 import { firstTokenOf } from '../kv-transfer/first-token.js';
+import { createLogger } from '../log.js';
 import type { ChatTemplate } from '../model/chat-template.js';
 import type { GenerationConfig } from '../model/generation-config.js';
 import type { Tokenizer } from '../model/tokenizer.js';
@@ -22,6 +23,8 @@ import type {
   PrefixCacheStats,
   StatLogger,
 } from './stats.js';
+
+const log = createLogger('engine');
 
 export interface GenerateInput {
   /** Must be unique among what runs; a random one if absent. */
@@ -51,6 +54,7 @@ export class Engine {
   readonly #core: EngineCore;
   readonly #outputs: OutputProcessor;
   readonly #statLoggers: StatLogger[] = [];
+  #numDroppedStats = 0;
   readonly #eosTokenIds: readonly number[];
   #isClosing = false;
   #shutdown: Promise<void> | null = null;
@@ -186,6 +190,12 @@ export class Engine {
     return withoutForgedClaims(this.config.kvTransfer.key, params, promptTokenIds);
   }
 
+  /** A prefill node's statistics cannot be: the request goes on without them. */
+  noteDroppedStats(reason: string): void {
+    this.#numDroppedStats += 1;
+    log.info(reason);
+  }
+
   /** Throws QUEUE_FULL when as many requests wait as may. */
   checkRoom(): void {
     const { maxWaiting } = this.config.scheduler;
@@ -223,6 +233,7 @@ export class Engine {
       bytesReceived: agent.bytesReceived,
       numExpiredHolds: connectorScheduler.numEndedHolds('expired'),
       numDamagedBlocks: agent.numDamagedBlocks,
+      numDroppedStats: this.#numDroppedStats,
     };
   }
 

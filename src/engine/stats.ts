@@ -37,6 +37,8 @@ export interface KvTransferStats {
   readonly numExpiredHolds: number;
   /** Blocks whose checksum did not match on arrival. */
   readonly numDamagedBlocks: number;
+  /** Statistics of prefill nodes that could not be. */
+  readonly numDroppedStats: number;
 }
 
 export interface StatLogger {

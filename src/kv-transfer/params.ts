@@ -63,6 +63,8 @@ interface Field {
   readonly schema: z.ZodType;
   /** Completes the sentence "Expected kv_transfer_params.<field> to be …". */
   readonly expected: string;
+  /** The answer does not depend on it, so a wrong one costs itself and not the request. */
+  readonly isStatistic?: boolean;
 }
 
 const flag: Field = { schema: z.boolean(), expected: 'true or false' };
@@ -95,7 +97,7 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   remote_num_tokens: counter,
   remote_blocks_expiry_time: { schema: z.number().nullable(), expected: 'a number of seconds or null' },
   transfer_mode: { schema: z.literal('pull'), expected: "'pull', the only mode that this engine has" },
-  remote_prefill_cached_tokens: counter,
+  remote_prefill_cached_tokens: { ...counter, isStatistic: true },
   remote_lease_expires_in_ms: {
     schema: z.number().min(0).max(maxDurationMs),
     expected: `a number of milliseconds from 0 to ${maxDurationMs}`,
@@ -110,6 +112,7 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   remote_prefill_stats: {
     schema: prefillStats,
     expected: 'prefill statistics whose counts are not negative and whose ledger sums to num_prompt_tokens',
+    isStatistic: true,
   },
   return_first_token: flag,
   remote_first_token: {
@@ -119,19 +122,23 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
 };
 
 /**
- * Checks what came as `kv_transfer_params`; absent or null gives null, unknown keys are dropped.
- * Throws INVALID_ARGUMENT whose `param` names the field.
+ * Checks what came as `kv_transfer_params`; absent or null gives null, unknown keys are dropped, and so are statistics that
+ * cannot be, each told to `onDropped`. Throws INVALID_ARGUMENT whose `param` names the field.
  */
-export function parseKvTransferParams(value: unknown): KvTransferParams | null {
+export function parseKvTransferParams(
+  value: unknown,
+  onDropped: (reason: string) => void = () => {},
+): KvTransferParams | null {
   if (value === undefined || value === null) return null;
   if (typeof value !== 'object' || Array.isArray(value)) throw refusal(null, 'an object or null', value);
   const parsed: Record<string, unknown> = {};
-  for (const [name, { schema, expected }] of Object.entries(fields)) {
+  for (const [name, { schema, expected, isStatistic }] of Object.entries(fields)) {
     const given: unknown = (value as Record<string, unknown>)[name];
     if (given === undefined) continue;
     const result = schema.safeParse(given);
-    if (!result.success) throw refusal(name, expected, given);
-    parsed[name] = result.data;
+    if (result.success) parsed[name] = result.data;
+    else if (isStatistic) onDropped(refusal(name, expected, given).message);
+    else throw refusal(name, expected, given);
   }
   const params: KvTransferParams = parsed;
   if (params.do_remote_prefill && params.do_remote_decode) {

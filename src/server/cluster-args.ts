@@ -1,4 +1,4 @@
-// Engine options as the flags of `vllm-pd serve`: how a cluster tells its node processes what to be.
+// Engine options as the flags of `vllm-pd serve`, and as its environment: how a cluster tells its node processes what to be.
 import type { EngineOptions } from '../engine-options.js';
 
 /** The inverse of the command line's parsing; what is absent is left to the defaults. */
@@ -46,7 +46,6 @@ export function engineArgs(options: EngineOptions): string[] {
     'kv-store-dir-capacity': dedicatedTier.capacityBytes ?? undefined,
     'kv-store-policy': dedicatedTier.policy,
     'kv-store-ttl': seconds(dedicatedTier.ttlMs ?? undefined),
-    'kv-shared-store': kvStore.shared ?? undefined,
     'kv-shared-store-capacity': sharedTier.capacityBytes ?? undefined,
     'kv-shared-store-policy': sharedTier.policy,
     'kv-shared-store-ttl': seconds(sharedTier.ttlMs ?? undefined),
@@ -65,6 +64,18 @@ export function engineArgs(options: EngineOptions): string[] {
   if (kvStore.hopPlanner === true) args.push('--hop-planner');
   if (kvStore.hopPlanner === false) args.push('--no-hop-planner');
   return args;
+}
+
+/** What may be secret, an address with a password included: everybody on this machine can read command lines. */
+export function engineEnv({
+  kvTransfer = {},
+  kvStore = {},
+}: EngineOptions): Readonly<Record<string, string>> {
+  // Empty ones hide what this process was given for itself.
+  return {
+    VLLM_PD_KV_TRANSFER_KEY: kvTransfer.key ?? '',
+    VLLM_PD_KV_SHARED_STORE: kvStore.shared ?? '',
+  };
 }
 
 function seconds(ms: number | undefined): number | undefined {

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { NodeRole } from '../config.js';
 import { defaults, type EngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
-import { engineArgs } from './cluster-args.js';
+import { engineArgs, engineEnv } from './cluster-args.js';
 import type { NodeMessage, PeersMessage } from './node-process.js';
 
 const entry = fileURLToPath(new URL('../bin.js', import.meta.url));
@@ -51,11 +51,10 @@ export class ClusterNode {
     this.#child = fork(entry, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       execArgv: [],
-      // Not as flags: everybody on this machine can read those.
       env: {
         ...process.env,
         ...options.env,
-        VLLM_PD_KV_TRANSFER_KEY: engine.kvTransfer?.key ?? '',
+        ...engineEnv(engine),
         VLLM_PD_API_KEY: (options.apiKeys ?? []).join(','),
       },
     });

@@ -326,6 +326,19 @@ test('a request is admitted only if its whole prompt fits beside those that were
   node.assertEmpty();
 });
 
+test('a short prompt that would fit does not overtake a long one that does not', () => {
+  const node = createNode({ cache: { numBlocks: 11 } });
+  node.add({ requestId: 'running', promptTokenIds: tokens('a', 96), maxTokens: 3 });
+  node.add({ requestId: 'long', promptTokenIds: tokens('b', 80), maxTokens: 1 });
+  node.add({ requestId: 'short', promptTokenIds: tokens('c', 16), maxTokens: 1 });
+  assert.equal(planOf(node.step()), ['running:96']);
+  assert.equal(planOf(node.step()), ['running:1']);
+  assert.equal(planOf(node.step()), ['running:1']);
+  assert.equal(planOf(node.step()), ['long:80', 'short:16']);
+  node.run();
+  node.assertEmpty();
+});
+
 // ---------------------------------------------------------------------------------------------- aborts
 
 test('a request can be ended while it waits, runs, or its step is under way', () => {

@@ -1,5 +1,5 @@
 // A store that fails, hangs, fills up or loses its server: always a miss, never an error, never a wait without end.
-import { readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, readdirSync, readFileSync, utimesSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -144,6 +144,22 @@ test('what a writer left half written when it died is never seen, and removed wh
   assert.is(reader.stats().numBlocks, 1);
   assert.equal(readdirSync(folder), ['fresh']);
   await Promise.all([store.close(), reader.close()]);
+  kind.close();
+});
+
+test('a block is put in its place as a whole: who has the old file open reads on in that', async () => {
+  const kind = directoryKind('shared');
+  const [store, other] = await Promise.all([kind.open(), kind.open()]);
+  const block = blockOf('a', 0);
+  await other.put([block]);
+  const file = kind.fileOf!(block.hash);
+  writeFileSync(file, 'what another writer had begun');
+  const open = openSync(file, 'r');
+  await store.put([block]);
+  assert.is(readFileSync(open, 'utf8'), 'what another writer had begun');
+  closeSync(open);
+  assert.is(Buffer.compare((await store.get([block.hash]))[0]!, block.data), 0);
+  await Promise.all([store.close(), other.close()]);
   kind.close();
 });
 

@@ -46,9 +46,11 @@ test('only holds that were granted so are revoked, the oldest first', () => {
 
 test('a hold lasts until just before its deadline', () => {
   const leases = new Leases();
-  leases.grant('a', 100);
+  leases.grant('a', 100, { blockIds: [7] });
   leases.expire(99.9);
   assert.is(leases.size, 1);
+  assert.equal([...(leases.blocksOf('a', 99.9) ?? [])], [7]);
+  assert.is(leases.blocksOf('a', 100), null, 'also before anybody has looked');
   leases.expire(100);
   assert.is(leases.size, 0);
 });

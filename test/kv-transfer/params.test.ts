@@ -106,6 +106,26 @@ test("P's statistics are accepted when they add up", () => {
   assert.is(cachedTokensOf(stats), 80);
 });
 
+test('statistics that cannot be are dropped, with a reason, and the request goes on', () => {
+  const cases: [field: string, value: unknown][] = [
+    ['remote_prefill_cached_tokens', -5],
+    ['remote_prefill_cached_tokens', 'many'],
+    ['remote_prefill_stats', {}],
+    ['remote_prefill_stats', 'good'],
+    ['remote_prefill_stats', createPrefillStats({ new: 21 })],
+    ['remote_prefill_stats', createPrefillStats({ new: 30, evicted: -10 })],
+    ['remote_prefill_stats', { ...createPrefillStats(), kv_bytes_d_to_p: -1 }],
+  ];
+  for (const [field, value] of cases) {
+    const reasons: string[] = [];
+    const params = parseKvTransferParams({ ...hop2, [field]: value }, (reason) => reasons.push(reason));
+    const { [field as keyof typeof hop2]: _, ...rest } = parseKvTransferParams(hop2)!;
+    assert.equal(params, rest, field);
+    assert.is(reasons.length, 1);
+    assert.match(reasons[0]!, `Expected kv_transfer_params.${field} to be`);
+  }
+});
+
 const refused: [field: string | null, value: unknown][] = [
   [null, 7],
   [null, 'do_remote_decode'],
@@ -146,16 +166,10 @@ const refused: [field: string | null, value: unknown][] = [
   ['remote_blocks_expiry_time', 'soon'],
   ['remote_blocks_expiry_time', Number.POSITIVE_INFINITY],
   ['transfer_mode', 'push'],
-  ['remote_prefill_cached_tokens', -5],
   ['remote_lease_expires_in_ms', -1],
   ['remote_lease_expires_in_ms', 1e13],
   ['cache_query', 'yes'],
   ['lease', 0],
-  ['remote_prefill_stats', {}],
-  ['remote_prefill_stats', 'good'],
-  ['remote_prefill_stats', createPrefillStats({ new: 21 })],
-  ['remote_prefill_stats', createPrefillStats({ new: 30, evicted: -10 })],
-  ['remote_prefill_stats', { ...createPrefillStats(), kv_bytes_d_to_p: -1 }],
 ];
 
 test('every malformed field is refused with its name and a sentence', () => {

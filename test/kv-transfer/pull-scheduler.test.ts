@@ -347,6 +347,8 @@ test('a lease of a cache query names its blocks for P and lasts the lease durati
   const first = connector.grantLease(query, [4, 5], 32);
   const second = connector.grantLease(query, [4, 5], 32);
   assert.is.not(first.id, second.id);
+  // The query's id is random: whoever was not told the lease's cannot guess it.
+  assert.match(first.id, query.requestId);
   assert.is(first.expiresInMs, leaseMs);
   assert.is(first.kvTransferParams.do_remote_decode, true);
   assert.is(first.kvTransferParams.do_remote_prefill, false);

@@ -6,11 +6,17 @@ import Serve from '../../commands/serve.js';
 import { engineOptions } from '../../src/cli/engine-flags.js';
 import type { EngineOptions } from '../../src/engine-options.js';
 import { defaultKvEvents } from '../../src/engine-options.js';
-import { engineArgs } from '../../src/server/cluster-args.js';
+import { engineArgs, engineEnv } from '../../src/server/cluster-args.js';
 
 async function roundTrip(options: EngineOptions): Promise<EngineOptions> {
-  const { flags } = await Parser.parse(engineArgs(options), { flags: Serve.flags });
-  return engineOptions(flags);
+  const env = engineEnv(options);
+  Object.assign(process.env, env);
+  try {
+    const { flags } = await Parser.parse(engineArgs(options), { flags: Serve.flags });
+    return engineOptions(flags);
+  } finally {
+    for (const name of Object.keys(env)) delete process.env[name];
+  }
 }
 
 const nothing = { cache: {}, scheduler: {}, kvTransfer: {} };
@@ -70,6 +76,19 @@ test('every choice arrives as it was made', async () => {
     ...nothing,
     cache: { enablePrefixCaching: true },
   });
+});
+
+test('secrets travel in the environment, and hide those of the process that starts a node', () => {
+  const options: EngineOptions = {
+    kvTransfer: { key: 'a secret of the nodes' },
+    kvStore: { shared: 'redis://:password@127.0.0.1:6379' },
+  };
+  assert.not.match(engineArgs(options).join(' '), /secret|password/);
+  assert.equal(engineEnv(options), {
+    VLLM_PD_KV_TRANSFER_KEY: 'a secret of the nodes',
+    VLLM_PD_KV_SHARED_STORE: 'redis://:password@127.0.0.1:6379',
+  });
+  assert.equal(engineEnv({}), { VLLM_PD_KV_TRANSFER_KEY: '', VLLM_PD_KV_SHARED_STORE: '' });
 });
 
 test.run();

@@ -1,4 +1,5 @@
 // The list of defences names what is there: each text once in its file, and tests that exist. run.mjs takes them away.
+// Who moves or rewords a defence changes its entry in defences/ as well.
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -10,7 +11,11 @@ const at = (file: string) => new URL(file, root);
 test('every defence stands in its file, once', () => {
   for (const { against, file, text, instead } of allDefences) {
     const parts = readFileSync(at(file), 'utf8').split(text);
-    assert.is(parts.length - 1, 1, `against ${against}: \`${text}\` in ${file}`);
+    assert.is(
+      parts.length - 1,
+      1,
+      `against ${against}: \`${text}\` in ${file}; has it moved? Then change test/teeth/defences/`,
+    );
     assert.is.not(instead, text, against);
   }
 });

@@ -30,7 +30,9 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
   const body = parseBody(chatCompletionSchema, await readJson(req));
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
-  const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
+  const kvTransferParams = parseKvTransferParams(body.kv_transfer_params, (reason) =>
+    engine.noteDroppedStats(reason),
+  );
   const whole = await encodeChat(node, body, body.add_special_tokens ?? false);
   const prompt = truncated(
     whole,

@@ -32,7 +32,9 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
   checkEcho(body);
-  const kvTransferParams = parseKvTransferParams(body.kv_transfer_params);
+  const kvTransferParams = parseKvTransferParams(body.kv_transfer_params, (reason) =>
+    engine.noteDroppedStats(reason),
+  );
   const whole = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
   const numFitting = engine.maxModelLen - (body.max_tokens ?? defaultCompletionTokens);
   const prompts = whole.map((prompt) => truncated(prompt, body, numFitting));

@@ -242,6 +242,11 @@ function addReadCounters(registry: MetricsRegistry, engine: Engine): void {
     'Blocks that arrived otherwise than they were sent, and were computed instead.',
     () => transfer().numDamagedBlocks,
   );
+  registry.readCounter(
+    'vllm_pd:kv_transfer_dropped_stats_total',
+    'Statistics of prefill nodes that could not be, without which requests went on.',
+    () => transfer().numDroppedStats,
+  );
   addStorageCounters(registry, engine);
   registry.readCounter('vllm_pd:kv_holds_expired_total', 'Holds that ended by expiry.', () => {
     return transfer().numExpiredHolds;

@@ -21,6 +21,13 @@ export const clientDefences: readonly Defence[] = [
     tests: peers,
   },
   {
+    against: 'passwords of stores in the command lines of node processes',
+    file: 'src/server/cluster-args.ts',
+    text: "'kv-shared-store-capacity': sharedTier.capacityBytes ?? undefined,",
+    instead: "'kv-shared-store': kvStore.shared ?? undefined,",
+    tests: peers,
+  },
+  {
     against: 'clients that tell the proxy where nodes are to fetch KV',
     file: 'src/server/proxy/request.ts',
     text: 'trustKvTransferParams && kv_transfer_params ?',
@@ -45,8 +52,15 @@ export const clientDefences: readonly Defence[] = [
   {
     against: 'malformed KV parameters',
     file: 'src/kv-transfer/params.ts',
-    text: 'if (!result.success) throw refusal(name, expected, given);',
-    instead: 'if (!result.success) continue;',
+    text: 'else throw refusal(name, expected, given);',
+    instead: '',
+    tests: params,
+  },
+  {
+    against: 'malformed statistics that fail the request which brings them',
+    file: 'src/kv-transfer/params.ts',
+    text: 'else if (isStatistic) onDropped(refusal(name, expected, given).message);',
+    instead: '',
     tests: params,
   },
   {
@@ -86,7 +100,7 @@ export const clientDefences: readonly Defence[] = [
   },
   {
     against: 'bodies of any length',
-    file: 'src/server/http.ts',
+    file: 'src/server/http-body.ts',
     text: 'if (numBytes > limitBytes) {',
     instead: 'if (numBytes < 0) {',
     tests: ['test/server/api/bad-input.test.ts', ...limits],
@@ -100,7 +114,7 @@ export const clientDefences: readonly Defence[] = [
   },
   {
     against: 'bodies that nest thousands deep',
-    file: 'src/server/http.ts',
+    file: 'src/server/http-body.ts',
     text: 'if (nestsDeeperThan(body, maxJsonDepth)) {',
     instead: 'if (nestsDeeperThan(body, body.length)) {',
     tests: ['test/server/json-depth.test.ts', 'test/server/api/bad-input.test.ts', ...limits],
@@ -170,7 +184,7 @@ export const clientDefences: readonly Defence[] = [
   },
   {
     against: 'a side channel that is open to every host unless told otherwise',
-    file: 'src/config.ts',
+    file: 'src/engine-options.ts',
     text: "sideChannelHost: '127.0.0.1',",
     instead: "sideChannelHost: '0.0.0.0',",
     tests: ['test/server/cluster.test.ts', ...peers],

@@ -21,7 +21,7 @@ export const overloadDefences: readonly Defence[] = [
   },
   {
     against: 'a refusal that does not say when to come back',
-    file: 'src/server/http.ts',
+    file: 'src/server/http-answer.ts',
     text: "if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter);",
     instead: '',
     tests: limits,

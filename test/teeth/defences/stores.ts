@@ -126,8 +126,8 @@ export const storeDefences: readonly Defence[] = [
   {
     against: 'a Redis server that is away',
     file: 'src/kv-store/redis-store.ts',
-    text: 'disableOfflineQueue: true,',
-    instead: 'disableOfflineQueue: false,',
+    text: 'return this.#client.isReady;',
+    instead: 'return true;',
     tests: failing,
   },
   {

@@ -127,7 +127,7 @@ export const turnDefences: readonly Defence[] = [
   },
   {
     against: 'a client that has left and whose request runs on',
-    file: 'src/server/http.ts',
+    file: 'src/server/http-answer.ts',
     text: 'if (!res.writableFinished) controller.abort();',
     instead: '',
     tests: faults,
