@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { string } from '@oclif/core/args';
 import { option, string as stringFlag } from '@oclif/core/flags';
 import { BaseCommand } from '../src/cli/base-command.js';
+import { metricFlags } from '../src/cli/metric-flags.js';
 import { messageOf, VllmPdError } from '../src/errors.js';
 
 export default class Export extends BaseCommand {
@@ -30,14 +31,16 @@ export default class Export extends BaseCommand {
     })(),
     output: stringFlag({ char: 'o', description: 'File to write; stdout if absent.', helpValue: 'FILE' }),
     'results-dir': stringFlag({ description: 'Where runs are kept.', default: 'results' }),
+    ...metricFlags,
   };
 
   async run(): Promise<{ folder: string; format: string; output: string | null; content: string | null }> {
     const { args, flags } = await this.parse(Export);
+    const { metricsChoice } = await import('../src/bench/metrics-choice.js');
     const { readRun } = await import('../src/bench/results.js');
     const { exportRun } = await import('../src/bench/export-run.js');
     const { format, output } = flags;
-    const kept = readRun(args.run, flags['results-dir']);
+    const kept = readRun(args.run, flags['results-dir'], metricsChoice(flags));
     const content = await exportRun(kept, format);
     if (output === undefined) {
       this.log(content.trimEnd());

@@ -8,6 +8,7 @@ import type { TurnRecord } from '../../src/bench/turn-record.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
+import { metricFlags } from '../../src/cli/metric-flags.js';
 import type { Progress } from '../../src/cli/progress.js';
 import { givenWorkloadFlags, workloadFlag, workloadFlags } from '../../src/cli/workload-flags.js';
 import type { KvTransferMode } from '../../src/config.js';
@@ -42,6 +43,7 @@ export default class BenchMultiTurn extends BaseCommand {
     })(),
     url: string({ description: 'A running proxy to measure instead of nodes of its own.', helpValue: 'URL' }),
     ...workloadFlags,
+    ...metricFlags,
     timeout: integer({ description: 'Limit of one turn, in seconds.', default: 300, min: 1, max: 86_400 }),
     'results-dir': string({
       description: 'Where the run is kept.',
@@ -59,6 +61,7 @@ export default class BenchMultiTurn extends BaseCommand {
     const { runBench } = await import('../../src/bench/bench.js');
     const { failIfBroken } = await import('../../src/bench/checks.js');
     const { renderRun } = await import('../../src/bench/table.js');
+    const { metricsChoice } = await import('../../src/bench/metrics-choice.js');
     const { readWorkload } = await import('../../src/bench/workload.js');
     const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
     // Here --seed is the workload's; answers are greedy or carry the workload's sampling seed.
@@ -99,6 +102,7 @@ export default class BenchMultiTurn extends BaseCommand {
         limit: flags.limit ?? null,
         timeoutMs: flags.timeout * 1000,
         resultsDir: flags['no-keep'] ? null : flags['results-dir'],
+        metrics: metricsChoice(flags),
         signal: controller.signal,
         ...reporter(progress),
       });

@@ -19,6 +19,7 @@ import type { Conversation } from './conversation.js';
 import { createConversations } from './create-conversations.js';
 import type { DatasetReport } from './datasets/selection.js';
 import { gitCommit, hostInfo } from './host.js';
+import type { MetricsChoice } from './metrics-choice.js';
 import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
 import { checkResultsDir, keepRun, runId } from './results.js';
 import type { BenchName, RunInfo } from './run-info.js';
@@ -56,6 +57,7 @@ export interface BenchOptions {
   /** Null = the run is not kept. */
   readonly resultsDir: string | null;
   readonly signal: AbortSignal;
+  readonly metrics: MetricsChoice;
   readonly onPhase?: (phase: string) => void;
   /** `numDone` of `numTurns` turns, all modes together. */
   readonly onTurn?: (record: TurnRecord, numDone: number, numTurns: number) => void;
@@ -268,6 +270,7 @@ function describeRun(
     config: url === null ? runConfig(nodeSettings(workload.engine, options.engine)) : null,
     url,
     checks,
+    ...options.metrics,
   };
 }
 

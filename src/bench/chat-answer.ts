@@ -13,6 +13,8 @@ export interface ChatAnswer {
   readonly ttftMs: number;
   /** Sent → last non-empty content. */
   readonly e2elMs: number;
+  /** Between one chunk with content and the next, in ms. */
+  readonly itlMs: readonly number[];
 }
 
 /** What of a stream's chunk is looked at. */
@@ -34,6 +36,7 @@ export class AnswerCollector {
   #text = '';
   #firstAt: number | null = null;
   #lastAt = 0;
+  readonly #itlMs: number[] = [];
   #promptTokenIds: readonly number[] | null = null;
   #prefillStats: PrefillStats | null = null;
   #usage: ChatChunk['usage'] = null;
@@ -54,8 +57,10 @@ export class AnswerCollector {
       throw new VllmPdError('INTERNAL', chunk.error.message ?? 'The stream ended with an error.');
     const choice = chunk.choices?.[0];
     if (choice?.delta?.content) {
-      this.#lastAt = performance.now();
-      this.#firstAt ??= this.#lastAt;
+      const now = performance.now();
+      if (this.#firstAt === null) this.#firstAt = now;
+      else this.#itlMs.push(now - this.#lastAt);
+      this.#lastAt = now;
       this.#text += choice.delta.content;
     }
     this.#promptTokenIds ??= chunk.prompt_token_ids ?? choice?.prompt_token_ids ?? null;
@@ -77,6 +82,7 @@ export class AnswerCollector {
       prefillStats: this.#prefillStats,
       ttftMs: this.#firstAt - this.#sentAt,
       e2elMs: this.#lastAt - this.#sentAt,
+      itlMs: this.#itlMs,
     };
   }
 }

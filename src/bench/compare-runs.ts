@@ -1,6 +1,6 @@
 // Kept runs side by side: one column per run and mode.
 import type { KvTransferMode } from '../config.js';
-import { modeFigures } from './figures.js';
+import { allFigures } from './figures.js';
 import { renderTable } from './render-table.js';
 import type { KeptRun } from './results.js';
 import type { Comparison, ModeSummary } from './summary.js';
@@ -25,7 +25,10 @@ export function renderComparison(runs: readonly KeptRun[]): string {
   const row = (label: string, value: (column: Column) => string) => [label, ...columns.map(value)];
   const speedup = (value: number | null | undefined) => (value ? `${value.toFixed(2)}×` : '–');
   const rows = [
-    ...modeFigures.map(({ label, value }) => row(label, ({ mode }) => value(mode))),
+    ...allFigures(
+      columns.map(({ mode }) => mode),
+      runs.flatMap(({ run }) => run.metric_percentiles ?? []),
+    ).map(({ label, value }) => row(label, ({ mode }) => value(mode))),
     row('TTFT speed-up, turns ≥ 2', ({ comparison }) => speedup(comparison?.ttft_speedup_p50)),
     row('reuse efficiency', ({ comparison }) => comparison?.reuse?.reuse_efficiency?.toFixed(3) ?? '–'),
     row('identical outputs', ({ comparison }) =>

@@ -2,7 +2,7 @@
 import type { KvTransferMode } from '../config.js';
 import { ledgerBins } from '../wire.js';
 import { turnsToCsv } from './export-turns.js';
-import { modeFigures } from './figures.js';
+import { allFigures } from './figures.js';
 import { formatCount } from './format.js';
 import type { KeptRun } from './results.js';
 import type { ModeSummary } from './summary.js';
@@ -33,7 +33,10 @@ function markdown({ summary, run }: Pick<KeptRun, 'summary' | 'run'>): string {
     label,
     ...names.map((name) => value(summary.modes[name]!)),
   ];
-  const figures = modeFigures.map(({ label, value }) => row(label, value));
+  const figures = allFigures(
+    names.map((name) => summary.modes[name]!),
+    run.metric_percentiles,
+  ).map(({ label, value }) => row(label, value));
   const ledger = ledgerBins
     .filter((bin) => names.some((name) => summary.modes[name]!.ledger[bin] > 0))
     .map((bin) => row(bin, (mode) => formatCount(mode.ledger[bin])));

@@ -23,6 +23,16 @@ export function formatPercent(share: number): string {
   return percent > 99 && percent < 100 ? '>99 %' : `${Math.round(percent)} %`;
 }
 
+/** A ratio as `formatPercent` shows it. */
+export function formatShare(share: number | null): string {
+  return share === null ? '–' : formatPercent(share);
+}
+
+/** Per second; three significant digits. */
+export function formatRate(rate: number | null): string {
+  return rate === null ? '–' : significant(rate);
+}
+
 /** Old time / new time as a sentence's end: `3.91× faster`. */
 export function formatSpeedup(speedup: number): string {
   return speedup >= 1 ? `${speedup.toFixed(2)}× faster` : `${(1 / speedup).toFixed(2)}× slower`;

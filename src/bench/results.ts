@@ -13,6 +13,7 @@ import {
 import path from 'node:path';
 import { messageOf, VllmPdError } from '../errors.js';
 import { turnsToCsv, turnsToJsonLines } from './export-turns.js';
+import type { MetricsChoice } from './metrics-choice.js';
 import type { RunInfo } from './run-info.js';
 import { type RunSummary, summarizeRun } from './summary.js';
 import type { TurnRecord } from './turn-record.js';
@@ -86,11 +87,15 @@ function keeping<T>(resultsDir: string, write: () => T): T {
   }
 }
 
-/** A folder, the name of one below `resultsDir`, or `latest`. NOT_FOUND or BAD_FILE when it is no kept run. */
-export function readRun(nameOrFolder: string, resultsDir: string): KeptRun {
+/**
+ * A folder, the name of one below `resultsDir`, or `latest`. NOT_FOUND or BAD_FILE when it is no kept run. `metrics`: to
+ * report instead of what the run was started with.
+ */
+export function readRun(nameOrFolder: string, resultsDir: string, metrics: MetricsChoice = {}): KeptRun {
   const folder = findRun(nameOrFolder, resultsDir);
-  const run = parse(folder, 'run.json', (text) => JSON.parse(text) as RunInfo);
-  checkBench(folder, run?.bench);
+  const kept = parse(folder, 'run.json', (text) => JSON.parse(text) as RunInfo);
+  checkBench(folder, kept?.bench);
+  const run = { ...kept, ...metrics };
   const turns = parse(folder, 'turns.jsonl', (text) =>
     text
       .split('\n')

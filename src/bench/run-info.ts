@@ -10,6 +10,7 @@ import type {
 import type { Arrival } from './arrivals.js';
 import type { Check } from './checks.js';
 import type { DatasetReport } from './datasets/selection.js';
+import type { Objectives } from './goodput.js';
 import type { HostInfo } from './host.js';
 
 export type BenchName = 'multi-turn' | 'cache-eviction';
@@ -39,6 +40,10 @@ export interface RunInfo {
   /** Address of the proxy that was given with --url. */
   readonly url: string | null;
   readonly checks: readonly Check[];
+  /** Percentiles that were asked for besides those that are always there. */
+  readonly metric_percentiles?: readonly number[];
+  /** What counts as a good turn, if somebody said so. */
+  readonly goodput?: Objectives;
 }
 
 export interface RunWorkload {

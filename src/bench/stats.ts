@@ -1,23 +1,43 @@
 // Means and percentiles of a sample.
-import { mean, quantile } from 'simple-statistics';
+import { mean, quantile, standardDeviation } from 'simple-statistics';
 
 /** Null where nothing was measured. */
 export interface Summary {
   readonly mean: number | null;
+  /** Of the whole population, as numpy's default and vLLM's `std_…`. */
+  readonly std: number | null;
   readonly p50: number | null;
   readonly p90: number | null;
   readonly p99: number | null;
+  /** Those that were asked for besides. */
+  readonly [percentile: `p${number}`]: number | null;
 }
+
+/** Between 0 and 100; those above are always there. */
+export type Percentiles = readonly number[];
+
+const always: Percentiles = [50, 90, 99];
 
 /**
  * Percentiles interpolate linearly between the two nearest values, at position (n − 1) · p of the sorted sample:
  * numpy's default and R's type 7, so figures compare with those of vLLM's own benchmark.
  */
-export function summarize(values: readonly (number | null)[]): Summary {
+export function summarize(values: readonly (number | null)[], percentiles: Percentiles = []): Summary {
   const sample = values.filter((value) => value !== null);
-  if (sample.length === 0) return { mean: null, p50: null, p90: null, p99: null };
-  const at = (p: number) => round(quantile(sample, p));
-  return { mean: round(mean(sample)), p50: at(0.5), p90: at(0.9), p99: at(0.99) };
+  const wanted = [...new Set([...always, ...percentiles])];
+  const isEmpty = sample.length === 0;
+  const found = isEmpty
+    ? []
+    : quantile(
+        sample,
+        wanted.map((p) => p / 100),
+      );
+  const entries = wanted.map((p, i) => [`p${p}`, isEmpty ? null : round(found[i]!)]);
+  return {
+    mean: isEmpty ? null : round(mean(sample)),
+    std: isEmpty ? null : round(standardDeviation(sample)),
+    ...(Object.fromEntries(entries) as Pick<Summary, 'p50' | 'p90' | 'p99'>),
+  };
 }
 
 /** `a / b` to four digits; null where it would say nothing. */

@@ -2,10 +2,12 @@
 import type { KvTransferMode } from '../config.js';
 import { type LedgerBin, ledgerBins } from '../wire.js';
 import { pairTurns } from './checks.js';
+import { type Goodput, type Objectives, summarizeGoodput } from './goodput.js';
 import { regretOf } from './regret.js';
 import type { RunInfo } from './run-info.js';
 import { scheduleSummary } from './schedule-lag.js';
-import { ratio, type Summary, summarize } from './stats.js';
+import { type Percentiles, ratio, type Summary, summarize } from './stats.js';
+import { summarizeThroughput, type Throughput } from './throughput.js';
 import { expectedLedgerOf, ledgerOf, type TurnRecord } from './turn-record.js';
 
 /** Sums and statistics over all measured turns of one mode that were answered. */
@@ -33,6 +35,15 @@ export interface ModeSummary {
   readonly ttft_ms: Summary;
   readonly tpot_ms: Summary;
   readonly e2el_ms: Summary;
+  /** vLLM's ITL: every gap between chunks of all turns. Absent in runs from before it was recorded. */
+  readonly itl_ms?: Summary;
+  /** e2el_ms / output tokens, by turn. */
+  readonly normalized_tpot_ms: Summary;
+  readonly throughput: Throughput;
+  /** Absent unless somebody said what is good. */
+  readonly goodput?: Goodput;
+  /** Prompt tokens that P found or read instead of computing, over all prompt tokens. */
+  readonly cached_token_ratio: number | null;
   readonly kv_transfer_ms_p_to_d: Summary;
   readonly kv_transfer_ms_d_to_p: Summary;
   /** Turns ≥ 2 only: the ones that can reuse anything. */
@@ -97,7 +108,8 @@ export interface RunSummary {
 export function summarizeRun(run: RunInfo, turns: readonly TurnRecord[]): RunSummary {
   const measured = turns.filter(({ warmup }) => !warmup);
   const modes = run.workload.modes.map((mode) => {
-    return [mode, summarizeMode(measured.filter((turn) => turn.mode === mode))] as const;
+    const own = measured.filter((turn) => turn.mode === mode);
+    return [mode, summarizeMode(own, run.metric_percentiles, run.goodput)] as const;
   });
   return {
     run,
@@ -106,14 +118,20 @@ export function summarizeRun(run: RunInfo, turns: readonly TurnRecord[]): RunSum
   };
 }
 
-function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
+function summarizeMode(
+  turns: readonly TurnRecord[],
+  percentiles: Percentiles = [],
+  objectives?: Objectives,
+): ModeSummary {
   const answered = turns.filter(({ error }) => error === null);
   const followUps = answered.filter(({ turn }) => turn > 1);
   const checked = answered.filter((turn) => expectedLedgerOf(turn) !== null);
+  const throughput = summarizeThroughput(answered);
+  const numPrompt = sum(answered, 'num_prompt_tokens');
   return {
     num_turns: turns.length,
     num_failed_turns: turns.length - answered.length,
-    num_prompt_tokens: sum(answered, 'num_prompt_tokens'),
+    num_prompt_tokens: numPrompt,
     num_computed_tokens: sum(answered, 'num_computed_tokens'),
     num_recomputed_tokens: sum(answered, 'num_recomputed_tokens'),
     num_output_tokens: sum(answered, 'num_output_tokens'),
@@ -125,9 +143,10 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
     kv_bytes_d_to_p: sum(answered, 'kv_bytes_d_to_p'),
     ...storageSummary(answered),
     ...scheduleSummary(turns),
-    ttft_ms: summarize(answered.map((turn) => turn.ttft_ms)),
-    tpot_ms: summarize(answered.map((turn) => turn.tpot_ms)),
-    e2el_ms: summarize(answered.map((turn) => turn.e2el_ms)),
+    ...timeSummary(answered, percentiles),
+    throughput,
+    ...(objectives && { goodput: summarizeGoodput(turns, objectives, throughput.duration_s) }),
+    cached_token_ratio: ratio(numPrompt - sum(answered, 'num_computed_tokens'), numPrompt),
     kv_transfer_ms_p_to_d: summarize(answered.map((turn) => turn.kv_transfer_ms_p_to_d)),
     kv_transfer_ms_d_to_p: summarize(answered.map((turn) => turn.kv_transfer_ms_d_to_p)),
     follow_up: {
@@ -135,12 +154,29 @@ function summarizeMode(turns: readonly TurnRecord[]): ModeSummary {
       num_prompt_tokens: sum(followUps, 'num_prompt_tokens'),
       num_computed_tokens: sum(followUps, 'num_computed_tokens'),
       num_recomputed_tokens: sum(followUps, 'num_recomputed_tokens'),
-      ttft_ms: summarize(followUps.map((turn) => turn.ttft_ms)),
+      ttft_ms: summarize(
+        followUps.map((turn) => turn.ttft_ms),
+        percentiles,
+      ),
     },
     num_template_mismatches: answered.filter(
       (turn) => turn.num_matching_history_tokens < turn.num_history_tokens,
     ).length,
     closed_form: { num_checked: checked.length, num_equal: checked.filter(equalsClosedForm).length },
+  };
+}
+
+function timeSummary(answered: readonly TurnRecord[], percentiles: Percentiles) {
+  const of = (value: (turn: TurnRecord) => number | null) => summarize(answered.map(value), percentiles);
+  const gaps = answered.flatMap(({ itl_ms }) => itl_ms ?? []);
+  return {
+    ttft_ms: of(({ ttft_ms }) => ttft_ms),
+    tpot_ms: of(({ tpot_ms }) => tpot_ms),
+    e2el_ms: of(({ e2el_ms }) => e2el_ms),
+    ...(gaps.length > 0 && { itl_ms: summarize(gaps, percentiles) }),
+    normalized_tpot_ms: of(({ e2el_ms, num_output_tokens: n }) =>
+      e2el_ms === null || n === 0 ? null : e2el_ms / n,
+    ),
   };
 }
 

@@ -51,9 +51,12 @@ export function headline({ run, modes, comparison }: RunSummary): string {
 }
 
 /** One column a mode. */
-function modeTable({ modes }: RunSummary): string {
+function modeTable({ run, modes }: RunSummary): string {
   const names = Object.keys(modes) as KvTransferMode[];
-  const figures = figuresOf(names.map((name) => modes[name]!));
+  const figures = figuresOf(
+    names.map((name) => modes[name]!),
+    run.metric_percentiles,
+  );
   const rows = figures.map(({ label, value }) => [label, ...names.map((name) => value(modes[name]!))]);
   return renderTable(['', ...names], rows);
 }

@@ -46,6 +46,11 @@ export interface TurnRecord extends LedgerColumns, ExpectedColumns {
   /** (e2el_ms − ttft_ms) / (num_output_tokens − 1); null for answers of one token. */
   readonly tpot_ms: number | null;
   readonly e2el_ms: number | null;
+  /**
+   * Between one chunk with content and the next, in ms: vLLM's ITL. The first one has the hand-over from P to D in it.
+   * Absent in runs from before.
+   */
+  readonly itl_ms: readonly number[];
   readonly num_output_tokens: number;
   readonly output_sha256: string | null;
   /** Tokens of the previous prompt and answer; 0 for a first turn. */
@@ -121,6 +126,7 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
     full_hit_ttft_ms: null,
     tpot_ms: null,
     e2el_ms: null,
+    itl_ms: [],
     num_output_tokens: 0,
     output_sha256: null,
     num_history_tokens: 0,
@@ -152,6 +158,7 @@ export function recordTurn(identity: TurnIdentity, answer: ChatAnswer, history: 
     ttft_ms: round(ttftMs),
     tpot_ms: numOutputTokens > 1 ? round((e2elMs - ttftMs) / (numOutputTokens - 1)) : null,
     e2el_ms: round(e2elMs),
+    itl_ms: answer.itlMs.map(round),
     num_output_tokens: numOutputTokens,
     output_sha256: createHash('sha256').update(answer.text).digest('hex'),
     num_history_tokens: history ? history.promptTokenIds.length + history.outputTokenIds.length : 0,

@@ -57,7 +57,7 @@ test('a mode sums its answered turns, without warm-up', () => {
   assert.is(uni!.num_recomputed_tokens, 80);
   assert.is(uni!.ledger.generated_on_d, 80);
   assert.is(bi!.kv_bytes_d_to_p, 1500);
-  assert.equal(uni!.ttft_ms, { mean: 100, p50: 100, p90: 116, p99: 119.6 });
+  assert.equal(uni!.ttft_ms, { mean: 100, std: 16.33, p50: 100, p90: 116, p99: 119.6 });
 });
 
 test('follow-up figures leave out first turns', () => {

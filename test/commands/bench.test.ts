@@ -45,8 +45,8 @@ test('bench multi-turn --json prints the promised names, and what it measured ho
     );
     assert.is(mode.num_template_mismatches, 0);
     assert.equal(mode.closed_form, { num_checked: 6, num_equal: 6 });
-    for (const metric of [mode.ttft_ms, mode.tpot_ms, mode.e2el_ms]) {
-      assert.equal(Object.keys(metric), ['mean', 'p50', 'p90', 'p99']);
+    for (const metric of [mode.ttft_ms, mode.tpot_ms, mode.itl_ms!, mode.e2el_ms, mode.normalized_tpot_ms]) {
+      assert.equal(Object.keys(metric), ['mean', 'std', 'p50', 'p90', 'p99']);
       assert.ok(Object.values(metric).every((value) => value > 0));
     }
     assert.ok(mode.ttft_ms.p50! < mode.e2el_ms.p50!);
