@@ -11,16 +11,14 @@ import {
   hashOf,
   holdsNothing,
   layout,
-  nativeMissing,
+  nextReport,
   pullOf,
   remoteOf,
   startNode,
   type TransferNode,
-  until,
 } from './transfer-node.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
-const missing = nativeMissing();
 
 interface Owner {
   readonly process: ChildProcess;
@@ -35,10 +33,6 @@ function processTest(
   use: (owner: Owner, reader: TransferNode) => Promise<void>,
 ): void {
   test(`${kind}: ${name}`, async () => {
-    if (missing) {
-      console.log(`skipped: ${missing}`);
-      return;
-    }
     const child = fork(fileURLToPath(new URL('owner-process.js', import.meta.url)), [String(numBlocks)]);
     const reader = await startNode({ engineId: 'reader', kind, layout: { ...layout, numBlocks } });
     try {
@@ -53,15 +47,6 @@ function processTest(
       }
     }
   });
-}
-
-async function reportOf(worker: PullConnectorWorker): Promise<KVConnectorOutput> {
-  let report: KVConnectorOutput | null = null;
-  await until(() => {
-    report ??= worker.getFinished();
-    return report !== null;
-  }, 'a report');
-  return report!;
 }
 
 const allIds = (numBlocks: number) => Array.from({ length: numBlocks - 1 }, (_, i) => i + 1);
@@ -106,14 +91,14 @@ for (const kind of ['shm', 'tcp'] as const) {
         isHeld: holdsNothing,
       });
       worker.startLoadKv({ pulls: [pullOf(owner.remote, [1, 2])] });
-      assert.is((await reportOf(worker)).finishedRecving[0]?.failure, null);
+      assert.is((await nextReport(worker)).finishedRecving[0]?.failure, null);
       owner.process.kill('SIGKILL');
       await once(owner.process, 'exit');
       let report: KVConnectorOutput;
       do {
         // A mapped pool can be read until then: its bytes outlive the process.
         worker.startLoadKv({ pulls: [pullOf(owner.remote, [1, 2])] });
-        report = await reportOf(worker);
+        report = await nextReport(worker);
       } while (report.finishedRecving[0]?.failure === null);
       assert.is(report.finishedRecving[0]?.failure, 'failed');
       assert.equal(report.invalidBlockIds, [1, 2]);
@@ -134,7 +119,7 @@ for (const kind of ['shm', 'tcp'] as const) {
         readTimeoutMs: 200,
       });
       worker.startLoadKv({ pulls: [pullOf(owner.remote, [1, 2])] });
-      const report = await reportOf(worker);
+      const report = await nextReport(worker);
       assert.is(report.finishedRecving[0]?.failure, 'failed');
       assert.equal(report.invalidBlockIds, [1, 2]);
       assert.ok(report.finishedRecving[0]!.transferMs < 2000);
@@ -182,7 +167,7 @@ processTest(
     await new Promise((resolve) => setTimeout(resolve, 20));
     assert.is(worker.getFinished(), null);
     owner.process.kill('SIGKILL');
-    const report = await reportOf(worker);
+    const report = await nextReport(worker);
     assert.is(report.finishedRecving[0]?.failure, 'failed');
     assert.is(report.invalidBlockIds.length, manyBlocks - 1);
     await worker.close();
@@ -203,7 +188,7 @@ processTest(
       readTimeoutMs: 100,
     });
     worker.startLoadKv({ pulls: [pullOf(owner.remote, allIds(manyBlocks))] });
-    assert.is((await reportOf(worker)).finishedRecving[0]?.failure, 'failed');
+    assert.is((await nextReport(worker)).finishedRecving[0]?.failure, 'failed');
     for (const id of allIds(manyBlocks)) reader.pool.block(id).fill(77);
     owner.process.kill('SIGCONT');
     // The owner answers what had reached it; a fresh read shows that it is back.

@@ -10,7 +10,6 @@ import {
   fillBlock,
   hashOf,
   layout,
-  nativeMissing,
   pullOf,
   remoteOf,
   startNode,
@@ -20,16 +19,8 @@ import {
 } from './transfer-node.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
-const missing = nativeMissing();
 const kinds = ['shm', 'tcp'] as const;
 const blockBytes = 4096;
-
-function nativeTest(name: string, run: () => Promise<void>): void {
-  test(name, async () => {
-    if (missing) console.log(`skipped: ${missing}`);
-    else await run();
-  });
-}
 
 async function isRefused(agent: TransferAgent, pull: PullSpec, into: TransferNode, sentence: RegExp) {
   try {
@@ -54,7 +45,7 @@ async function noticed(agent: TransferAgent, pull: PullSpec, into: TransferNode)
 }
 
 for (const kind of kinds) {
-  nativeTest(`${kind}: blocks arrive as they are, and bytes sent equal bytes received`, async () => {
+  test(`${kind}: blocks arrive as they are, and bytes sent equal bytes received`, async () => {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
       const ids = [9, 10, 11, 3, 63];
       for (const id of ids) fillBlock(owner.pool, id);
@@ -76,7 +67,7 @@ for (const kind of kinds) {
     });
   });
 
-  nativeTest(`${kind}: a block that holds other tokens, or none, is refused and costs no bytes`, async () => {
+  test(`${kind}: a block that holds other tokens, or none, is refused and costs no bytes`, async () => {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
       for (const id of [1, 2, 3, 4]) fillBlock(owner.pool, id);
       owner.pool.publish(2, hashOf('other tokens'));
@@ -90,7 +81,7 @@ for (const kind of kinds) {
     });
   });
 
-  nativeTest(`${kind}: ids outside the peer's pool end the read there, not the connection`, async () => {
+  test(`${kind}: ids outside the peer's pool end the read there, not the connection`, async () => {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
       for (const id of [1, 2, 3]) fillBlock(owner.pool, id);
       const remote = remoteOf(owner.agent, 'owner');
@@ -101,7 +92,7 @@ for (const kind of kinds) {
     });
   });
 
-  nativeTest(`${kind}: reads and notifications of many requests at once do not mix`, async () => {
+  test(`${kind}: reads and notifications of many requests at once do not mix`, async () => {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
       for (let id = 1; id < 64; id += 1) fillBlock(owner.pool, id);
       const remote = remoteOf(owner.agent, 'owner');
@@ -123,7 +114,7 @@ for (const kind of kinds) {
     });
   });
 
-  nativeTest(`${kind}: a restarted peer, another engine at the same address, is refused`, async () => {
+  test(`${kind}: a restarted peer, another engine at the same address, is refused`, async () => {
     await withNodes({ kind, engineId: 'second life' }, { kind }, async (owner, reader) => {
       fillBlock(owner.pool, 1);
       const remote = remoteOf(owner.agent, 'first life');
@@ -140,7 +131,7 @@ for (const kind of kinds) {
     });
   });
 
-  nativeTest(`${kind}: after a broken connection the next read makes a new one`, async () => {
+  test(`${kind}: after a broken connection the next read makes a new one`, async () => {
     const reader = await startNode({ engineId: 'reader', kind });
     let owner = await startNode({ engineId: 'owner', kind });
     const { port } = owner.agent;
@@ -176,7 +167,7 @@ const differences = [
 ] as const;
 
 for (const [name, ownerOptions] of differences) {
-  nativeTest(`a peer with ${name} is refused`, async () => {
+  test(`a peer with ${name} is refused`, async () => {
     await withNodes(ownerOptions, {}, async (owner, reader) => {
       const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
       await isRefused(reader.agent, pull, reader, /of the two nodes differ/);
@@ -184,7 +175,7 @@ for (const [name, ownerOptions] of differences) {
   });
 }
 
-nativeTest('a peer with a pool of another size is read all the same', async () => {
+test('a peer with a pool of another size is read all the same', async () => {
   for (const kind of kinds) {
     await withNodes({ kind, layout: { ...layout, numBlocks: 200 } }, { kind }, async (owner, reader) => {
       fillBlock(owner.pool, 150);
@@ -194,7 +185,7 @@ nativeTest('a peer with a pool of another size is read all the same', async () =
   }
 });
 
-nativeTest('auto maps the pool of a process on this host', async () => {
+test('auto maps the pool of a process on this host', async () => {
   await withNodes({}, {}, async (owner, reader) => {
     fillBlock(owner.pool, 1);
     await reader.agent.read(pullOf(remoteOf(owner.agent, 'owner'), [1]), reader.pool);
@@ -202,7 +193,7 @@ nativeTest('auto maps the pool of a process on this host', async () => {
   });
 });
 
-nativeTest('shm and tcp give identical results and bytes for the same pull', async () => {
+test('shm and tcp give identical results and bytes for the same pull', async () => {
   const outcomes: { result: ReadResult; bytes: Buffer }[] = [];
   for (const kind of kinds) {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
@@ -222,7 +213,7 @@ nativeTest('shm and tcp give identical results and bytes for the same pull', asy
   assert.ok(shm!.bytes.equals(tcp!.bytes));
 });
 
-nativeTest('tcp: a read of many chunks arrives whole', async () => {
+test('tcp: a read of many chunks arrives whole', async () => {
   // 3000 blocks of 4 KiB are three chunks.
   const large = { ...layout, numBlocks: 3001 };
   await withNodes({ kind: 'tcp', layout: large }, { kind: 'tcp', layout: large }, async (owner, reader) => {
@@ -240,7 +231,7 @@ nativeTest('tcp: a read of many chunks arrives whole', async () => {
   });
 });
 
-nativeTest('an unreachable peer is a sentence, and a notification to it ends quietly', async () => {
+test('an unreachable peer is a sentence, and a notification to it ends quietly', async () => {
   await withNodes({}, {}, async (owner, reader) => {
     const remote = remoteOf(owner.agent, 'owner');
     await owner.agent.close();
@@ -254,7 +245,7 @@ nativeTest('an unreachable peer is a sentence, and a notification to it ends qui
   });
 });
 
-nativeTest('a taken port is said to be taken', async () => {
+test('a taken port is said to be taken', async () => {
   await withNodes({}, {}, async (owner) => {
     try {
       await startNode({ engineId: 'third', kind: 'auto', port: owner.agent.port });
@@ -265,7 +256,7 @@ nativeTest('a taken port is said to be taken', async () => {
   });
 });
 
-nativeTest('closing ends reads under way and refuses later ones', async () => {
+test('closing ends reads under way and refuses later ones', async () => {
   await withNodes({ kind: 'tcp' }, { kind: 'tcp' }, async (owner, reader) => {
     fillBlock(owner.pool, 1);
     const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
@@ -280,7 +271,7 @@ nativeTest('closing ends reads under way and refuses later ones', async () => {
   });
 });
 
-nativeTest('both directions work at once between the same two nodes', async () => {
+test('both directions work at once between the same two nodes', async () => {
   await withNodes({}, { kind: 'tcp' }, async (p, d) => {
     fillBlock(p.pool, 40);
     fillBlock(d.pool, 50);
@@ -294,7 +285,7 @@ nativeTest('both directions work at once between the same two nodes', async () =
   });
 });
 
-nativeTest('an address that leads peers to themselves is refused', async () => {
+test('an address that leads peers to themselves is refused', async () => {
   const pool = loadNative().createPool(layout);
   try {
     for (const sideChannelHost of ['0.0.0.0', '::', '']) {

@@ -4,16 +4,8 @@ import * as assert from 'uvu/assert';
 import type { ReadResult, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
-import type { FinishedSend, KVConnectorOutput, PullSpec, RemoteBlocks } from '../../src/outputs.js';
-import {
-  fillBlock,
-  holdsNothing,
-  nativeMissing,
-  pullOf,
-  remoteOf,
-  until,
-  withNodes,
-} from './transfer-node.js';
+import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
+import { fillBlock, holdsNothing, nextReport, pullOf, remoteOf, withNodes } from './transfer-node.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
 
@@ -63,15 +55,6 @@ function createWorker(
   const agent = new ScriptedAgent(read);
   const worker = new PullConnectorWorker({ agent, pool: noPool, isHeld: holdsNothing, readTimeoutMs });
   return { agent, worker };
-}
-
-async function nextReport(worker: PullConnectorWorker): Promise<KVConnectorOutput> {
-  let report: KVConnectorOutput | null = null;
-  await until(() => {
-    report ??= worker.getFinished();
-    return report !== null;
-  }, 'a report');
-  return report!;
 }
 
 function untilAborted(signal: AbortSignal): Promise<never> {
@@ -210,11 +193,6 @@ test('close waits until no read can write any more', async () => {
 });
 
 test('with real agents a load arrives and ends the hold, and the bytes agree', async () => {
-  const missing = nativeMissing();
-  if (missing) {
-    console.log(`skipped: ${missing}`);
-    return;
-  }
   for (const kind of ['shm', 'tcp'] as const) {
     await withNodes({ kind }, { kind }, async (owner, reader) => {
       const sending = new PullConnectorWorker({

@@ -27,7 +27,6 @@ import {
   fillBlock,
   hashOf,
   layout,
-  nativeMissing,
   pullOf,
   remoteOf,
   type TransferNode,
@@ -36,14 +35,6 @@ import {
 } from './transfer-node.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
-const missing = nativeMissing();
-
-function nativeTest(name: string, run: () => Promise<void>): void {
-  test(name, async () => {
-    if (missing) console.log(`skipped: ${missing}`);
-    else await run();
-  });
-}
 
 const hello: Hello = {
   protocol: 'vllm-pd-kv',
@@ -197,7 +188,7 @@ const intrusions: [name: string, parts: Part[], numReplies: number][] = [
 ];
 
 for (const [name, parts, numReplies] of intrusions) {
-  nativeTest(`${name} closes that connection and no other`, async () => {
+  test(`${name} closes that connection and no other`, async () => {
     await withNodes({ kind: 'tcp' }, { kind: 'tcp' }, async (owner, reader) => {
       fillBlock(owner.pool, 1);
       const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
@@ -211,7 +202,7 @@ for (const [name, parts, numReplies] of intrusions) {
   });
 }
 
-nativeTest('a hello is answered with what the reader needs, or with the reason why not', async () => {
+test('a hello is answered with what the reader needs, or with the reason why not', async () => {
   await withNodes({}, {}, async (owner) => {
     const welcome = await greet(owner, hello);
     assert.equal(decodeWelcome(welcome.body), {
@@ -234,29 +225,26 @@ nativeTest('a hello is answered with what the reader needs, or with the reason w
   });
 });
 
-nativeTest(
-  'a frame of any type after the welcome is cut off when the connection is: no partial effect',
-  async () => {
-    await withNodes({}, {}, async (owner) => {
-      const socket = connect({ host: owner.agent.host, port: owner.agent.port });
-      const { answer, seal } = enterAs(socket, hello, null);
-      const decoder = new FrameDecoder(2 ** 24);
-      socket.on('data', (chunk) => {
-        for (const frame of decoder.push(chunk)) {
-          if (answer(frame).type === 'welcome')
-            socket.end(Buffer.concat([seal(notif), seal(notif).subarray(0, -1)]));
-        }
-      });
-      await once(socket, 'close');
-      assert.equal(owner.notifs, [{ requestId: 'held', numBlocks: 1 }]);
+test('a frame of any type after the welcome is cut off when the connection is: no partial effect', async () => {
+  await withNodes({}, {}, async (owner) => {
+    const socket = connect({ host: owner.agent.host, port: owner.agent.port });
+    const { answer, seal } = enterAs(socket, hello, null);
+    const decoder = new FrameDecoder(2 ** 24);
+    socket.on('data', (chunk) => {
+      for (const frame of decoder.push(chunk)) {
+        if (answer(frame).type === 'welcome')
+          socket.end(Buffer.concat([seal(notif), seal(notif).subarray(0, -1)]));
+      }
     });
-  },
-);
+    await once(socket, 'close');
+    assert.equal(owner.notifs, [{ requestId: 'held', numBlocks: 1 }]);
+  });
+});
 
 const secret = 'a key of more than sixteen characters';
 
 // Fails without the comparison of proofs in greeting.ts.
-nativeTest('a reader that does not know the key learns nothing and reads nothing', async () => {
+test('a reader that does not know the key learns nothing and reads nothing', async () => {
   await withNodes({ key: secret, kind: 'tcp' }, { key: secret, kind: 'tcp' }, async (owner, reader) => {
     fillBlock(owner.pool, 1);
     for (const key of [null, '', 'another key of sixteen characters']) {
@@ -273,7 +261,7 @@ nativeTest('a reader that does not know the key learns nothing and reads nothing
 });
 
 // Fails when the nonce of authentication.ts is a constant.
-nativeTest('what a reader once proved is worth nothing on another connection', async () => {
+test('what a reader once proved is worth nothing on another connection', async () => {
   await withNodes({ key: secret }, {}, async (owner) => {
     const nonces = new Set<string>();
     let seen: Buffer | null = null;
@@ -304,7 +292,7 @@ nativeTest('what a reader once proved is worth nothing on another connection', a
 });
 
 // Fails without the comparison of proofs in peer-connection.ts.
-nativeTest('an owner that does not know the key is not believed, nor told a proof', async () => {
+test('an owner that does not know the key is not believed, nor told a proof', async () => {
   const told: string[] = [];
   const answer = answerRead(goodReply);
   const listen: Answer = (socket, frame, ...rest) => {
@@ -323,7 +311,7 @@ nativeTest('an owner that does not know the key is not believed, nor told a proo
 });
 
 // Fails when a proof says the same whoever makes it: the owner would be answered with its own.
-nativeTest('an owner is not believed for repeating what a reader could say', async () => {
+test('an owner is not believed for repeating what a reader could say', async () => {
   const answer = (socket: Socket, { type, body }: Reply) => {
     const nonce = newNonce();
     const proof = proofOf('reader', secret, { hello: body, ownerNonce: nonce });
@@ -339,32 +327,29 @@ nativeTest('an owner is not believed for repeating what a reader could say', asy
 });
 
 // Fails without `isHeld` in the server's #serveRead.
-nativeTest(
-  'over tcp only blocks under the hold that is named are read, and only while it stands',
-  async () => {
-    const holds = new Map([
-      ['mine', new Set([1, 2])],
-      ['of-another', new Set([3])],
-    ]);
-    const heldBlocks = (id: string) => holds.get(id) ?? null;
-    await withNodes({ kind: 'tcp', heldBlocks }, { kind: 'tcp' }, async (owner, reader) => {
-      for (const id of [1, 2, 3, 4]) fillBlock(owner.pool, id);
-      const readAs = async (requestId: string, blockIds: number[]) => {
-        const remote = { ...remoteOf(owner.agent, 'owner'), requestId };
-        return [...(await reader.agent.read(pullOf(remote, blockIds), reader.pool)).valid];
-      };
-      assert.equal(await readAs('mine', [1, 2]), [1, 1]);
-      assert.equal(await readAs('mine', [3]), [0], 'of another hold');
-      assert.equal(await readAs('mine', [4]), [0], 'cached, and held for nobody');
-      assert.equal(await readAs('nobody', [1]), [0], 'a hold that never was');
-      holds.delete('mine');
-      assert.equal(await readAs('mine', [1, 2]), [0, 0], 'a hold that has ended');
-      assert.is(owner.agent.bytesSent, 2 * owner.pool.blockBytes);
-    });
-  },
-);
+test('over tcp only blocks under the hold that is named are read, and only while it stands', async () => {
+  const holds = new Map([
+    ['mine', new Set([1, 2])],
+    ['of-another', new Set([3])],
+  ]);
+  const heldBlocks = (id: string) => holds.get(id) ?? null;
+  await withNodes({ kind: 'tcp', heldBlocks }, { kind: 'tcp' }, async (owner, reader) => {
+    for (const id of [1, 2, 3, 4]) fillBlock(owner.pool, id);
+    const readAs = async (requestId: string, blockIds: number[]) => {
+      const remote = { ...remoteOf(owner.agent, 'owner'), requestId };
+      return [...(await reader.agent.read(pullOf(remote, blockIds), reader.pool)).valid];
+    };
+    assert.equal(await readAs('mine', [1, 2]), [1, 1]);
+    assert.equal(await readAs('mine', [3]), [0], 'of another hold');
+    assert.equal(await readAs('mine', [4]), [0], 'cached, and held for nobody');
+    assert.equal(await readAs('nobody', [1]), [0], 'a hold that never was');
+    holds.delete('mine');
+    assert.equal(await readAs('mine', [1, 2]), [0, 0], 'a hold that has ended');
+    assert.is(owner.agent.bytesSent, 2 * owner.pool.blockBytes);
+  });
+});
 
-nativeTest('a stranger that does not finish the handshake is closed, however it dawdles', async () => {
+test('a stranger that does not finish the handshake is closed, however it dawdles', async () => {
   await withNodes({}, {}, async (owner) => {
     const socket = connect({ host: owner.agent.host, port: owner.agent.port });
     socket.on('error', () => {});
@@ -564,7 +549,7 @@ const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
 ];
 
 for (const [name, answer, mayWrite = false] of lies) {
-  nativeTest(`a peer that ${name} fails the read${mayWrite ? '' : ' and writes nothing'}`, async () => {
+  test(`a peer that ${name} fails the read${mayWrite ? '' : ' and writes nothing'}`, async () => {
     await withImpostor(answer, async (address) => {
       await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
         reader.pool.block(1).fill(77);
@@ -587,7 +572,7 @@ for (const [name, answer, mayWrite = false] of lies) {
   });
 }
 
-nativeTest('the same peer, telling the truth, is believed', async () => {
+test('the same peer, telling the truth, is believed', async () => {
   await withImpostor(answerRead(goodReply), async (address) => {
     await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
       reader.pool.block(1).fill(77);
@@ -598,7 +583,7 @@ nativeTest('the same peer, telling the truth, is believed', async () => {
   });
 });
 
-nativeTest('a block that changed while it was sent is invalid, its neighbours are not', async () => {
+test('a block that changed while it was sent is invalid, its neighbours are not', async () => {
   const bytes = Buffer.alloc(2 * 4096, 5);
   const answer = answerRead((seq, _, __, hash) =>
     replyOf(seq, 1, [1], bytes.subarray(4096), [seq % 2], hash),
@@ -612,7 +597,7 @@ nativeTest('a block that changed while it was sent is invalid, its neighbours ar
   });
 });
 
-nativeTest('a read that is given up while its peer says nothing ends at once', async () => {
+test('a read that is given up while its peer says nothing ends at once', async () => {
   await withImpostor(
     answerRead(() => null),
     async (address) => {
@@ -630,7 +615,7 @@ nativeTest('a read that is given up while its peer says nothing ends at once', a
   );
 });
 
-nativeTest('a peer that accepts and then says nothing is given up when its time is over', async () => {
+test('a peer that accepts and then says nothing is given up when its time is over', async () => {
   const silent = (socket: Socket) => void socket.resume();
   await withImpostor(silent, async (address) => {
     await withNodes({}, { peerTimeoutMs: 150 }, async (_, reader) => {
@@ -649,7 +634,7 @@ function flipped(bytes: Buffer, bit: number): Buffer {
 }
 
 // Fails without the comparison of checksums, or of either check, in native/data_lanes.cc.
-nativeTest('a bit that flips on a data connection never makes a block valid', async () => {
+test('a bit that flips on a data connection never makes a block valid', async () => {
   const headBits = 8 * (8 + 1 + 4);
   const bodyBits = 8 * 4096;
   const numBits = 8 * goodReply(1).length;
@@ -678,7 +663,7 @@ nativeTest('a bit that flips on a data connection never makes a block valid', as
 });
 
 // Fails when the checksum leaves the hash out.
-nativeTest('bytes sent for another block than the one that was asked for are not valid', async () => {
+test('bytes sent for another block than the one that was asked for are not valid', async () => {
   const other = answerRead((seq) => replyOf(seq, 1, [1], Buffer.alloc(4096), [1], hashOf('block 2')));
   await withImpostor(other, async (address) => {
     await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
@@ -705,7 +690,7 @@ async function knock(port: number, bytes: Buffer): Promise<Buffer | null> {
   return isQuiet && received.length === 0 ? null : Buffer.concat(received);
 }
 
-nativeTest('the data listener lets in who knows the secret, once a connection, and nobody else', async () => {
+test('the data listener lets in who knows the secret, once a connection, and nobody else', async () => {
   const pool = loadNative().createPool(layout);
   const server = loadNative().createDataServer(pool, '127.0.0.1');
   try {
@@ -750,7 +735,7 @@ nativeTest('the data listener lets in who knows the secret, once a connection, a
   }
 });
 
-nativeTest('a reader that takes nothing keeps neither the owner nor other readers waiting', async () => {
+test('a reader that takes nothing keeps neither the owner nor other readers waiting', async () => {
   const large = { ...layout, numBlocks: 4096 };
   await withNodes({ kind: 'tcp', layout: large }, { kind: 'tcp' }, async (owner, reader) => {
     fillBlock(owner.pool, 1);
@@ -772,7 +757,7 @@ nativeTest('a reader that takes nothing keeps neither the owner nor other reader
   });
 });
 
-nativeTest('nothing is left open behind nodes that read each other over tcp', async () => {
+test('nothing is left open behind nodes that read each other over tcp', async () => {
   const descriptors = () => readdirSync('/proc/self/fd').length;
   const threads = () => readdirSync('/proc/self/task').length;
   const round = () =>
@@ -789,7 +774,7 @@ nativeTest('nothing is left open behind nodes that read each other over tcp', as
   );
 });
 
-nativeTest('a peer on another host is read over tcp by auto, and not at all by shm', async () => {
+test('a peer on another host is read over tcp by auto, and not at all by shm', async () => {
   const answer = answerRead((seq) => replyOf(seq, 1, [0], Buffer.alloc(0), [0]));
   await withImpostor(answer, async (address) => {
     const pull = pullOf(remoteOf(address, 'owner'), [1]);

@@ -3,10 +3,11 @@ import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
 import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
+import type { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
 import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
-import type { FinishedSend, PullSpec, RemoteBlocks } from '../../src/outputs.js';
+import type { FinishedSend, KVConnectorOutput, PullSpec, RemoteBlocks } from '../../src/outputs.js';
 
 /** 4 KiB a block. */
 export const layout: KvPoolLayout = {
@@ -119,14 +120,14 @@ export function pullOf(remote: RemoteBlocks, remoteBlockIds: readonly number[]):
   };
 }
 
-/** Why tests that need the native module are skipped; null if it loads. */
-export function nativeMissing(): string | null {
-  try {
-    loadNative();
-    return null;
-  } catch (error) {
-    return error instanceof Error ? error.message.split('\n')[0]! : String(error);
-  }
+/** What the worker has to report next, as the engine collects it. */
+export async function nextReport(worker: PullConnectorWorker): Promise<KVConnectorOutput> {
+  let report: KVConnectorOutput | null = null;
+  await until(() => {
+    report ??= worker.getFinished();
+    return report !== null;
+  }, 'a report');
+  return report!;
 }
 
 /** Resolves when `condition` holds; rejects after five seconds. */
