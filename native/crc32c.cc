@@ -1,8 +1,10 @@
-// CRC-32C by tables of eight bytes, and by SSE4.2 over three streams at once.
+// CRC-32C by tables of eight bytes, by SSE4.2 over three streams at once, and by folding.
 #include "crc32c.h"
 
 #include <array>
 #include <cstring>
+
+#include "crc32c_fold.h"
 
 #ifdef VLLM_PD_X86
 #include <nmmintrin.h>
@@ -117,15 +119,27 @@ __attribute__((target("sse4.2"))) uint32_t run_sse42(uint32_t crc, const uint8_t
   return crc;
 }
 
+uint32_t run_folded(uint32_t crc, const uint8_t* at, size_t num_bytes) {
+  crc = fold_crc32c(crc, at, num_bytes);
+  return run_sse42(crc, at, num_bytes);
+}
+
 #endif
 
 using Run = uint32_t (*)(uint32_t, const uint8_t*, size_t);
 
-Run choose() {
+Run choose_instruction() {
 #ifdef VLLM_PD_X86
   if (__builtin_cpu_supports("sse4.2")) return run_sse42;
 #endif
   return run_portable;
+}
+
+Run choose() {
+#ifdef VLLM_PD_X86
+  if (can_fold_crc32c()) return run_folded;
+#endif
+  return choose_instruction();
 }
 
 }  // namespace
@@ -133,6 +147,10 @@ Run choose() {
 uint32_t crc32c(uint32_t crc, const void* data, size_t num_bytes) {
   static const Run run = choose();
   return ~run(~crc, static_cast<const uint8_t*>(data), num_bytes);
+}
+
+uint32_t crc32c_by_instruction(uint32_t crc, const void* data, size_t num_bytes) {
+  return ~choose_instruction()(~crc, static_cast<const uint8_t*>(data), num_bytes);
 }
 
 uint32_t crc32c_portable(uint32_t crc, const void* data, size_t num_bytes) {

@@ -30,7 +30,7 @@ constexpr size_t kMaxStrangers = 64;
 /** Replies that wait on one connection. */
 constexpr int kMaxQueued = 1024;
 /** Sent at once, while its bytes are in the cache from being checked; the rows of blocks are looked at again behind it. */
-constexpr size_t kPieceBytes = 512 << 10;
+constexpr size_t kPieceBytes = 256 << 10;
 constexpr size_t kGreetingBytes = kSecretBytes + 1;
 
 /** Takes as long for any two. */

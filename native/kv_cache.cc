@@ -7,6 +7,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -100,6 +101,17 @@ Mapping::Mapping(int fd, int64_t num_bytes, bool writable) : num_bytes_(num_byte
     throw Error("INTERNAL", "Could not map " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
   }
   data_ = static_cast<uint8_t*>(address);
+}
+
+void touch_pages(const std::weak_ptr<Mapping>& mapping, const std::atomic<bool>& closing) {
+  // Not MADV_POPULATE_READ: it takes page by page what a fault does for its neighbours too, four times as long.
+  constexpr int64_t kStepBytes = 8 << 20;
+  for (int64_t begin = 0; !closing; begin += kStepBytes) {
+    const auto open = mapping.lock();
+    if (!open || begin >= open->num_bytes()) return;
+    const int64_t end = std::min(begin + kStepBytes, open->num_bytes());
+    for (int64_t at = begin; at < end; at += kPageBytes) (void)*static_cast<const volatile uint8_t*>(open->data() + at);
+  }
 }
 
 Mapping::~Mapping() { munmap(data_, num_bytes_); }

@@ -23,6 +23,8 @@ namespace {
 constexpr int kBacklog = 128;
 /** Pieces handed to the kernel at once. */
 constexpr size_t kMaxPieces = 256;
+/** Received at once where somebody looks at it then: as much as is still in the cache. */
+constexpr size_t kMaxArrivingBytes = 256 << 10;
 
 using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
 
@@ -113,12 +115,20 @@ void Scatter::add(void* data, size_t num_bytes) {
 }
 
 template <typename Transfer, typename Moved>
-void Scatter::move_all(Transfer&& transfer, Moved&& moved) {
+void Scatter::move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes) {
   for (size_t at = 0; at < pieces_.size();) {
     msghdr message{};
     message.msg_iov = &pieces_[at];
-    message.msg_iovlen = std::min(kMaxPieces, pieces_.size() - at);
+    size_t num_bytes = 0;
+    for (; num_bytes < max_bytes && message.msg_iovlen < kMaxPieces && at + message.msg_iovlen < pieces_.size();
+         ++message.msg_iovlen)
+      num_bytes += pieces_[at + message.msg_iovlen].iov_len;
+    // The last one is cut for this call.
+    const size_t excess = num_bytes > max_bytes ? num_bytes - max_bytes : 0;
+    iovec& last = pieces_[at + message.msg_iovlen - 1];
+    last.iov_len -= excess;
     const ssize_t num_moved = transfer(&message);
+    last.iov_len += excess;
     if (num_moved < 0 && errno == EINTR) continue;
     if (num_moved == 0) throw Error("PEER_FAILED", "The data connection was closed.");
     if (num_moved < 0) {
@@ -142,14 +152,15 @@ void Scatter::move_all(Transfer&& transfer, Moved&& moved) {
 
 void Scatter::send(const Socket& socket) {
   move_all([&](const msghdr* message) { return sendmsg(socket.fd(), message, MSG_NOSIGNAL); },
-           [](const void*, size_t) {});
+           [](const void*, size_t) {}, SIZE_MAX);
 }
 
 void Scatter::receive(const Socket& socket, const std::function<void(const void*, size_t)>& arrived) {
   move_all([&](msghdr* message) { return recvmsg(socket.fd(), message, 0); },
            [&](const void* data, size_t num_bytes) {
              if (arrived) arrived(data, num_bytes);
-           });
+           },
+           arrived ? kMaxArrivingBytes : SIZE_MAX);
 }
 
 void send_all(const Socket& socket, const void* data, size_t num_bytes) {

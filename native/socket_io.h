@@ -52,7 +52,7 @@ class Scatter {
 
  private:
   template <typename Transfer, typename Moved>
-  void move_all(Transfer&& transfer, Moved&& moved);
+  void move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes);
 
   std::vector<iovec> pieces_;
 };

@@ -87,6 +87,15 @@ void ThreadPool::take_indices(const Loop& loop, int64_t count, int thread) {
   }
 }
 
+void ThreadPool::rouse() {
+  {
+    // They find nothing open, and look for the next loop for a while.
+    std::lock_guard<std::mutex> lock(mutex_);
+    epoch_.fetch_add(1, std::memory_order_release);
+  }
+  opened_.notify_all();
+}
+
 void ThreadPool::run(int64_t count, Loop loop) {
   if (workers_.empty() || count <= 1) {
     for (int64_t index = 0; index < count; ++index) loop.call(loop.context, index, 0);

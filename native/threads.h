@@ -48,6 +48,9 @@ class ThreadPool {
 
   int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
 
+  /** Gets sleeping threads up, for a loop that is about to come. From any thread. */
+  void rouse();
+
   /** Calls `body(index, thread)` once for every index in [0, count), in any order; `thread` < num_threads().
    * One caller. */
   template <typename Body>

@@ -20,7 +20,9 @@ struct Piece {
 void plain_copy(uint8_t* to, const uint8_t* from, size_t num_bytes) { std::memcpy(to, from, num_bytes); }
 
 /** Small enough that threads end together, large enough that taking one costs nothing. */
-constexpr size_t kPieceBytes = 512 << 10;
+constexpr size_t kMaxPieceBytes = 512 << 10;
+constexpr size_t kMinPieceBytes = 128 << 10;
+constexpr size_t kMinPieces = 8;
 
 std::vector<Piece> cut(const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
                        size_t max_blocks) {
@@ -97,7 +99,8 @@ std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, co
   const auto* const from = reinterpret_cast<const uint8_t*>(remote.block(0));
   auto* const to = reinterpret_cast<uint8_t*>(local.block(0));
   const bool streams = remote_ids.size() * block_bytes >= stream_copy_min_bytes();
-  const auto pieces = cut(remote_ids, local_ids, std::max<size_t>(1, kPieceBytes / block_bytes));
+  const size_t piece_bytes = std::clamp(remote_ids.size() * block_bytes / kMinPieces, kMinPieceBytes, kMaxPieceBytes);
+  const auto pieces = cut(remote_ids, local_ids, std::max<size_t>(1, piece_bytes / block_bytes));
   threads.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t index, int) {
     const Piece& piece = pieces[index];
     for (size_t begin = piece.begin; begin < piece.end;) {

@@ -25,6 +25,10 @@ import type {
 import { NativeProbe, type Probe, type ProbeSpec } from './native/probe.js';
 import { packageRoot } from './version.js';
 
+/** `best`: as fast as the chip can; the others, which chips without its instructions use, are there to be compared. */
+export const checksumWays = ['best', 'instruction', 'tables'] as const;
+export type ChecksumWay = (typeof checksumWays)[number];
+
 export interface Native {
   /** Default `host`. Throws INVALID_ARGUMENT where it does not fit, NOT_SUPPORTED without a device. */
   createPool(layout: KvPoolLayout, place?: KvPlace): KvPool;
@@ -38,8 +42,8 @@ export interface Native {
     secret: string,
     numLanes: number,
   ): Promise<DataLanes>;
-  /** The checksum of blocks on data connections. `portable`: without the chip's instruction. */
-  crc32c(bytes: Uint8Array, options?: { readonly portable: boolean }): number;
+  /** The checksum of blocks on data connections. */
+  crc32c(bytes: Uint8Array, way?: ChecksumWay): number;
   /** Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. */
   loadModel(
     config: NativeModelConfig,
@@ -123,8 +127,8 @@ class LoadedNative implements Native {
     return NativeDataLanes.open(this.#addon, address, secret, numLanes);
   }
 
-  crc32c(bytes: Uint8Array, options?: { readonly portable: boolean }): number {
-    return cross(() => this.#addon.crc32c(bytes, options?.portable ?? false));
+  crc32c(bytes: Uint8Array, way: ChecksumWay = 'best'): number {
+    return cross(() => this.#addon.crc32c(bytes, checksumWays.indexOf(way)));
   }
 
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool {

@@ -1,4 +1,6 @@
 // Hashes of token ids, checksums of bytes.
+#include <array>
+
 #include "addon/arguments.h"
 #include "addon/exports.h"
 #include "block_hash.h"
@@ -18,11 +20,12 @@ Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// crc32c(bytes, portable) → checksum
+// crc32c(bytes, way) → checksum; ways in the order of checksumWays in src/native.ts
 Napi::Value crc32c_of(const Napi::CallbackInfo& info) {
   const auto bytes = info[0].As<Napi::Uint8Array>();
-  const auto run = info[1].As<Napi::Boolean>().Value() ? crc32c_portable : crc32c;
-  return Napi::Number::New(info.Env(), run(0, bytes.Data(), bytes.ByteLength()));
+  constexpr std::array ways{crc32c, crc32c_by_instruction, crc32c_portable};
+  const auto way = static_cast<size_t>(to_int(info[1]));
+  return Napi::Number::New(info.Env(), ways.at(way)(0, bytes.Data(), bytes.ByteLength()));
 }
 
 }  // namespace

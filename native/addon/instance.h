@@ -1,6 +1,8 @@
 // What one environment (a Node process, or a worker thread of it) has running natively.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -13,13 +15,18 @@ namespace vllm_pd::addon {
 struct Instance {
   std::vector<std::shared_ptr<JobThread>> threads;
   std::shared_ptr<JobThread> transfers;
-  /** Used by jobs on `transfers` only, which hold it until the last of them has ended. */
+  /** Used by jobs on `transfers`, which hold it until the last of them has ended, and here while there are none. */
   std::shared_ptr<ThreadPool> transfer_pool;
+  /** Reads that are queued or run on `transfers`. */
+  std::shared_ptr<std::atomic<int>> num_reads = std::make_shared<std::atomic<int>>(0);
+  /** What goes on in the background for its own sake ends. */
+  std::shared_ptr<std::atomic<bool>> closing = std::make_shared<std::atomic<bool>>(false);
 
   /** Their receiving is ended before its threads are waited for. */
   std::vector<std::weak_ptr<DataLanes>> lanes;
 
   ~Instance() {
+    *closing = true;
     for (const auto& weak : lanes) {
       if (const auto open = weak.lock()) open->shut_down();
     }

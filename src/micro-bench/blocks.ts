@@ -5,9 +5,10 @@ import type { KvPoolLayout } from '../native/kv-pool-layout.js';
 import type { NativeModelConfig } from '../native/model-config.js';
 import { loadNative } from '../native.js';
 
+/** K and V as this machine keeps them by default. */
 export function blockLayout(model: NativeModelConfig, numBlocks: number): KvPoolLayout {
   const { numLayers, numKvHeads, headDim } = model;
-  return { numBlocks, numLayers, numKvHeads, blockSize: 16, headDim, dtype: 'float32' };
+  return { numBlocks, numLayers, numKvHeads, blockSize: 16, headDim, dtype: loadNative().defaultDtype };
 }
 
 export function hashOfBlock(blockId: number): string {

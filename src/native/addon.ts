@@ -48,7 +48,7 @@ export interface Addon {
     remoteBlockIds: Int32Array,
     localBlockIds: Int32Array,
     hashes: Uint8Array,
-  ): Promise<Uint8Array>;
+  ): Uint8Array | Promise<Uint8Array>;
   closePeerPool(peer: PeerHandle): void;
   createDataServer(pool: PoolHandle, host: string): DataServerHandle;
   dataServerPort(server: DataServerHandle): number;
@@ -74,7 +74,7 @@ export interface Addon {
     blockIds: Int32Array,
     hashes: Uint8Array,
   ): Promise<Uint8Array>;
-  crc32c(bytes: Uint8Array, portable: boolean): number;
+  crc32c(bytes: Uint8Array, way: number): number;
   closeDataLanes(lanes: DataLanesHandle): void;
   loadModel(
     config: NativeModelConfig,
@@ -131,7 +131,7 @@ export function cross<T>(call: () => T): T {
   }
 }
 
-export async function crossAsync<T>(call: () => Promise<T>): Promise<T> {
+export async function crossAsync<T>(call: () => T | Promise<T>): Promise<T> {
   try {
     return await call();
   } catch (error) {

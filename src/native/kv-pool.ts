@@ -49,7 +49,7 @@ export interface KvPool {
 export interface PeerPool {
   readonly layout: KvPoolLayout;
   /**
-   * One-sided read on a native thread: copies remote block i into local block i of `into`, verified against
+   * One-sided read, on native threads if it is long: copies remote block i into local block i of `into`, verified against
    * `hashes[i]` before and after. Resolves to one byte per block: 1 = arrived intact, 0 = stale (local bytes undefined).
    */
   read(

@@ -37,6 +37,8 @@ async function isRefused(agent: TransferAgent, pull: PullSpec, into: TransferNod
 /** A mapped pool can be read until its owner's connection is seen to end. */
 async function noticed(agent: TransferAgent, pull: PullSpec, into: TransferNode) {
   for (let isServed = true; isServed; ) {
+    // A short read is done at once, without the event loop, which brings the news.
+    await new Promise(setImmediate);
     isServed = await agent.read(pull, into.pool).then(
       () => true,
       () => false,
