@@ -1,27 +1,13 @@
 // P's first token between two nodes, hop by hop: what P says and keeps, what D believes.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { startApiServer } from '../../../src/server/api/api-server.js';
-import { withPair } from '../../engine/node-pair.js';
 import { assertWhole } from '../../engine/test-engine.js';
-import { type Json, TestApi, text } from './setup.js';
+import { withApis } from './api-pair.js';
+import { type Json, type TestApi, text } from './setup.js';
 
 const path = '/v1/completions';
 const body = { prompt: text, temperature: 0, max_tokens: 12, ignore_eos: true };
 const asked = { do_remote_decode: true, do_remote_prefill: false, return_first_token: true };
-
-async function withApis(play: (p: TestApi, d: TestApi) => Promise<void>): Promise<void> {
-  await withPair({}, async (pair) => {
-    const servers = [];
-    for (const engine of [pair.p, pair.d])
-      servers.push(await startApiServer({ engine, host: '127.0.0.1', port: 0 }));
-    try {
-      await play(new TestApi(pair.p, servers[0]!.url), new TestApi(pair.d, servers[1]!.url));
-    } finally {
-      for (const server of servers) await server.close();
-    }
-  });
-}
 
 async function prefill(p: TestApi, fields: object = {}): Promise<Json> {
   const { json } = await p.post(path, { ...body, kv_transfer_params: asked, ...fields });
@@ -29,7 +15,7 @@ async function prefill(p: TestApi, fields: object = {}): Promise<Json> {
 }
 
 test('P says the token and how it encoded the prompt; D answers from there and computes nothing of the prompt', async () => {
-  await withApis(async (p, d) => {
+  await withApis({}, async (p, d) => {
     const plain = (await d.post(path, { ...body, return_token_ids: true, logprobs: 2 })).json.choices[0];
     const handOver = await prefill(p, { logprobs: 2 });
     assert.is(handOver.object, 'kv_transfer.hand_over');
@@ -54,7 +40,7 @@ test('P says the token and how it encoded the prompt; D answers from there and c
 });
 
 test('a stream that is told so leaves out the first token, and only that', async () => {
-  await withApis(async (p, d) => {
+  await withApis({}, async (p, d) => {
     const plain = await d.stream(path, body);
     const textOf = (chunks: Json[]) => chunks.map((chunk) => chunk.choices[0].text).join('');
     for (const streamed of [false, true]) {
@@ -71,7 +57,7 @@ test('a stream that is told so leaves out the first token, and only that', async
 });
 
 test('a hand-over whose blocks are gone: D computes the prompt and says the same', async () => {
-  await withApis(async (p, d) => {
+  await withApis({}, async (p, d) => {
     const plain = (await d.post(path, body)).json.choices[0].text;
     const { kv_transfer_params: params } = await prefill(p);
     p.engine.releaseLease(params.remote_request_id);
@@ -89,7 +75,7 @@ test('a hand-over whose blocks are gone: D computes the prompt and says the same
 });
 
 test('an answer that ends with its first token is answered by P, and nothing is held', async () => {
-  await withApis(async (p) => {
+  await withApis({}, async (p) => {
     const first = (await prefill(p)).kv_transfer_params;
     p.engine.releaseLease(first.remote_request_id);
     const stopId = first.remote_first_token.token_id;
@@ -106,14 +92,14 @@ test('an answer that ends with its first token is answered by P, and nothing is 
 });
 
 test('P refuses what D would refuse, before it says anything', async () => {
-  await withApis(async (p) => {
+  await withApis({}, async (p) => {
     const { status } = await p.post(path, { ...body, max_tokens: 100_000, kv_transfer_params: asked });
     assert.is(status, 400);
   });
 });
 
 test('nonsense for a first token is a 400 that names it, and a token that ends the answer ends it', async () => {
-  await withApis(async (p, d) => {
+  await withApis({}, async (p, d) => {
     const { kv_transfer_params: params } = await prefill(p);
     const { token_id } = params.remote_first_token;
     const alternatives = (count: number) => Array.from({ length: count }, () => ({ token_id, logprob: -1 }));
@@ -152,7 +138,7 @@ test('nonsense for a first token is a 400 that names it, and a token that ends t
 });
 
 test('what P generated counts as P’s, what D did as D’s', async () => {
-  await withApis(async (p, d) => {
+  await withApis({}, async (p, d) => {
     const { kv_transfer_params } = await prefill(p);
     await d.post(path, { ...body, kv_transfer_params });
     const generated = async (api: TestApi) =>

@@ -1,36 +1,15 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { startApiServer } from '../../../src/server/api/api-server.js';
-import { withPair } from '../../engine/node-pair.js';
+import type { KvLookup } from '../../../src/config.js';
+import { firstHop } from '../../clients/vllm-proxies.js';
 import { assertWhole } from '../../engine/test-engine.js';
-import { type Json, TestApi, text } from './setup.js';
+import { withApis } from './api-pair.js';
+import { type Json, type TestApi, text } from './setup.js';
 
 const path = '/v1/completions';
 const body = { prompt: text, temperature: 0, max_tokens: 40, ignore_eos: true };
-const firstHop = {
-  do_remote_decode: true,
-  do_remote_prefill: false,
-  remote_engine_id: null,
-  remote_block_ids: null,
-  remote_host: null,
-  remote_port: null,
-};
 
-async function withApis(
-  lookup: 'query' | 'ticket',
-  play: (p: TestApi, d: TestApi) => Promise<void>,
-): Promise<void> {
-  await withPair({ kvTransfer: { lookup, decoderKvBlocksTtlMs: 200 } }, async (pair) => {
-    const servers = [];
-    for (const engine of [pair.p, pair.d])
-      servers.push(await startApiServer({ engine, host: '127.0.0.1', port: 0 }));
-    try {
-      await play(new TestApi(pair.p, servers[0]!.url), new TestApi(pair.d, servers[1]!.url));
-    } finally {
-      for (const server of servers) await server.close();
-    }
-  });
-}
+const options = (lookup: KvLookup) => ({ kvTransfer: { lookup, decoderKvBlocksTtlMs: 200 } });
 
 async function prefill(p: TestApi, fields: object = {}): Promise<Json> {
   const { json } = await p.post(path, { ...body, max_tokens: 1, kv_transfer_params: firstHop, ...fields });
@@ -38,7 +17,7 @@ async function prefill(p: TestApi, fields: object = {}): Promise<Json> {
 }
 
 test('P answers with what D needs, in the fields that vLLM has', async () => {
-  await withApis('query', async (p, d) => {
+  await withApis(options('query'), async (p, d) => {
     const plain = (await p.post(path, body)).json.choices[0].text;
     const params = await prefill(p);
     assert.equal(
@@ -54,7 +33,7 @@ test('P answers with what D needs, in the fields that vLLM has', async () => {
 });
 
 test('usage on D reports what was cached on P, not what was handed over', async () => {
-  await withApis('query', async (p, d) => {
+  await withApis(options('query'), async (p, d) => {
     const cold = await d.post(path, { ...body, kv_transfer_params: await prefill(p) });
     assert.is(cold.json.usage.prompt_tokens_details.cached_tokens, 0);
     const chunks = await d.stream(path, {
@@ -68,7 +47,7 @@ test('usage on D reports what was cached on P, not what was handed over', async 
 });
 
 test('the final chunk of a stream carries the ticket', async () => {
-  await withApis('ticket', async (p, d) => {
+  await withApis(options('ticket'), async (p, d) => {
     const chunks = await d.stream(path, { ...body, kv_transfer_params: await prefill(p) });
     const tickets = chunks.filter((chunk) => chunk.kv_transfer_params);
     assert.is(tickets.length, 1);
@@ -79,7 +58,7 @@ test('the final chunk of a stream carries the ticket', async () => {
 });
 
 test('of several samples the first fetches what P holds, the others find it on D', async () => {
-  await withApis('query', async (p, d) => {
+  await withApis(options('query'), async (p, d) => {
     const params = await prefill(p);
     const call = { ...body, n: 3, temperature: 1, seed: 3, kv_transfer_params: params };
     const { status, json } = await d.post(path, call);
@@ -98,7 +77,7 @@ test('of several samples the first fetches what P holds, the others find it on D
 });
 
 test('a stop string on P still hands over', async () => {
-  await withApis('query', async (p) => {
+  await withApis(options('query'), async (p) => {
     const { json } = await p.post(path, body);
     const stop = json.choices[0].text.slice(2, 5);
     const params = await prefill(p, { stop, max_tokens: 20 });

@@ -1,6 +1,7 @@
 // What the proxy sends to whom in one turn, for each way of moving KV.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { firstHop } from '../../clients/vllm-proxies.js';
 import { json, type Script } from './scripted-node.js';
 import {
   cacheQuery,
@@ -19,14 +20,6 @@ import {
 } from './setup.js';
 
 const onePair = { prefill: [prefills], decode: [decodes] };
-const blank = {
-  do_remote_decode: true,
-  do_remote_prefill: false,
-  remote_engine_id: null,
-  remote_block_ids: null,
-  remote_host: null,
-  remote_port: null,
-};
 /** With an answer in it, so that D may hold something of it. */
 const dialogue = ['user', 'assistant', 'user'].map((role) => ({ role, content: 'hi' }));
 const request = {
@@ -53,7 +46,7 @@ test('uni: P makes one token without streaming, D gets the request and what P ho
       temperature: 0,
       stream: false,
       return_token_ids: true,
-      kv_transfer_params: blank,
+      kv_transfer_params: firstHop,
     });
     assert.equal(decode[0]!.calls[0]!.body, { ...request, kv_transfer_params: handOver });
     assert.is(decode[0]!.callsTo(cacheQuery).length, 0);
@@ -83,7 +76,7 @@ test('bi with queries: P is told that D was asked and had nothing', async () => 
   };
   await withProxy({ prefill: [prefills], decode: [nothing] }, {}, async ({ post, prefill }) => {
     await (await post(completions, request)).text();
-    assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, { ...blank, remote_num_tokens: 0 });
+    assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, { ...firstHop, remote_num_tokens: 0 });
   });
 });
 
@@ -104,7 +97,7 @@ test('bi with tickets: the ticket of the last chunk goes to P in the next turn, 
       await (await post(completions, turn)).text();
       await (await post(completions, { ...turn, conversation_id: 'c2' })).text();
       const told = prefill[0]!.calls.map((call) => call.body.kv_transfer_params);
-      assert.equal(told, [blank, ticket, blank]);
+      assert.equal(told, [firstHop, ticket, firstHop]);
       assert.is(decode[0]!.callsTo(cacheQuery).length, 0);
       assert.is(prefill[0]!.calls[0]!.body.session_id, 'c1');
       assert.not('conversation_id' in prefill[0]!.calls[0]!.body);
@@ -138,7 +131,7 @@ test('parameters of clients are dropped, unless the proxy was told to trust them
   const forged = { ...leased, remote_host: '10.0.0.1' };
   await withProxy(onePair, { mode: 'uni' }, async ({ post, prefill, decode }) => {
     await (await post(completions, { ...request, kv_transfer_params: forged })).text();
-    assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, blank);
+    assert.equal(prefill[0]!.calls[0]!.body.kv_transfer_params, firstHop);
     assert.equal(decode[0]!.calls[0]!.body.kv_transfer_params, handOver);
   });
   await withProxy(onePair, { trustKvTransferParams: true }, async ({ post, prefill, decode }) => {
