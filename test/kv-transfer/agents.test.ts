@@ -273,6 +273,17 @@ test('closing ends reads under way and refuses later ones', async () => {
   });
 });
 
+// The engine refuses such parameters before; this is behind it.
+test('an agent connects to its peers and to nobody else', async () => {
+  await withNodes({}, { peers: ['10.0.0.1'] }, async (owner, reader) => {
+    fillBlock(owner.pool, 1);
+    const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
+    await isRefused(reader.agent, pull, reader, /is not among this node's KV peers/);
+    assert.is(await reader.agent.sendNotif(pull.remote, 0), null);
+    assert.equal(owner.notifs, []);
+  });
+});
+
 test('both directions work at once between the same two nodes', async () => {
   await withNodes({}, { kind: 'tcp' }, async (p, d) => {
     fillBlock(p.pool, 40);

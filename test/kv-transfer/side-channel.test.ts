@@ -627,6 +627,15 @@ test('a peer that accepts and then says nothing is given up when its time is ove
   });
 });
 
+test('a peer that lets one in and never confirms a notification is not waited for', async () => {
+  // Nothing else answers a notification.
+  await withImpostor(answerRead(goodReply), async (address) => {
+    await withNodes({}, { kind: 'tcp', peerTimeoutMs: 150 }, async (_, reader) => {
+      assert.is(await reader.agent.sendNotif(remoteOf(address, 'owner'), 1), null);
+    });
+  });
+});
+
 function flipped(bytes: Buffer, bit: number): Buffer {
   const copy = Buffer.from(bytes);
   copy[bit >> 3]! ^= 1 << (bit & 7);

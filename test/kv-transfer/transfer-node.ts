@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
 import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
+import { PeerPolicy } from '../../src/kv-transfer/peer-policy.js';
 import type { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
 import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
@@ -35,6 +36,8 @@ export interface TransferNodeOptions {
   readonly port?: number;
   readonly key?: string;
   readonly peerTimeoutMs?: number;
+  /** Whom it may connect to; default: this machine. */
+  readonly peers?: readonly string[];
   /** What readers may read; default: all of the pool, under the id that `remoteOf` names. */
   readonly heldBlocks?: HeldBlocks;
 }
@@ -52,6 +55,7 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
     engineId: options.engineId,
     pool,
     compatibility: options.compatibility ?? 'tiny model, seed 0',
+    peers: new PeerPolicy(options.peers),
   }).catch((error) => {
     pool.close();
     throw error;

@@ -199,6 +199,13 @@ export const wireDefences: readonly Defence[] = [
     file: 'src/kv-transfer/side-channel-agent.ts',
     text: 'if (!this.#policy.allows(host, port)) {',
     instead: "if (host === '') {",
+    tests: ['test/kv-transfer/agents.test.ts'],
+  },
+  {
+    against: 'requests whose KV parameters lead a node to a host of their choice',
+    file: 'src/engine/request-check.ts',
+    text: 'if (peers.allows(host, port)) return;',
+    instead: "if (host !== '') return;",
     tests: ['test/server/kv-peers.test.ts'],
   },
   {
