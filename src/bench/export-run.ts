@@ -1,7 +1,7 @@
 // A kept run as a report in one file.
 import type { KvTransferMode } from '../config.js';
 import { ledgerBins } from '../wire.js';
-import { turnsToCsv } from './export-turns.js';
+import { exportedTurns, turnsToCsv } from './export-turns.js';
 import { allFigures } from './figures.js';
 import { formatCount } from './format.js';
 import type { KeptRun } from './results.js';
@@ -16,7 +16,7 @@ export async function exportRun({ summary, turns, run }: KeptRun, format: Export
     case 'csv':
       return turnsToCsv(turns);
     case 'json':
-      return `${JSON.stringify({ ...summary, turns }, null, 2)}\n`;
+      return `${JSON.stringify({ ...summary, turns: exportedTurns(turns) }, null, 2)}\n`;
     case 'markdown':
       return markdown({ summary, run });
     case 'svg': {

@@ -40,6 +40,12 @@ const figures: readonly Figure[] = [
     has: (mode) => mode.pull_regret_ms !== undefined,
   },
   {
+    label: 'regret, p99',
+    value: (mode) => formatMs(mode.pull_regret_ms?.p99 ?? null),
+    // Where every choice was right there is no worst one.
+    has: (mode) => (mode.pull_regret_ms?.p99 ?? 0) > 0,
+  },
+  {
     label: 'sent late by, p99',
     value: (mode) => formatMs(mode.schedule_lag_ms?.p99 ?? null),
     has: (mode) => mode.schedule_lag_ms !== undefined,

@@ -74,7 +74,7 @@ test('a place where no run can be kept is refused before a run, and the question
 test('the CSV has the columns that the turns have, and quotes what needs it', async ({ folder }) => {
   const kept = await keepRun(folder, summary, turns);
   const csv = readFileSync(path.join(kept, 'turns.csv'), 'utf8');
-  assert.equal(csv.split('\n')[0]!.split(','), Object.keys(turns[0]!));
+  assert.equal(csv.split('\n')[0]!.split(','), [...Object.keys(turns[0]!), 'pull_regret_ms']);
   assert.match(csv, '"It said ""no"",\nloudly."');
 });
 
