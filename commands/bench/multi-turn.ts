@@ -4,15 +4,17 @@ import { boolean, integer, option, string } from '@oclif/core/flags';
 import { hidePasswords } from '../../src/bench/hide-passwords.js';
 import type { BenchName } from '../../src/bench/run-info.js';
 import type { RunSummary } from '../../src/bench/summary.js';
+import type { BenchNodes } from '../../src/bench/targets.js';
 import type { TurnRecord } from '../../src/bench/turn-record.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
 import { metricFlags } from '../../src/cli/metric-flags.js';
+import { nodeCountFlags, routingFlags } from '../../src/cli/node-flags.js';
 import type { Progress } from '../../src/cli/progress.js';
 import { givenWorkloadFlags, workloadFlag, workloadFlags } from '../../src/cli/workload-flags.js';
 import type { KvTransferMode } from '../../src/config.js';
-import type { EngineOptions } from '../../src/engine-options.js';
+import { type EngineOptions, given } from '../../src/engine-options.js';
 import { VllmPdError } from '../../src/errors.js';
 
 const { 'kv-transfer': _mode, seed: _samplingSeed, ...nodeFlags } = engineFlags;
@@ -51,6 +53,8 @@ export default class BenchMultiTurn extends BaseCommand {
       exclusive: ['no-keep'],
     }),
     'no-keep': boolean({ description: 'Do not keep the run.' }),
+    ...nodeCountFlags,
+    ...routingFlags,
     ...nodeFlags,
   };
 
@@ -66,7 +70,13 @@ export default class BenchMultiTurn extends BaseCommand {
     const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
     // Here --seed is the workload's; answers are greedy or carry the workload's sampling seed.
     const chosen = engineOptions({ ...flags, seed: undefined });
-    checkUrlFlags(flags.url, flags.mode, chosen);
+    const nodes = given<BenchNodes>({
+      prefill: flags.prefill,
+      decode: flags.decode,
+      prefillRouting: flags['prefill-routing'],
+      decodeRouting: flags['decode-routing'],
+    });
+    checkUrlFlags(flags.url, flags.mode, chosen, nodes);
     const { chooseBackend } = await import('../../src/model/choose-backend.js');
     // Chosen here, so that what is kept says what ran.
     const engine = flags.url ? chosen : { ...chosen, backend: chooseBackend(chosen) };
@@ -99,6 +109,7 @@ export default class BenchMultiTurn extends BaseCommand {
         modes: modesOf(flags.mode, flags.url),
         url: flags.url ?? null,
         engine,
+        nodes,
         limit: flags.limit ?? null,
         timeoutMs: flags.timeout * 1000,
         resultsDir: flags['no-keep'] ? null : flags['results-dir'],
@@ -127,7 +138,12 @@ function modesOf(mode: ModeFlag, url: string | undefined): readonly KvTransferMo
 }
 
 /** A running proxy has its mode and its engines' settings already. */
-function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOptions): void {
+function checkUrlFlags(
+  url: string | undefined,
+  mode: ModeFlag,
+  engine: EngineOptions,
+  nodes: BenchNodes,
+): void {
   if (url === undefined) return;
   if (mode === 'both') {
     const message =
@@ -135,10 +151,10 @@ function checkUrlFlags(url: string | undefined, mode: ModeFlag, engine: EngineOp
     throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'mode' });
   }
   const { cache = {}, scheduler = {}, kvTransfer = {}, ...others } = engine;
-  if ([cache, scheduler, kvTransfer, others].every((group) => Object.keys(group).length === 0)) return;
+  if ([cache, scheduler, kvTransfer, others, nodes].every((group) => Object.keys(group).length === 0)) return;
   throw new VllmPdError(
     'INVALID_ARGUMENT',
-    'Expected no model, cache, scheduler or KV flags with --url: its nodes run already.',
+    'Expected no model, cache, scheduler, KV or node flags with --url: its nodes run already.',
     {
       param: 'url',
     },

@@ -20,12 +20,13 @@ import { createConversations } from './create-conversations.js';
 import type { DatasetReport } from './datasets/selection.js';
 import { gitCommit, hostInfo } from './host.js';
 import type { MetricsChoice } from './metrics-choice.js';
-import { checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
+import { type ByteCounts, checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
 import { checkResultsDir, keepRun, runId } from './results.js';
 import type { BenchName, RunInfo } from './run-info.js';
 import { countTurns, playConversations, type RunResult } from './runner.js';
 import { type RunSummary, summarizeRun } from './summary.js';
 import {
+  type BenchNodes,
   completeSettings,
   connectTarget,
   nodeSettings,
@@ -50,6 +51,7 @@ export interface BenchOptions {
   /** A running proxy instead of nodes of the benchmark's own. */
   readonly url: string | null;
   readonly engine: EngineOptions;
+  readonly nodes?: BenchNodes;
   /** Turns per mode at most; null = all. */
   readonly limit: number | null;
   /** Limit of one request, in ms. */
@@ -100,7 +102,7 @@ async function openTargets(options: BenchOptions, targets: Target[]): Promise<vo
   const settings = nodeSettings(workload.engine, engine);
   for (const mode of modes ?? []) {
     options.onPhase?.(`starting nodes (${mode})`);
-    targets.push(await startTarget(mode, settings, targetOptions));
+    targets.push(await startTarget(mode, settings, options.nodes ?? {}, targetOptions));
     throwIfInterrupted(signal);
   }
 }
@@ -115,7 +117,7 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
     (text) => first.countTokens(text),
     roomFor(options),
   );
-  const bytesBefore = await Promise.all(targets.map(({ client }) => countKvBytes(client)));
+  const bytesBefore = await Promise.all(targets.map(({ client }) => bytesOf(client, options.url)));
   const numTurns = countTurns(conversations, limit) * targets.length;
   let numDone = 0;
   options.onPhase?.('warming up');
@@ -129,6 +131,7 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
       workload.arrival && planArrivals(workload.arrival, conversations, { seed: workload.seed, limit }),
     evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
     asksFullHits: asksFullHits(options),
+    numWarmups: Math.max(options.nodes?.prefill ?? 1, options.nodes?.decode ?? 1),
     limit,
     signal,
     onTurn: (record) => options.onTurn?.(record, ++numDone, numTurns),
@@ -156,6 +159,12 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
   return { summary, turns, keptAt };
 }
 
+/** Null where nodes cannot be asked: behind a proxy that runs already they may be out of reach. */
+async function bytesOf(client: Target['client'], url: string | null): Promise<ByteCounts | null> {
+  const counts = countKvBytes(client);
+  return url === null ? counts : counts.catch(() => null);
+}
+
 /** In an open loop nobody knows how many turns will be under way. */
 function maxConnectionsOf({ arrival, numClients }: Workload): number {
   return arrival ? openLoopConnections : numClients + 1;
@@ -178,7 +187,10 @@ function asksFullHits({ workload, url, modes, engine }: BenchOptions): boolean {
 }
 
 /** Nothing is expected of nodes that the benchmark did not set up itself. */
-function withExpectations({ workload, url, engine }: BenchOptions, played: RunResult): readonly TurnRecord[] {
+function withExpectations(
+  { workload, url, engine, nodes = {} }: BenchOptions,
+  played: RunResult,
+): readonly TurnRecord[] {
   if (url !== null) return played.turns;
   const { prefill, decode } = completeSettings(nodeSettings(workload.engine, engine));
   return withExpectedLedgers(played.turns, played.firstPrompts, {
@@ -190,8 +202,11 @@ function withExpectations({ workload, url, engine }: BenchOptions, played: RunRe
     lookup: prefill.kvTransfer.lookup,
     enablePrefixCaching: prefill.cache.enablePrefixCaching,
     evictPrefillBetweenTurns: workload.evictPrefillBetweenTurns,
-    numPrefillNodes: 1,
-    numDecodeNodes: 1,
+    numPrefillNodes: nodes.prefill ?? 1,
+    numDecodeNodes: nodes.decode ?? 1,
+    staysHome: [nodes.prefillRouting, nodes.decodeRouting].every(
+      (policy) => (policy ?? 'session') === 'session',
+    ),
   });
 }
 
@@ -211,7 +226,7 @@ function checkTurns({ workload, modes, url, engine }: BenchOptions, turns: reado
 async function checkTargets(
   { workload, engine, url }: BenchOptions,
   targets: readonly Target[],
-  bytesBefore: readonly Awaited<ReturnType<typeof countKvBytes>>[],
+  bytesBefore: readonly (ByteCounts | null)[],
   turns: readonly TurnRecord[],
 ): Promise<Check[]> {
   const checks: Check[] = [];
@@ -219,9 +234,13 @@ async function checkTargets(
     url === null ? completeSettings(nodeSettings(workload.engine, engine)).prefill.kvTransfer.lookup : null;
   for (const [i, { client, mode, death }] of targets.entries()) {
     // First the pools: hand-overs that are just ending still count bytes.
-    checks.push(await checkPools(client, mode, lookup));
     const own = turns.filter((turn) => turn.mode === mode);
-    checks.push(await checkKvBytes(client, mode, bytesBefore[i]!, own));
+    const before = bytesBefore[i]!;
+    // Nodes of another kind do not tell.
+    if (before !== null && !own.some((turn) => turn.prefill_unknown)) {
+      checks.push(await checkPools(client, mode, lookup));
+      checks.push(await checkKvBytes(client, mode, before, own));
+    }
     const last = death();
     if (last !== null) checks.push(result(`no node died (${mode})`, [last], ''));
   }
@@ -267,7 +286,8 @@ function describeRun(
       ...(dataset && { dataset }),
       modes: targets.map(({ mode }) => mode),
     },
-    config: url === null ? runConfig(nodeSettings(workload.engine, options.engine)) : null,
+    config:
+      url === null ? runConfig(nodeSettings(workload.engine, options.engine), options.nodes ?? {}) : null,
     url,
     checks,
     ...options.metrics,

@@ -12,7 +12,8 @@ export interface Check {
 
 /** Ledger bins sum to the prompt, computed and recomputed bins to their counts. */
 export function checkLedgerSums(turns: readonly TurnRecord[]): Check {
-  const faults = answered(turns).flatMap((turn) => {
+  const known = withLedger(turns);
+  const faults = known.flatMap((turn) => {
     const ledger = ledgerOf(turn);
     const all = ledgerBins.reduce((sum, bin) => sum + ledger[bin], 0);
     const recomputed = recomputedBins.reduce((sum, bin) => sum + ledger[bin], 0);
@@ -27,7 +28,7 @@ export function checkLedgerSums(turns: readonly TurnRecord[]): Check {
         `${recomputed} of ${turn.num_recomputed_tokens} computed again`,
     ];
   });
-  return result('ledger bins sum to the prompt', faults, `${answered(turns).length} turns`);
+  return result('ledger bins sum to the prompt', faults, `${known.length} turns`);
 }
 
 /** The ledger is what lengths alone say, wherever they determine it. */
@@ -48,7 +49,7 @@ export function checkClosedForm(turns: readonly TurnRecord[]): Check {
 
 /** uni never moves KV from the decode node to the prefill node. */
 export function checkUniDirection(turns: readonly TurnRecord[]): Check {
-  const uni = answered(turns).filter(({ mode }) => mode === 'uni');
+  const uni = withLedger(turns).filter(({ mode }) => mode === 'uni');
   const faults = uni
     .filter((turn) => turn.kv_bytes_d_to_p !== 0)
     .map((turn) => `${nameOf(turn)}: ${turn.kv_bytes_d_to_p} bytes from D to P`);
@@ -57,7 +58,7 @@ export function checkUniDirection(turns: readonly TurnRecord[]): Check {
 
 /** What the shared store has is not read from a peer. */
 export function checkNoTwoHops(turns: readonly TurnRecord[]): Check {
-  const all = answered(turns);
+  const all = withLedger(turns);
   const faults = all
     .filter((turn) => turn.two_hop_bytes > 0)
     .map((turn) => `${nameOf(turn)}: ${turn.two_hop_bytes} bytes`);
@@ -111,6 +112,11 @@ export function result(name: string, faults: readonly string[], scope: string): 
 
 function answered(turns: readonly TurnRecord[]): readonly TurnRecord[] {
   return turns.filter(({ error }) => error === null);
+}
+
+/** Those of which the nodes said how they were prefilled. */
+function withLedger(turns: readonly TurnRecord[]): readonly TurnRecord[] {
+  return answered(turns).filter((turn) => !turn.prefill_unknown);
 }
 
 function turnOf(turn: TurnRecord): string {

@@ -16,9 +16,11 @@ export interface ClosedFormScope {
   readonly lookup: KvLookup;
   readonly enablePrefixCaching: boolean;
   readonly evictPrefillBetweenTurns: boolean;
-  /** Nodes of each role: with more than one, where a turn ran is the proxy's choice. */
+  /** Nodes of each role: with more than one, where a turn ran is the proxy's choice, */
   readonly numPrefillNodes: number;
   readonly numDecodeNodes: number;
+  /** unless a conversation stays where it began. */
+  readonly staysHome: boolean;
 }
 
 /** The turns with their `expected_*` columns filled in where the closed form determines them. */
@@ -32,8 +34,7 @@ export function withExpectedLedgers(
   const isDetermined = (mode: KvTransferMode) =>
     scope.enablePrefixCaching &&
     !scope.usesStores &&
-    scope.numPrefillNodes === 1 &&
-    scope.numDecodeNodes === 1 &&
+    (scope.staysHome || (scope.numPrefillNodes === 1 && scope.numDecodeNodes === 1)) &&
     everythingFits(
       turns.filter((turn) => turn.mode === mode),
       scope,

@@ -1,7 +1,7 @@
 // The figures of a mode in the order in which every table shows them.
 import { formatBytes, formatCount, formatMs, formatRate, formatShare } from './format.js';
 import type { Percentiles } from './stats.js';
-import type { ModeSummary } from './summary.js';
+import { isPrefillUnknown, type ModeSummary } from './summary.js';
 
 export interface Figure {
   readonly label: string;
@@ -12,13 +12,15 @@ export interface Figure {
   readonly isDetail?: true;
 }
 
+const isPrefillKnown = (mode: ModeSummary) => !isPrefillUnknown(mode);
+
 const figures: readonly Figure[] = [
   { label: 'turns (failed)', value: (mode) => `${mode.num_turns} (${mode.num_failed_turns})` },
   { label: 'prompt tokens', value: (mode) => formatCount(mode.num_prompt_tokens) },
-  { label: 'computed', value: (mode) => formatCount(mode.num_computed_tokens) },
-  { label: 'computed again', value: (mode) => formatCount(mode.num_recomputed_tokens) },
-  { label: 'KV moved P→D', value: (mode) => formatBytes(mode.kv_bytes_p_to_d) },
-  { label: 'KV moved D→P', value: (mode) => formatBytes(mode.kv_bytes_d_to_p) },
+  { label: 'computed', value: (mode) => formatCount(mode.num_computed_tokens), has: isPrefillKnown },
+  { label: 'computed again', value: (mode) => formatCount(mode.num_recomputed_tokens), has: isPrefillKnown },
+  { label: 'KV moved P→D', value: (mode) => formatBytes(mode.kv_bytes_p_to_d), has: isPrefillKnown },
+  { label: 'KV moved D→P', value: (mode) => formatBytes(mode.kv_bytes_d_to_p), has: isPrefillKnown },
   {
     label: 'KV, own stores',
     value: (mode) => formatBytes(mode.kv_bytes_dedicated ?? 0),
@@ -53,6 +55,7 @@ const figures: readonly Figure[] = [
   {
     label: 'cached prompt tokens',
     value: (mode) => formatShare(mode.cached_token_ratio),
+    has: isPrefillKnown,
     isDetail: true,
   },
   {

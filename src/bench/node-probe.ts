@@ -7,7 +7,7 @@ import { BenchClient } from './client.js';
 import type { TurnRecord } from './turn-record.js';
 
 type Direction = 'p_to_d' | 'd_to_p';
-type ByteCounts = Readonly<Record<`${Direction}/${'sent' | 'received'}`, number>>;
+export type ByteCounts = Readonly<Record<`${Direction}/${'sent' | 'received'}`, number>>;
 
 interface NodeState {
   readonly numBlocks: number;

@@ -6,6 +6,7 @@ import type {
   KvLookup,
   KvStoreConfig,
   KvTransferMode,
+  RoutingPolicy,
 } from '../config.js';
 import type { Arrival } from './arrivals.js';
 import type { Check } from './checks.js';
@@ -71,6 +72,11 @@ export interface RunConfig {
   readonly block_size: number;
   readonly num_prefill_blocks: number;
   readonly num_decode_blocks: number;
+  /** Absent with one node of each role. */
+  readonly num_prefill_nodes?: number;
+  readonly num_decode_nodes?: number;
+  readonly prefill_routing?: RoutingPolicy;
+  readonly decode_routing?: RoutingPolicy;
   readonly max_model_len: number;
   readonly max_num_seqs: number;
   readonly max_num_batched_tokens: number;
@@ -83,9 +89,9 @@ export interface RunConfig {
   readonly kv_store?: KvStoreConfig;
   /** Absent in runs from before there was a choice: `cpu`. */
   readonly backend?: Backend;
-  /** What was asked for. Absent in runs from before there was a choice: `float32`. */
   /** As it was asked for; absent when the folder's most exact graph ran, or none. */
   readonly onnx_file?: string;
+  /** What was asked for. Absent in runs from before there was a choice: `float32`. */
   readonly kv_cache_dtype?: KvCacheDtypeChoice;
   /** As chosen; absent in runs from before there was a choice: `float32`. */
   readonly dtype?: 'auto' | 'float32' | 'bfloat16';

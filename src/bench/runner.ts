@@ -31,6 +31,8 @@ export interface RunPlan {
   readonly evictPrefillBetweenTurns: boolean;
   /** Follow-up turns in uni are asked once more while the prefill node has their history: `full_hit_ttft_ms`. */
   readonly asksFullHits?: boolean;
+  /** Conversations before all others, so that every node has played one; default 1. */
+  readonly numWarmups?: number;
   /** Turns per mode at most; null = all. */
   readonly limit: number | null;
   readonly signal: AbortSignal;
@@ -111,13 +113,20 @@ class Run {
 
   /** The first requests of a process pay for connections and compilation; they are kept apart. */
   async warmUp(): Promise<void> {
-    for (const target of this.#plan.targets) {
-      const session = this.#session(target, warmupConversation, true);
-      for (let turn = 1; session.canPlay(turn); turn++) {
-        const record = await session.play(turn);
-        if (this.#plan.signal.aborted) return;
-        this.#turns.push(record);
-      }
+    const { targets, numWarmups = 1 } = this.#plan;
+    for (const target of targets) {
+      for (let i = 1; i <= numWarmups; i++) await this.#warmUpOnce(target, i);
+    }
+  }
+
+  async #warmUpOnce(target: RunTarget, number: number): Promise<void> {
+    const { id } = warmupConversation;
+    const conversation = { ...warmupConversation, id: number === 1 ? id : `${id}-${number}` };
+    const session = this.#session(target, conversation, true);
+    for (let turn = 1; session.canPlay(turn); turn++) {
+      const record = await session.play(turn);
+      if (this.#plan.signal.aborted) return;
+      this.#turns.push(record);
     }
   }
 

@@ -15,6 +15,8 @@ export interface ModeSummary {
   /** Turns played, failed ones included. */
   readonly num_turns: number;
   readonly num_failed_turns: number;
+  /** Answered, but without a word about the prefill: not in the sums about it. Absent when there are none. */
+  readonly num_unknown_prefills?: number;
   readonly num_prompt_tokens: number;
   readonly num_computed_tokens: number;
   readonly num_recomputed_tokens: number;
@@ -131,6 +133,7 @@ function summarizeMode(
   return {
     num_turns: turns.length,
     num_failed_turns: turns.length - answered.length,
+    ...unknownPrefills(answered),
     num_prompt_tokens: numPrompt,
     num_computed_tokens: sum(answered, 'num_computed_tokens'),
     num_recomputed_tokens: sum(answered, 'num_recomputed_tokens'),
@@ -146,7 +149,9 @@ function summarizeMode(
     ...timeSummary(answered, percentiles),
     throughput,
     ...(objectives && { goodput: summarizeGoodput(turns, objectives, throughput.duration_s) }),
-    cached_token_ratio: ratio(numPrompt - sum(answered, 'num_computed_tokens'), numPrompt),
+    cached_token_ratio: answered.some((turn) => turn.prefill_unknown)
+      ? null
+      : ratio(numPrompt - sum(answered, 'num_computed_tokens'), numPrompt),
     kv_transfer_ms_p_to_d: summarize(answered.map((turn) => turn.kv_transfer_ms_p_to_d)),
     kv_transfer_ms_d_to_p: summarize(answered.map((turn) => turn.kv_transfer_ms_d_to_p)),
     follow_up: {
@@ -178,6 +183,19 @@ function timeSummary(answered: readonly TurnRecord[], percentiles: Percentiles) 
       e2el_ms === null || n === 0 ? null : e2el_ms / n,
     ),
   };
+}
+
+function unknownPrefills(answered: readonly TurnRecord[]): Pick<ModeSummary, 'num_unknown_prefills'> {
+  const count = answered.filter((turn) => turn.prefill_unknown).length;
+  return count === 0 ? {} : { num_unknown_prefills: count };
+}
+
+/** True when some turn was answered and of none is known how it was prefilled. */
+export function isPrefillUnknown(mode: ModeSummary): boolean {
+  return (
+    mode.num_unknown_prefills !== undefined &&
+    mode.num_unknown_prefills === mode.num_turns - mode.num_failed_turns
+  );
 }
 
 /** Empty for runs kept before there were stores. */

@@ -8,16 +8,17 @@ import { lengthTable } from './length-table.js';
 import { renderTable } from './render-table.js';
 import { scheduleLines } from './schedule-lag.js';
 import { summarize } from './stats.js';
-import type { ModeSummary, RunSummary } from './summary.js';
+import { isPrefillUnknown, type ModeSummary, type RunSummary } from './summary.js';
 import type { TurnRecord } from './turn-record.js';
 
 /** `width` in columns; bars shrink with it. */
 export function renderRun(summary: RunSummary, turns: readonly TurnRecord[], width = 80): string {
   const someAnswered = turns.some(({ warmup, error }) => !warmup && error === null);
+  const isPrefillTold = !Object.values(summary.modes).every(isPrefillUnknown);
   const parts = [
     headline(summary),
     modeTable(summary),
-    someAnswered && ledgerTable(summary, width),
+    someAnswered && isPrefillTold && ledgerTable(summary, width),
     someAnswered && turnTable(summary, turns),
     lengthTable(summary, turns),
     [reuseLine(summary), noGainLine(summary)].filter(Boolean).join('\n'),
@@ -34,6 +35,10 @@ export function headline({ run, modes, comparison }: RunSummary): string {
   }
   if (!comparison) {
     const [mode, only] = Object.entries(modes)[0] as [KvTransferMode, ModeSummary];
+    if (isPrefillUnknown(only)) {
+      const numAnswered = only.num_turns - only.num_failed_turns;
+      return `${started}${mode} answered ${formatCount(numAnswered)} turns; TTFT p50 ${formatMs(only.ttft_ms.p50)}.`;
+    }
     return (
       `${started}${mode} computed ${formatCount(only.num_computed_tokens)} of ` +
       `${formatCount(only.num_prompt_tokens)} prompt tokens, ${formatCount(only.num_recomputed_tokens)} of them again; ` +
@@ -100,7 +105,7 @@ function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string 
   const rows = Array.from({ length: last }, (_, i) => {
     const of = (name: KvTransferMode) => answered.filter(({ turn, mode }) => turn === i + 1 && mode === name);
     const mean = (name: KvTransferMode, column: 'num_prompt_tokens' | 'num_computed_tokens' | 'ttft_ms') =>
-      summarize(of(name).map((turn) => turn[column])).mean;
+      summarize(of(name).map((turn) => (isTold(turn, column) ? turn[column] : null))).mean;
     return [
       String(i + 1),
       formatCount(mean(names[0]!, 'num_prompt_tokens')),
@@ -115,6 +120,10 @@ function turnTable({ modes }: RunSummary, turns: readonly TurnRecord[]): string 
     ...names.map((name) => `TTFT ${name}`),
   ];
   return `Means by turn number\n${renderTable(head, rows)}`;
+}
+
+function isTold(turn: TurnRecord, column: string): boolean {
+  return column !== 'num_computed_tokens' || !turn.prefill_unknown;
 }
 
 /** What is left of the saving where KV has to be read from D first. */
@@ -139,6 +148,12 @@ function noGainLine({ comparison }: RunSummary): string {
 /** What was checked, and what did not hold. */
 function notes({ run, modes }: RunSummary): string {
   const lines = run.checks.map(({ name, ok, detail }) => `${ok ? '✓' : '✗'} ${name} (${detail})`);
+  for (const [name, { num_unknown_prefills: count }] of Object.entries(modes)) {
+    if (count === undefined) continue;
+    lines.push(
+      `! ${count} turns (${name}) came without prefill_stats, as from vLLM's nodes: what these computed and moved is not known.`,
+    );
+  }
   for (const [name, mode] of Object.entries(modes)) {
     if (mode.num_template_mismatches === 0) continue;
     lines.push(

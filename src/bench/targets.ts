@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import type { EngineConfig, KvStoreConfig, KvTransferMode } from '../config.js';
+import type { EngineConfig, KvStoreConfig, KvTransferMode, RoutingPolicy } from '../config.js';
 import {
   completeEngineConfig,
   completeKvStore,
@@ -32,6 +32,14 @@ export interface TargetOptions {
   readonly timeoutMs: number;
   readonly maxConnections: number;
   readonly signal: AbortSignal;
+}
+
+/** How many nodes of its own a run has, one of each role unless said otherwise, and who plays a turn. */
+export interface BenchNodes {
+  readonly prefill?: number;
+  readonly decode?: number;
+  readonly prefillRouting?: RoutingPolicy;
+  readonly decodeRouting?: RoutingPolicy;
 }
 
 /** How nodes of their own are set up: the workload's settings with the flags laid over them. */
@@ -68,13 +76,14 @@ export function completeSettings({ prefill, decode }: NodeSettings): {
   return { prefill: complete(prefill, 'prefill'), decode: complete(decode, 'decode') };
 }
 
-export function runConfig(settings: NodeSettings): RunConfig {
+export function runConfig(settings: NodeSettings, nodes: BenchNodes): RunConfig {
   const { prefill, decode } = completeSettings(settings);
   return {
     model: prefill.servedModelName,
     block_size: prefill.cache.blockSize,
     num_prefill_blocks: prefill.cache.numBlocks,
     num_decode_blocks: decode.cache.numBlocks,
+    ...nodesConfig(nodes),
     max_model_len: prefill.scheduler.maxModelLen,
     max_num_seqs: prefill.scheduler.maxNumSeqs,
     max_num_batched_tokens: prefill.scheduler.maxNumBatchedTokens,
@@ -95,6 +104,17 @@ export function runConfig(settings: NodeSettings): RunConfig {
 
 function withoutPassword(kvStore: KvStoreConfig): KvStoreConfig {
   return { ...kvStore, shared: kvStore.shared && hidePasswords(kvStore.shared) };
+}
+
+/** Empty for one node of each role. */
+function nodesConfig({ prefill = 1, decode = 1, prefillRouting, decodeRouting }: BenchNodes) {
+  if (prefill === 1 && decode === 1) return {};
+  return {
+    num_prefill_nodes: prefill,
+    num_decode_nodes: decode,
+    prefill_routing: prefillRouting ?? defaults.routing,
+    decode_routing: decodeRouting ?? defaults.routing,
+  };
 }
 
 export function usesStores({ memoryBytes, directory, shared }: KvStoreConfig): boolean {
@@ -121,21 +141,25 @@ function withFreshStore(settings: NodeSettings): NodeSettings & { readonly remov
   };
 }
 
-/** Starts P, D and proxy. */
+/** Starts prefill and decode nodes and their proxy. */
 export async function startTarget(
   mode: KvTransferMode,
   configured: NodeSettings,
+  nodes: BenchNodes,
   options: TargetOptions,
 ): Promise<Target> {
   const settings = withFreshStore(configured);
   const { startCluster } = await import('../server/cluster.js');
   const inMode = (node: EngineOptions) => mergeEngineOptions(node, { kvTransfer: { mode } });
+  const { prefill = 1, decode = 1, ...routing } = nodes;
   const clusterOptions: ClusterOptions = {
+    prefill,
+    decode,
     engine: inMode(settings.prefill),
     prefillEngine: given({ cache: settings.prefill.cache }),
     decodeEngine: given({ cache: settings.decode.cache }),
     // A query that is given up on a busy machine would be measured as a miss.
-    proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000 },
+    proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000, ...routing },
   };
   const cluster = await startCluster({ ...clusterOptions, signal: options.signal }).catch(
     (error: unknown) => {

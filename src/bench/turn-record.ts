@@ -20,6 +20,8 @@ export interface TurnRecord extends LedgerColumns, ExpectedColumns {
   readonly start_time_ms: number;
   /** When it was to be sent, since the run began; null in a closed loop, absent in runs from before there was another. */
   readonly planned_start_ms: number | null;
+  /** Nothing was said about the prefill, as by vLLM's nodes: columns about it are 0. Absent in runs from before. */
+  readonly prefill_unknown: boolean;
   readonly num_prompt_tokens: number;
   /** Prompt tokens that the prefill node ran through its model. */
   readonly num_computed_tokens: number;
@@ -108,6 +110,7 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
     warmup: identity.warmup,
     start_time_ms: round(identity.startTimeMs),
     planned_start_ms: identity.plannedStartMs === null ? null : round(identity.plannedStartMs),
+    prefill_unknown: false,
     num_prompt_tokens: 0,
     num_computed_tokens: 0,
     num_recomputed_tokens: 0,
@@ -135,14 +138,26 @@ export function failedTurn(identity: TurnIdentity, error: string): TurnRecord {
   };
 }
 
-/** An answer without `prefill_stats` is recorded as failed: there is nothing to say about its prefill. */
 export function recordTurn(identity: TurnIdentity, answer: ChatAnswer, history: History | null): TurnRecord {
-  const stats = answer.prefillStats;
-  if (!stats) return failedTurn(identity, 'The server sent no prefill_stats: it is no proxy of vllm-pd.');
-  const { ttftMs, e2elMs, numOutputTokens } = answer;
+  const { prefillStats: stats, ttftMs, e2elMs, numOutputTokens } = answer;
   return {
     ...failedTurn(identity, ''),
+    ...(stats ? prefillColumns(stats) : { prefill_unknown: true }),
     num_prompt_tokens: answer.numPromptTokens,
+    ttft_ms: round(ttftMs),
+    tpot_ms: numOutputTokens > 1 ? round((e2elMs - ttftMs) / (numOutputTokens - 1)) : null,
+    e2el_ms: round(e2elMs),
+    itl_ms: answer.itlMs.map(round),
+    num_output_tokens: numOutputTokens,
+    output_sha256: createHash('sha256').update(answer.text).digest('hex'),
+    num_history_tokens: history ? history.promptTokenIds.length + history.outputTokenIds.length : 0,
+    num_matching_history_tokens: history ? numMatching(history, answer.promptTokenIds ?? []) : 0,
+    error: null,
+  };
+}
+
+function prefillColumns(stats: PrefillStats) {
+  return {
     num_computed_tokens: stats.num_computed_tokens,
     num_recomputed_tokens: stats.num_recomputed_tokens,
     ...ledgerColumns(stats.ledger),
@@ -155,15 +170,6 @@ export function recordTurn(identity: TurnIdentity, answer: ChatAnswer, history: 
     num_pulled_tokens: stats.pull_estimate?.num_pulled_tokens ?? 0,
     kv_transfer_ms_p_to_d: round(stats.kv_transfer_ms_p_to_d),
     kv_transfer_ms_d_to_p: round(stats.kv_transfer_ms_d_to_p),
-    ttft_ms: round(ttftMs),
-    tpot_ms: numOutputTokens > 1 ? round((e2elMs - ttftMs) / (numOutputTokens - 1)) : null,
-    e2el_ms: round(e2elMs),
-    itl_ms: answer.itlMs.map(round),
-    num_output_tokens: numOutputTokens,
-    output_sha256: createHash('sha256').update(answer.text).digest('hex'),
-    num_history_tokens: history ? history.promptTokenIds.length + history.outputTokenIds.length : 0,
-    num_matching_history_tokens: history ? numMatching(history, answer.promptTokenIds ?? []) : 0,
-    error: null,
   };
 }
 

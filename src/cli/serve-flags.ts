@@ -1,29 +1,17 @@
 // Flags of `serve`, by what they are about, and which of them go together.
 import { boolean, integer, option, string } from '@oclif/core/flags';
 import type { InferredFlags } from '@oclif/core/interfaces';
-import { routingPolicies } from '../config.js';
 import { defaults } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { engineFlags } from './engine-flags.js';
 import { inHelpGroup, nonNegativeSeconds, shown } from './flag-types.js';
+import { nodeCountFlags, routingFlags } from './node-flags.js';
 
 const port = (description: string, shownDefault: string) =>
   integer({ description, min: 0, max: 65_535, ...shown(shownDefault) });
 
-const numNodes = (description: string) => integer({ description, min: 1, max: 64, ...shown(1) });
-
-const routing = (role: 'prefill' | 'decode') =>
-  option({
-    options: routingPolicies,
-    description:
-      `Which of several ${role} nodes plays a turn: where its conversation was (session), who holds most of its ` +
-      'prompt (prefix), who has least to do (least-loaded), or each in its turn (round-robin).',
-    ...shown(defaults.routing),
-  })();
-
 const clusterFlags = {
-  prefill: numNodes('Prefill nodes to start.'),
-  decode: numNodes('Decode nodes to start.'),
+  ...nodeCountFlags,
   'prefill-port': port('Port of the first prefill node; the others follow it.', 'any free one'),
   'decode-port': port('Port of the first decode node; the others follow it.', 'any free one'),
   ...inHelpGroup('CACHE', {
@@ -40,8 +28,7 @@ const nodeUrlFlags = inHelpGroup('PROXY', {
 
 /** Of any proxy. */
 const proxyFlags = inHelpGroup('PROXY', {
-  'prefill-routing': routing('prefill'),
-  'decode-routing': routing('decode'),
+  ...routingFlags,
   'trust-kv-transfer-params': boolean({
     description: 'Pass kv_transfer_params of clients on instead of dropping them.',
   }),

@@ -27,6 +27,7 @@ export function createScope(fields: Partial<ClosedFormScope>): ClosedFormScope {
     evictPrefillBetweenTurns: false,
     numPrefillNodes: 1,
     numDecodeNodes: 1,
+    staysHome: false,
     ...fields,
   };
 }

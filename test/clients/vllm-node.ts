@@ -121,7 +121,16 @@ export function vllmNode(role: 'prefill' | 'decode', isBidirectional: boolean): 
   };
   const notFound = (_: RecordedCall, res: ServerResponse) =>
     refusal(res, 404, 'Not Found', 'Not Found', null);
+  const model = { id: 'm', object: 'model', created: 1, owned_by: 'vllm', root: 'm', max_model_len: 4096 };
   return {
+    '/v1/models': (_, res) => json(res, 200, { object: 'list', data: [model] }),
+    '/tokenize': ({ body }, res) => {
+      const tokens = String(body.prompt)
+        .split(' ')
+        .map(() => 1);
+      json(res, 200, { count: tokens.length, max_model_len: 4096, tokens, token_strs: null });
+    },
+    '/metrics': (_, res) => void res.writeHead(200, { 'content-type': 'text/plain' }).end('vllm:x 1\n'),
     '/v1/completions': answer,
     '/v1/chat/completions': answer,
     '/v1/cache_query': notFound,

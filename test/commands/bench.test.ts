@@ -160,6 +160,7 @@ const refusals: readonly (readonly [string, readonly string[], number, RegExp])[
     2,
     /its nodes run already/,
   ],
+  ['nodes for a proxy', ['--url', 'http://127.0.0.1:1', '--prefill', '2'], 2, /its nodes run already/],
   ['a proxy that is not there', ['--url', 'http://127.0.0.1:1'], 5, /Cannot reach http:\/\/127\.0\.0\.1:1/],
   ['a model that is not there', ['--model', '/no/such/model'], 2, /no\/such\/model/],
   [

@@ -129,8 +129,11 @@ function createPlayer(
     metrics,
     lookup: { mode, lookup, queryTimeoutMs, openings: new Openings() },
     firstToken: options.firstToken ?? defaults.firstToken,
+    // A node of another kind may give a ticket before it was first asked for anything else.
     keepsTicketsOf: (node) =>
-      mode === 'bi' && !trustKvTransferParams && (lookup === 'ticket' || !node.answersCacheQueries),
+      mode === 'bi' &&
+      !trustKvTransferParams &&
+      (lookup === 'ticket' || !node.answersCacheQueries || !node.passesFirstTokens),
   });
 }
 
