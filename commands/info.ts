@@ -1,4 +1,5 @@
 // vllm-pd info: what this machine has, and what of vllm-pd works on it.
+import { formatBytes } from '../src/bench/format.js';
 import { BaseCommand } from '../src/cli/base-command.js';
 import type { Availability, MachineReport } from '../src/micro-bench/machine-report.js';
 
@@ -25,10 +26,6 @@ export default class Info extends BaseCommand {
   }
 }
 
-function gibibytes(bytes: number): string {
-  return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-}
-
 function inWords({ works, why_not, detail }: Availability): string {
   if (works) return detail === null ? 'works' : `works: ${detail}`;
   return `no: ${why_not}`;
@@ -44,14 +41,15 @@ async function table({
 }: MachineReport): Promise<string> {
   const { default: Table } = await import('cli-table3');
   const out = new Table({ style: { head: [], border: [] }, colWidths: [22, 96], wordWrap: true });
-  const kernels = native.nvcc === null ? 'left out' : `nvcc ${native.nvcc}, ${native.fatbin_bytes} bytes`;
+  const kernels =
+    native.nvcc === null ? 'left out' : `nvcc ${native.nvcc}, ${formatBytes(native.fatbin_bytes)}`;
   out.push(
     ['vllm-pd', `${version}, Node ${machine.node}, ${machine.os}`],
     ['CPU', `${machine.cpu}, ${machine.cores} cores`],
     ['CPU features', machine.cpu_features.join(' ') || 'unknown'],
     [
       'memory',
-      `${gibibytes(machine.memory_bytes)}, ${gibibytes(machine.memory_available_bytes)} available, ` +
+      `${formatBytes(machine.memory_bytes)}, ${formatBytes(machine.memory_available_bytes)} available, ` +
         `huge pages: ${machine.transparent_huge_pages ?? 'unknown'}`,
     ],
     [
@@ -62,7 +60,7 @@ async function table({
     ['CUDA driver', cuda.driver_version ?? 'none'],
     ...cuda.devices.map((device, i) => [
       `GPU ${i}`,
-      `${device.name}, compute capability ${device.capability}, ${gibibytes(device.memory_bytes)}`,
+      `${device.name}, compute capability ${device.capability}, ${formatBytes(device.memory_bytes)}`,
     ]),
     ...Object.entries(backends).map(([name, state]) => [`--backend ${name}`, inWords(state)]),
     ...Object.entries(kv_agents).map(([name, state]) => [`--kv-agent ${name}`, inWords(state)]),

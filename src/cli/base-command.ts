@@ -5,6 +5,7 @@ import { option } from '@oclif/core/flags';
 import { messageOf, VllmPdError } from '../errors.js';
 import { type CommandErrorJson, errorJson, printError } from './command-error.js';
 import { wasInterrupted } from './interrupt.js';
+import { nearest } from './nearest.js';
 import { type Progress, startProgress } from './progress.js';
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'silent'] as const;
@@ -75,10 +76,19 @@ export abstract class BaseCommand extends Command {
     }
     // oclif's own errors (a flag that does not exist, a value that does not parse) carry the code that it would exit with.
     if (error instanceof Error && 'oclif' in error) {
-      const suggestions = [`See \`vllm-pd ${this.id?.replaceAll(':', ' ') ?? ''} --help\`.`];
-      return errorJson('INVALID_ARGUMENT', inOneLine(error.message), 2, suggestions);
+      const message = inOneLine(error.message);
+      const meant = this.#flagMeantBy(message);
+      const help = `See \`vllm-pd ${this.id?.replaceAll(':', ' ') ?? ''} --help\`.`;
+      const suggestions = [...(meant ? [`Did you mean --${meant}?`] : []), help];
+      return errorJson('INVALID_ARGUMENT', message, 2, suggestions);
     }
     return errorJson('INTERNAL', messageOf(error), 1);
+  }
+
+  #flagMeantBy(message: string): string | null {
+    const typed = /^Nonexistent flag: --([\w-]+)/.exec(message)?.[1];
+    const { flags, baseFlags } = this.ctor;
+    return typed === undefined ? null : nearest(typed, Object.keys({ ...flags, ...baseFlags }));
   }
 }
 

@@ -2,6 +2,7 @@
 import { ExitError } from '@oclif/core/errors';
 import type { Hook } from '@oclif/core/hooks';
 import { errorJson, printError } from './command-error.js';
+import { nearest } from './nearest.js';
 
 const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
   const words = id.split(':');
@@ -13,9 +14,17 @@ const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
     known === undefined
       ? `There is no command \`${typed}\`.`
       : `\`${known.replaceAll(':', ' ')}\` takes no argument but received \`${words.slice(known.split(':').length).join(' ')}\`.`;
+  const meant =
+    known === undefined
+      ? nearest(
+          typed,
+          config.commandIDs.map((name) => name.replaceAll(':', ' ')),
+        )
+      : null;
   const topic = known?.replaceAll(':', ' ') ?? (config.findTopic(words[0]!) ? words[0]! : '');
   const help = ['vllm-pd', topic, '--help'].filter(Boolean).join(' ');
-  printError(errorJson('INVALID_ARGUMENT', message, 2, [`See \`${help}\`.`]), argv.includes('--json'));
+  const suggestions = [...(meant ? [`Did you mean \`${meant}\`?`] : []), `See \`${help}\`.`];
+  printError(errorJson('INVALID_ARGUMENT', message, 2, suggestions), argv.includes('--json'));
   throw new ExitError(2);
 };
 

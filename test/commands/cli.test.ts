@@ -41,6 +41,24 @@ for (const [args, sentence] of [
   });
 }
 
+for (const [args, suggestion] of [
+  [['serv'], 'Did you mean `serve`?'],
+  [['bench', 'mutli-turn'], 'Did you mean `bench multi-turn`?'],
+  [['serve', '--prot', '1'], 'Did you mean --port?'],
+] as const) {
+  test(`\`${args.join(' ')}\`, a slip of the finger, is told what was probably meant`, async () => {
+    const { exitCode, stderr } = await runCommand(args);
+    assert.is(exitCode, 2);
+    assert.match(stderr, suggestion);
+  });
+}
+
+test('what is like nothing that exists is not guessed at', async () => {
+  for (const args of [['dinner'], ['serve', '--dinner']]) {
+    assert.not.match((await runCommand(args)).stderr, 'Did you mean');
+  }
+});
+
 /** Reports every module that is imported, one a line on stderr. */
 const importTracer = `data:text/javascript,${encodeURIComponent(`
   import { register } from 'node:module';
