@@ -53,25 +53,19 @@ function copyTree(withNative) {
   const copied = ['dist', 'src', 'test', 'commands', 'package.json', 'oclif.manifest.json', 'tsconfig.json'];
   if (withNative) copied.push('native');
   for (const name of copied) cpSync(path.join(root, name), path.join(tree, name), { recursive: true });
-  const linked = [
-    'node_modules',
-    'workloads',
-    'API.md',
-    'SECURITY.md',
-    ...(withNative ? [] : ['build', 'native']),
-  ];
+  const docs = ['API.md', 'OPERATIONS.md', 'SECURITY.md'];
+  const linked = ['node_modules', 'workloads', ...docs, ...(withNative ? [] : ['build', 'native'])];
   for (const name of linked) symlinkSync(path.join(root, name), path.join(tree, name));
   return tree;
 }
 
 /** What failed without it, in words; empty when nothing did. */
 async function tryWithout(tree, { file, text, instead, tests }) {
-  const source = readFileSync(path.join(root, file), 'utf8');
-  await put(
-    tree,
-    file,
-    source.replace(text, () => instead),
-  );
+  // Of the copy: the tree may be worked on meanwhile.
+  const source = readFileSync(path.join(tree, file), 'utf8');
+  if (!source.includes(text)) throw new Error(`There is no \`${text}\` in ${file}.`);
+  const without = source.replace(text, () => instead);
+  await put(tree, file, without);
   try {
     for (const test of tests) {
       const { code, output } = await run(

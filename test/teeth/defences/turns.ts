@@ -99,7 +99,7 @@ export const turnDefences: readonly Defence[] = [
     against: 'a node that is back and never asked again',
     file: 'src/server/proxy/node.ts',
     text: 'if (answers) this.#healthy = true;',
-    instead: '',
+    instead: 'if (answers) {}',
     tests: faults,
   },
   {
