@@ -79,8 +79,9 @@ export default class ModelCreate extends BaseCommand {
     }
     const report = await inspectModel(folder, defaults.blockSize);
     const written = [...report.dtypes, ...(report.backends.includes('onnx') ? ['ONNX'] : [])].join(', ');
-    this.log(`${folder}: ${report.num_parameters.toLocaleString('en')} parameters, ${written}`);
-    return { path: folder, arch: flags.arch, seed: flags.seed, num_parameters: report.num_parameters };
+    const { num_parameters = 0 } = report;
+    this.log(`${folder}: ${num_parameters.toLocaleString('en')} parameters, ${written}`);
+    return { path: folder, arch: flags.arch, seed: flags.seed, num_parameters };
   }
 
   async #create(folder: string, flags: Flags, onProgress: (fraction: number) => void): Promise<boolean> {

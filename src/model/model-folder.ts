@@ -93,6 +93,11 @@ export async function loadModelTexts(
   return loadTexts(modelPath, await readModelConfig(modelPath, options), choice);
 }
 
+/** The same for any architecture, of whose decoder nothing is known. */
+export async function loadTextsAlone(modelPath: string): Promise<ModelTexts> {
+  return loadTexts(modelPath, await readTextConfig(modelPath), undefined);
+}
+
 async function loadTexts<Config extends TextConfig>(
   modelPath: string,
   config: Config,

@@ -21,6 +21,8 @@ export interface TokenizerFiles {
   readonly addedTokens: readonly AddedToken[];
   /** `decoder` of tokenizer.json, as it stands there. */
   readonly decoder: unknown;
+  /** BPE, Unigram, WordPiece…; null where tokenizer.json does not say. */
+  readonly modelType: string | null;
   readonly config: z.infer<typeof configSchema>;
 }
 
@@ -37,8 +39,13 @@ export async function loadTokenizerFiles(modelPath: string): Promise<TokenizerFi
   try {
     // The library's default rewrites " ," to ",", and then a decoded answer is no longer what was generated.
     const library = new LibraryTokenizer(json, { ...config, clean_up_tokenization_spaces: false });
-    const { added_tokens, decoder } = json as { added_tokens: readonly AddedToken[]; decoder?: unknown };
-    return { library, addedTokens: added_tokens.map((token) => new AddedToken(token)), decoder, config };
+    const { added_tokens, decoder, model } = json as {
+      added_tokens: readonly AddedToken[];
+      decoder?: unknown;
+      model?: { readonly type?: string };
+    };
+    const addedTokens = added_tokens.map((token) => new AddedToken(token));
+    return { library, addedTokens, decoder, modelType: model?.type ?? null, config };
   } catch (error) {
     throw notATokenizer(modelPath, error);
   }

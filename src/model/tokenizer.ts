@@ -29,6 +29,8 @@ export class Tokenizer {
   /** Ids that `skipSpecialTokens` leaves out, ascending. */
   readonly specialTokenIds: readonly number[];
   readonly specialTokens: SpecialTokens;
+  /** For people: `BPE, byte-level`, `BPE, SentencePiece-style`, `Unigram`… */
+  readonly kind: string;
   readonly #library: LibraryTokenizer;
   readonly #encoder: SectionEncoder;
   readonly #special: ReadonlySet<number>;
@@ -45,6 +47,7 @@ export class Tokenizer {
     this.specialTokenIds = [...this.#special].sort((a, b) => a - b);
     this.vocabSize = highest([...library.get_vocab().values()]) + 1;
     this.#decoderTypes = new Set(decoderTypes(files.decoder));
+    this.kind = kindOf(files.modelType, this.#decoderTypes);
     this.specialTokens = Object.fromEntries(
       roles.flatMap((role) => (config[role] == null ? [] : [[role, config[role]]])),
     );
@@ -152,4 +155,11 @@ const byteOfCharacter = new Map(byteAlphabet.map((character, byte) => [character
 function byteLevelBytes(token: string): Uint8Array {
   const bytes = [...token].map((character) => byteOfCharacter.get(character));
   return bytes.includes(undefined) ? Buffer.from(token, 'utf8') : Uint8Array.from(bytes as number[]);
+}
+
+function kindOf(modelType: string | null, decoders: ReadonlySet<string>): string {
+  const style = decoders.has('ByteLevel')
+    ? 'byte-level'
+    : ['Metaspace', 'ByteFallback', 'Replace'].some((type) => decoders.has(type)) && 'SentencePiece-style';
+  return [modelType ?? 'unnamed', style].filter(Boolean).join(', ');
 }

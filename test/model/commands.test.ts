@@ -1,11 +1,11 @@
 // vllm-pd model create and model inspect as a user runs them: output, --json, exit codes, sentences.
 import { execFile } from 'node:child_process';
-import { readdir } from 'node:fs/promises';
+import { mkdir, readdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
-import { withFolder } from './model-folders.js';
+import { byteLevelTokenizer, withFolder } from './model-folders.js';
 
 const bin = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../src/bin.js');
 
@@ -53,6 +53,43 @@ test('inspect of an embedded model makes it in the cache and prints a table', ()
     }
     assert.equal(await readdir(path.join(cache, 'models')), ['tiny-0-v1']);
   }));
+
+const foreign = {
+  model_type: 'gemma3_text',
+  vocab_size: 300,
+  max_position_embeddings: 2048,
+  eos_token_id: 257,
+};
+
+test('inspect says which field keeps the native module from a model, and that its graphs run all the same', async () => {
+  const files = {
+    'config.json': foreign,
+    'tokenizer.json': byteLevelTokenizer([], ['<s>', '</s>']),
+    'chat_template.jinja': "{% for m in messages %}{{ m['content'].split('</think>')[-1] }}{% endfor %}",
+  };
+  await withFolder(files, async (folder) => {
+    const alone = await runModel(folder, 'inspect', folder);
+    assert.is(alone.exitCode, 2);
+    assert.match(alone.stderr, /config\.json: .*model_type.*gemma3_text/);
+    await mkdir(path.join(folder, 'onnx'));
+    for (const name of ['model_q4.onnx', 'model_fp16.onnx']) {
+      await writeFile(path.join(folder, 'onnx', name), 'a graph');
+    }
+    const { exitCode, stdout, stderr } = await runModel(folder, 'inspect', folder, '--json');
+    assert.is(exitCode, 0, stderr);
+    const report = JSON.parse(stdout);
+    assert.equal(
+      [report.backends, report.onnx_files, report.model_type, report.num_hidden_layers],
+      [['onnx'], ['model_fp16.onnx', 'model_q4.onnx'], 'gemma3_text', undefined],
+    );
+    assert.match(report.unsupported, /model_type.*gemma3_text/);
+    assert.equal([report.tokenizer, report.chat_template], ['BPE, byte-level', 'chat_template.jinja']);
+    assert.is(report.history_changes[0].answer, 'reasoning');
+    const table = await runModel(folder, 'inspect', folder);
+    assert.match(table.stdout, /not on cpu/);
+    assert.match(table.stdout, /generated KV cannot be reused past token/);
+  });
+});
 
 const failures: readonly (readonly [args: readonly string[], exitCode: number, message: RegExp])[] = [
   [['inspect', 'nothing-like-this'], 2, /no model 'nothing-like-this': expected default, tiny/],

@@ -236,7 +236,7 @@ test('inspect counts parameters and KV bytes', () =>
     assert.is(report.num_parameters, 706_240);
     assert.is(report.weights_bytes, 2 * 706_240);
     assert.is(report.kv_bytes_per_token, 4 * 2 * 2 * 16 * 4);
-    assert.is(report.kv_bytes_per_block, 16 * report.kv_bytes_per_token);
+    assert.is(report.kv_bytes_per_block, 16 * report.kv_bytes_per_token!);
     assert.is(report.history_round_trip, 'any_answer');
   }));
 

@@ -72,7 +72,7 @@ test('weights come in shards with an index, the same tensors and bytes as in one
     assert.ok(shards.length > 3, names.join());
     assert.is(shards[0], `model-00001-of-0000${shards.length}.safetensors`);
     const index = JSON.parse(await readFile(path.join(folder, 'model.safetensors.index.json'), 'utf8'));
-    assert.is(index.metadata.total_size, 2 * (await inspectModel(folder, 16)).num_parameters);
+    assert.is(index.metadata.total_size, 2 * (await inspectModel(folder, 16)).num_parameters!);
     const data = await Promise.all(shards.map((name) => readFile(path.join(folder, name))));
     const tensors = (file: Buffer) => file.subarray(8 + Number(file.readBigUInt64LE()));
     assert.ok(Buffer.concat(data.map(tensors)).equals(tensors(whole)));
