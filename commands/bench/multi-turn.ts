@@ -1,11 +1,14 @@
 // vllm-pd bench multi-turn: what conversations cost with KV moving one way and both ways.
 import path from 'node:path';
 import { boolean, integer, option, string } from '@oclif/core/flags';
+import type { InferredFlags } from '@oclif/core/interfaces';
+import type { Forecast } from '../../src/bench/forecast/forecast.js';
 import { hidePasswords } from '../../src/bench/hide-passwords.js';
 import type { BenchName } from '../../src/bench/run-info.js';
 import type { RunSummary } from '../../src/bench/summary.js';
 import type { BenchNodes } from '../../src/bench/targets.js';
 import type { TurnRecord } from '../../src/bench/turn-record.js';
+import type { Workload } from '../../src/bench/workload.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { engineFlags, engineOptions } from '../../src/cli/engine-flags.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
@@ -33,6 +36,7 @@ export default class BenchMultiTurn extends BaseCommand {
     '<%= config.bin %> <%= command.id %> --workload smoke --model tiny --json',
     '<%= config.bin %> <%= command.id %> --workload reasoning --num-conversations 1 --mode bi',
     '<%= config.bin %> <%= command.id %> --workload conversation_trace.jsonl --scale 0.05 --num-conversations 8',
+    '<%= config.bin %> <%= command.id %> --workload conversation_trace.jsonl --dry-run --model llama-3.1-8b --num-blocks 40000',
     '<%= config.bin %> <%= command.id %> --url http://127.0.0.1:8000 --workload chats.json',
   ];
 
@@ -44,6 +48,12 @@ export default class BenchMultiTurn extends BaseCommand {
       defaultHelp: async () => 'both, or what the proxy at --url does',
     })(),
     url: string({ description: 'A running proxy to measure instead of nodes of its own.', helpValue: 'URL' }),
+    'dry-run': boolean({
+      description:
+        'Play nothing: show what would be played, what reuse could save of it and of the whole dataset, and how much KV ' +
+        'that moves. --model may be the name of a published shape, such as qwen3-4b.',
+      exclusive: ['url'],
+    }),
     ...workloadFlags,
     ...metricFlags,
     timeout: integer({ description: 'Limit of one turn, in seconds.', default: 300, min: 1, max: 86_400 }),
@@ -60,14 +70,46 @@ export default class BenchMultiTurn extends BaseCommand {
 
   protected readonly bench: BenchName = 'multi-turn';
 
-  async run(): Promise<RunSummary> {
+  async run(): Promise<RunSummary | Forecast> {
     const { flags } = await this.parse(this.ctor as typeof BenchMultiTurn);
+    const { readWorkload } = await import('../../src/bench/workload.js');
+    const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
+    const workload = overrideWorkload(readWorkload(flags.workload, flags.filetype), {
+      seed: flags.seed,
+      numClients: flags['num-clients'],
+      numConversations: flags['num-conversations'],
+      numTurns: flags['num-turns'],
+      promptTokens: flags['prompt-tokens'],
+      outputTokens: flags['output-tokens'],
+      prefixTokens: flags['prefix-tokens'],
+      minTurns: flags['min-turns'],
+      maxPromptTokens: flags['max-prompt-tokens'],
+      scale: flags.scale,
+      requestRate: flags['request-rate'],
+      burstiness: flags.burstiness,
+      timeScale: flags['time-scale'],
+      delayMs: flags['delay-ms'],
+    });
+    return flags['dry-run'] ? this.#forecast(workload, flags) : this.#play(workload, flags);
+  }
+
+  /** Without a node. */
+  async #forecast(workload: Workload, flags: Flags): Promise<Forecast> {
+    const { forecast } = await import('../../src/bench/forecast/forecast.js');
+    const { renderForecast } = await import('../../src/bench/forecast/forecast-table.js');
+    const { openPromptMeter } = await import('../../src/model/prompt-meter.js');
+    const engine = engineOptions({ ...flags, seed: undefined });
+    const meter = await openPromptMeter(flags.model ?? 'default', flags['kv-cache-dtype'] ?? 'auto');
+    const result = await forecast({ workload, engine, limit: flags.limit ?? null, meter, kv: meter.kv });
+    this.log(renderForecast(result));
+    return result;
+  }
+
+  async #play(workload: Workload, flags: Flags): Promise<RunSummary> {
     const { runBench } = await import('../../src/bench/bench.js');
     const { failIfBroken } = await import('../../src/bench/checks.js');
     const { renderRun } = await import('../../src/bench/table.js');
     const { metricsChoice } = await import('../../src/bench/metrics-choice.js');
-    const { readWorkload } = await import('../../src/bench/workload.js');
-    const { overrideWorkload } = await import('../../src/bench/workload-overrides.js');
     // Here --seed is the workload's; answers are greedy or carry the workload's sampling seed.
     const chosen = engineOptions({ ...flags, seed: undefined });
     const nodes = given<BenchNodes>({
@@ -89,22 +131,7 @@ export default class BenchMultiTurn extends BaseCommand {
         command: hidePasswords(
           ['vllm-pd', ...(this.id?.split(':') ?? []), ...this.argv.map(quoted)].join(' '),
         ),
-        workload: overrideWorkload(readWorkload(flags.workload, flags.filetype), {
-          seed: flags.seed,
-          numClients: flags['num-clients'],
-          numConversations: flags['num-conversations'],
-          numTurns: flags['num-turns'],
-          promptTokens: flags['prompt-tokens'],
-          outputTokens: flags['output-tokens'],
-          prefixTokens: flags['prefix-tokens'],
-          minTurns: flags['min-turns'],
-          maxPromptTokens: flags['max-prompt-tokens'],
-          scale: flags.scale,
-          requestRate: flags['request-rate'],
-          burstiness: flags.burstiness,
-          timeScale: flags['time-scale'],
-          delayMs: flags['delay-ms'],
-        }),
+        workload,
         overrides: givenWorkloadFlags(flags),
         modes: modesOf(flags.mode, flags.url),
         url: flags.url ?? null,
@@ -128,6 +155,8 @@ export default class BenchMultiTurn extends BaseCommand {
     }
   }
 }
+
+type Flags = InferredFlags<typeof BenchMultiTurn.flags>;
 
 type ModeFlag = 'uni' | 'bi' | 'both' | undefined;
 

@@ -45,10 +45,10 @@ export function planArrivals(
       );
 }
 
-type UnplannedTurn = Omit<PlannedTurn, 'plannedMs'>;
+export type UnplannedTurn = Omit<PlannedTurn, 'plannedMs'>;
 
 /** All first turns, then all second ones and so on, as in a closed loop. */
-function inRounds(conversations: readonly Conversation[]): UnplannedTurn[] {
+export function inRounds(conversations: readonly { readonly turns: readonly unknown[] }[]): UnplannedTurn[] {
   const numRounds = Math.max(0, ...conversations.map(({ turns }) => turns.length));
   return Array.from({ length: numRounds }, (_, round) =>
     conversations.flatMap(({ turns }, conversation) =>

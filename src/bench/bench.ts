@@ -30,6 +30,7 @@ import {
   completeSettings,
   connectTarget,
   nodeSettings,
+  roomFor,
   runConfig,
   startTarget,
   type Target,
@@ -108,14 +109,14 @@ async function openTargets(options: BenchOptions, targets: Target[]): Promise<vo
 }
 
 async function playAndKeep(options: BenchOptions, targets: readonly Target[]): Promise<BenchResult> {
-  const { workload, limit, signal } = options;
+  const { workload, url, limit, signal } = options;
   const startedAt = new Date();
   const first = targets[0]!.client;
   options.onPhase?.('making texts');
   const { conversations, dataset } = await createConversations(
     workload,
     (text) => first.countTokens(text),
-    roomFor(options),
+    url === null ? roomFor(nodeSettings(workload.engine, options.engine)) : null,
   );
   const bytesBefore = await Promise.all(targets.map(({ client }) => bytesOf(client, options.url)));
   const numTurns = countTurns(conversations, limit) * targets.length;
@@ -168,15 +169,6 @@ async function bytesOf(client: Target['client'], url: string | null): Promise<By
 /** In an open loop nobody knows how many turns will be under way. */
 function maxConnectionsOf({ arrival, numClients }: Workload): number {
   return arrival ? openLoopConnections : numClients + 1;
-}
-
-/** Tokens of prompt and answer that fit on either node; null where nobody knows. */
-function roomFor({ workload, url, engine }: BenchOptions): number | null {
-  if (url !== null) return null;
-  const { prefill, decode } = completeSettings(nodeSettings(workload.engine, engine));
-  // Block 0 holds nothing.
-  const pools = [prefill, decode].map(({ cache }) => (cache.numBlocks - 1) * cache.blockSize);
-  return Math.min(prefill.scheduler.maxModelLen, ...pools);
 }
 
 /** Where bi brings back what was evicted, and P answers the first token by itself, so that the asking moves no KV. */

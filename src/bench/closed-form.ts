@@ -40,28 +40,62 @@ const nothing: Ledger = {
  * token, which was sampled and never fed. D offers full blocks (query) or everything (ticket).
  */
 export function expectedLedger(config: ClosedFormConfig, turn: TurnLengths): Ledger {
-  const { numPromptTokens, previous, evicted } = turn;
+  const { previous, evicted } = turn;
+  const numCachedOnP = previous && !evicted ? fullBlocks(previous.numPromptTokens, config.blockSize) : 0;
+  return ledgerOfCached(config, turn, {
+    numCachedOnP,
+    numCachedOnD: previous ? fullBlocks(numTokensOnD(previous), config.blockSize) : 0,
+  });
+}
+
+/** Tokens of the turn's history that are still cached, in full blocks from its beginning. */
+export interface CachedHistory {
+  readonly numCachedOnP: number;
+  readonly numCachedOnD: number;
+}
+
+/** The same for caches that may have lost any end of the history. */
+export function ledgerOfCached(
+  config: ClosedFormConfig,
+  { numPromptTokens, previous }: Pick<TurnLengths, 'numPromptTokens' | 'previous'>,
+  { numCachedOnP, numCachedOnD }: CachedHistory,
+): Ledger {
   if (!previous) return { ...nothing, new: numPromptTokens };
-  const fullBlocks = (numTokens: number) => numTokens - (numTokens % config.blockSize);
-  const numOnD = previous.numPromptTokens + previous.numOutputTokens - 1;
-  const numOnP = fullBlocks(previous.numPromptTokens);
-  const numLocal = evicted ? 0 : numOnP;
-  const base = { ...nothing, local_hit: numLocal, new: numPromptTokens - numOnD };
+  const numOnD = numTokensOnD(previous);
+  const numFullOnD = fullBlocks(numOnD, config.blockSize);
+  const numFullOnP = fullBlocks(previous.numPromptTokens, config.blockSize);
+  const base = { ...nothing, local_hit: numCachedOnP, new: numPromptTokens - numOnD };
   if (config.mode === 'uni') {
     return {
       ...base,
-      evicted: numOnP - numLocal,
-      partial_block: previous.numPromptTokens - numOnP,
+      evicted: numFullOnP - numCachedOnP,
+      partial_block: previous.numPromptTokens - numFullOnP,
       generated_on_d: previous.numOutputTokens - 1,
     };
   }
-  const numOffered = config.lookup === 'ticket' ? numOnD : fullBlocks(numOnD);
-  const numExternal = numOffered - numLocal;
+  // A ticket holds the partial block too, as long as it holds anything.
+  const numOffered = config.lookup === 'ticket' && numCachedOnD === numFullOnD ? numOnD : numCachedOnD;
+  const numExternal = Math.max(0, numOffered - numCachedOnP);
   const pulls = numExternal > 0 && numExternal >= config.kvRecomputeThreshold;
+  const numReachable = numCachedOnP + numExternal;
+  const numPartial = Math.min(numOnD - numReachable, numOnD - numFullOnD);
   return {
     ...base,
     pulled_from_d: pulls ? numExternal : 0,
     below_threshold: pulls ? 0 : numExternal,
-    partial_block: numOnD - numOffered,
+    partial_block: numPartial,
+    evicted: numOnD - numReachable - numPartial,
   };
+}
+
+export function fullBlocks(numTokens: number, blockSize: number): number {
+  return numTokens - (numTokens % blockSize);
+}
+
+/** Of a turn that is over: its last token was sampled and never fed. */
+export function numTokensOnD(turn: {
+  readonly numPromptTokens: number;
+  readonly numOutputTokens: number;
+}): number {
+  return turn.numPromptTokens + turn.numOutputTokens - 1;
 }

@@ -76,6 +76,14 @@ export function completeSettings({ prefill, decode }: NodeSettings): {
   return { prefill: complete(prefill, 'prefill'), decode: complete(decode, 'decode') };
 }
 
+/** Tokens of prompt and answer that fit on either node. */
+export function roomFor(settings: NodeSettings): number {
+  const { prefill, decode } = completeSettings(settings);
+  // Block 0 holds nothing.
+  const pools = [prefill, decode].map(({ cache }) => (cache.numBlocks - 1) * cache.blockSize);
+  return Math.min(prefill.scheduler.maxModelLen, ...pools);
+}
+
 export function runConfig(settings: NodeSettings, nodes: BenchNodes): RunConfig {
   const { prefill, decode } = completeSettings(settings);
   return {
@@ -155,7 +163,8 @@ export async function startTarget(
   const clusterOptions: ClusterOptions = {
     prefill,
     decode,
-    engine: inMode(settings.prefill),
+    // Each node has a cache of its own: what one leaves to the default must not come from the other.
+    engine: inMode({ ...settings.prefill, cache: {} }),
     prefillEngine: given({ cache: settings.prefill.cache }),
     decodeEngine: given({ cache: settings.decode.cache }),
     // A query that is given up on a busy machine would be measured as a miss.
