@@ -70,6 +70,15 @@ struct Descriptor {
 
 }  // namespace
 
+const char* name_of(KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kBF16: return "bfloat16";
+    case KvDtype::kF16: return "float16";
+    case KvDtype::kE4M3: return "fp8";
+    default: return "float32";
+  }
+}
+
 bool KvLayout::operator==(const KvLayout& other) const {
   return std::memcmp(this, &other, sizeof(KvLayout)) == 0;
 }
@@ -77,7 +86,7 @@ bool KvLayout::operator==(const KvLayout& other) const {
 std::string KvLayout::to_string() const {
   return std::to_string(num_blocks) + " blocks of " + std::to_string(num_layers) + " layers, " +
          std::to_string(num_kv_heads) + " KV heads, " + std::to_string(block_size) + " slots, head size " +
-         std::to_string(head_dim) + (dtype == KvDtype::kBF16 ? ", bfloat16" : ", float32");
+         std::to_string(head_dim) + ", " + name_of(dtype);
 }
 
 uint64_t KvRow::begin_read(const uint8_t* expected) const {

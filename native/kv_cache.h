@@ -19,8 +19,15 @@ class DeviceBlocks;
 
 constexpr int kHashBytes = 32;
 
-/** What the pool's elements are; the numbers are part of the memfd's header. */
-enum class KvDtype : int64_t { kF32 = 0, kBF16 = 1 };
+/** What the pool's elements are; the numbers are part of the memfd's header. Float16 and fp8 (e4m3) are the GPU's. */
+enum class KvDtype : int64_t { kF32 = 0, kBF16 = 1, kF16 = 2, kE4M3 = 3 };
+
+constexpr int64_t element_bytes_of(KvDtype dtype) {
+  return dtype == KvDtype::kF32 ? 4 : dtype == KvDtype::kE4M3 ? 1 : 2;
+}
+
+/** As in `--kv-cache-dtype`. */
+const char* name_of(KvDtype dtype);
 
 /** Where a pool's blocks lie; the numbers are part of the memfd's header. */
 enum class KvPlace : int64_t { kHost = 0, kDevice = 1 };
@@ -34,7 +41,7 @@ struct KvLayout {
   int64_t head_dim;
   KvDtype dtype;
 
-  int64_t element_bytes() const { return dtype == KvDtype::kBF16 ? 2 : 4; }
+  int64_t element_bytes() const { return element_bytes_of(dtype); }
   /** Bytes of one layer's K (or V) in one block. */
   int64_t kv_bytes() const { return num_kv_heads * block_size * head_dim * element_bytes(); }
   int64_t block_bytes() const { return num_layers * 2 * kv_bytes(); }

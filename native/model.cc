@@ -35,6 +35,16 @@ void check_range(const std::string& name, const std::vector<int32_t>& values, in
 
 }  // namespace
 
+void Model::forward_and_sample(const KvRegion&, const Batch&, const Sampling&, int32_t*, float*) {
+  throw Error("NOT_SUPPORTED", "Tokens are drawn by the model itself on a GPU only.");
+}
+
+void check_sampling(const Batch& batch, const Sampling& sampling) {
+  const auto num_rows = static_cast<int64_t>(batch.logits_indices.size());
+  check_range("logitsRows", sampling.logits_rows, num_rows);
+  for (const Draw& draw : sampling.draws) check_range("rows of draws", {draw.row}, num_rows);
+}
+
 void check_batch(const ModelConfig& config, const KvLayout& layout, const Batch& batch) {
   const AttentionShape& shape = config.attention;
   if (layout.num_layers != config.num_layers || layout.num_kv_heads != shape.num_kv_heads ||

@@ -11,6 +11,7 @@
 
 #include "bfloat16.h"
 #include "error.h"
+#include "float16.h"
 
 namespace vllm_pd {
 namespace {
@@ -27,19 +28,6 @@ float float_of_bits(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
-}
-
-/** IEEE 754 half precision; subnormals by scaling their 10 bits. */
-float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = half >> 10 & 0x1f;
-  const uint32_t mantissa = half & 0x3ff;
-  if (exponent == 0) {
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign ? -magnitude : magnitude;
-  }
-  if (exponent == 0x1f) return float_of_bits(sign | 0x7f800000 | mantissa << 13);
-  return float_of_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
 void check_location(const TensorLocation& location, int64_t file_bytes) {
@@ -96,7 +84,7 @@ void Tensor::read_row(int64_t row, float* out) const {
   for (int64_t i = 0; i < row_floats; ++i) {
     uint16_t bits;
     std::memcpy(&bits, from + i * sizeof(bits), sizeof(bits));
-    out[i] = dtype == Dtype::kBF16 ? from_bfloat16(bits) : half_to_float(bits);
+    out[i] = dtype == Dtype::kBF16 ? from_bfloat16(bits) : from_float16(bits);
   }
 }
 

@@ -41,10 +41,10 @@ export interface KvEventsConfig {
 /** What runs the forward pass: the native module on the CPU or on a GPU, or ONNX Runtime. */
 export type Backend = 'cpu' | 'cuda' | 'onnx';
 
-/** What the elements of a KV pool are. */
-export type KvCacheDtype = 'float32' | 'bfloat16';
+/** What the elements of a KV pool are; float16 and fp8 (e4m3, scale 1) on a GPU only. */
+export type KvCacheDtype = 'float32' | 'bfloat16' | 'float16' | 'fp8';
 
-/** `auto`: bfloat16 on a GPU and where the CPU computes with it, float32 elsewhere and on ONNX Runtime. */
+/** `auto`: on a GPU as the weights, bfloat16 where the CPU computes with it, float32 elsewhere and on ONNX Runtime. */
 export type KvCacheDtypeChoice = 'auto' | KvCacheDtype;
 
 /** `auto` is `cuda` where a GPU answers and nothing was asked for that only the CPU has, else `cpu`. */
@@ -78,11 +78,15 @@ export interface KvStoreConfig {
   readonly hopPlanner: boolean;
 }
 
-/** What weights and the activations multiplied with them are kept as on backend `cpu`. */
-export type Dtype = 'float32' | 'bfloat16';
+/** What weights and the activations multiplied with them are kept as: float32 on the CPU, float16 on a GPU only. */
+export type Dtype = 'float32' | 'bfloat16' | 'float16';
 
-/** `auto` is bfloat16 where the CPU has AVX-512 or AMX, else float32. */
+/** `auto` is bfloat16 on a GPU and where the CPU has AVX-512 or AMX, else float32. */
 export type DtypeChoice = 'auto' | Dtype;
+
+export const dtypeChoices = ['auto', 'float32', 'bfloat16', 'float16'] as const satisfies DtypeChoice[];
+
+export const kvCacheDtypeChoices = ['auto', 'float32', 'bfloat16', 'float16', 'fp8'] as const satisfies KvCacheDtypeChoice[];
 
 /** `int8`: weights by output channel when loaded, activations by token as they come (vLLM's W8A8, dynamic). */
 export type Quantization = 'none' | 'int8';

@@ -8,6 +8,7 @@ import {
   checkModelConfig,
   checkTensors,
   checkWeights,
+  kvDtypeNumber,
   wholeNumber,
 } from './native/arguments.js';
 import { NativeBlockHash } from './native/block-hash.js';
@@ -51,7 +52,7 @@ export interface Native {
     numThreads: number,
     weights?: NativeWeights,
   ): Promise<NativeModel>;
-  /** Brings the weights to the GPU, in bfloat16. Throws NOT_SUPPORTED without one, or for shapes that kernels do not take. */
+  /** Brings the weights to the GPU. Throws NOT_SUPPORTED without one, or for shapes that kernels do not take. */
   loadCudaModel(
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
@@ -158,7 +159,12 @@ class LoadedNative implements Native {
     checkTensors(tensors);
     checkCudaOptions(options);
     const weights: NativeWeights = { dtype: 'bfloat16', quantization: null };
-    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, 1, options));
+    const cuda = {
+      ...options,
+      kvDtype: kvDtypeNumber(options.kvDtype),
+      suppressTokenIds: Int32Array.from(options.suppressTokenIds ?? []),
+    };
+    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, 1, cuda));
     return new LoadedNativeModel(this.#addon, handle, { ...config });
   }
 

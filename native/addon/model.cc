@@ -98,15 +98,23 @@ WeightOptions to_weight_options(const Napi::Value& value) {
 
 cuda::CudaModelOptions to_cuda_options(const Napi::Object& object) {
   const auto number = [&](const char* key) { return to_int(object.Get(key)); };
-  return {object.Get("batchInvariant").As<Napi::Boolean>(), number("maxTokens"), number("maxRequests"),
-          number("maxPositions")};
+  cuda::CudaModelOptions options;
+  options.element = object.Get("dtype").As<Napi::String>().Utf8Value() == "float16" ? cuda::ElementType::kF16
+                                                                                     : cuda::ElementType::kBF16;
+  options.kv_dtype = static_cast<KvDtype>(number("kvDtype"));
+  options.suppressed_tokens = to_ints(object.Get("suppressTokenIds"));
+  options.batch_invariant = object.Get("batchInvariant").As<Napi::Boolean>();
+  options.max_tokens = number("maxTokens");
+  options.max_requests = number("maxRequests");
+  options.max_positions = number("maxPositions");
+  return options;
 }
 
 /** Loads the model, to be called on the thread that will run it. */
 using ModelLoader = std::function<std::shared_ptr<Model>()>;
 
-// loadModel(config, tensors, weights, numThreads, cuda?) → Promise<handle>; with `cuda` on the device, where weights
-// are bfloat16 and threads are none of ours
+// loadModel(config, tensors, weights, numThreads, cuda?) → Promise<handle>; with `cuda` on the device, which says what
+// weights are and has threads of its own
 Napi::Value load_model(const Napi::CallbackInfo& info) {
   const auto array = info[1].As<Napi::Array>();
   std::vector<TensorLocation> locations;
@@ -140,6 +148,12 @@ Napi::Value load_model(const Napi::CallbackInfo& info) {
       });
 }
 
+/** Arguments 2 to 7. */
+std::shared_ptr<Batch> to_batch(const Napi::CallbackInfo& info) {
+  return std::make_shared<Batch>(Batch{to_ints(info[2]), to_ints(info[3]), to_ints(info[4]), to_ints(info[5]),
+                                       to_ints(info[6]), to_ints(info[7])});
+}
+
 // forward(model, pool, tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices) →
 // Promise<Float32Array>
 Napi::Value forward(const Napi::CallbackInfo& info) {
@@ -147,8 +161,7 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   if (!owner.model) throw Error("INVALID_ARGUMENT", "The model is closed.");
   const auto model = owner.model;
   const auto cache = open_cache(info[1]);
-  const auto batch = std::make_shared<Batch>(Batch{to_ints(info[2]), to_ints(info[3]), to_ints(info[4]),
-                                                   to_ints(info[5]), to_ints(info[6]), to_ints(info[7])});
+  const auto batch = to_batch(info);
   check_batch(model->config(), cache->layout(), *batch);
   // Written by the native thread, and out of JavaScript's sight until then.
   auto logits =
@@ -157,6 +170,49 @@ Napi::Value forward(const Napi::CallbackInfo& info) {
   return run_on(
       info.Env(), *owner.thread,
       [model, cache, batch, out = logits.Data()] { model->forward(cache->region(), *batch, out); },
+      [kept](Napi::Env) -> Napi::Value { return kept->Value(); });
+}
+
+/** Behind `reals`, (num_draws, 3), and `ints`, (num_draws, 2 + …): what src/native/draws.ts writes. */
+std::vector<Draw> to_draws(const Napi::Float64Array& reals, const Napi::Int32Array& ints) {
+  const size_t count = reals.ElementLength() / 3;
+  const size_t width = count == 0 ? 0 : ints.ElementLength() / count;
+  std::vector<Draw> draws;
+  for (size_t i = 0; i < count; ++i) {
+    const double* const real = reals.Data() + 3 * i;
+    const int32_t* const own = ints.Data() + width * i;
+    Draw draw{own[0], real[0], real[1], real[2], own[1], {}};
+    for (size_t j = 2; j < width; ++j)
+      if (own[j] >= 0) draw.forbidden.push_back(own[j]);
+    draws.push_back(std::move(draw));
+  }
+  return draws;
+}
+
+// forwardAndSample(model, pool, tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices, reals, ints,
+// logitsRows) → Promise<{ tokenIds: Int32Array, logits: Float32Array }>
+Napi::Value forward_and_sample(const Napi::CallbackInfo& info) {
+  const auto& owner = handle<ModelHandle>(info[0]);
+  if (!owner.model) throw Error("INVALID_ARGUMENT", "The model is closed.");
+  const auto model = owner.model;
+  const auto cache = open_cache(info[1]);
+  const auto batch = to_batch(info);
+  const auto sampling = std::make_shared<Sampling>(
+      Sampling{to_draws(info[8].As<Napi::Float64Array>(), info[9].As<Napi::Int32Array>()), to_ints(info[10])});
+  check_batch(model->config(), cache->layout(), *batch);
+  check_sampling(*batch, *sampling);
+  // Written by the native thread, and out of JavaScript's sight until then.
+  auto sampled = Napi::Object::New(info.Env());
+  auto token_ids = Napi::Int32Array::New(info.Env(), sampling->draws.size());
+  auto logits = Napi::Float32Array::New(info.Env(), sampling->logits_rows.size() * model->config().vocab_size);
+  sampled.Set("tokenIds", token_ids);
+  sampled.Set("logits", logits);
+  const auto kept = std::make_shared<Napi::ObjectReference>(Napi::Persistent(sampled));
+  return run_on(
+      info.Env(), *owner.thread,
+      [model, cache, batch, sampling, ids = token_ids.Data(), out = logits.Data()] {
+        model->forward_and_sample(cache->region(), *batch, *sampling, ids, out);
+      },
       [kept](Napi::Env) -> Napi::Value { return kept->Value(); });
 }
 
@@ -180,6 +236,7 @@ Napi::Value close_model(const Napi::CallbackInfo& info) {
 void add_model(Napi::Object exports) {
   add_function<load_model>(exports, "loadModel");
   add_function<forward>(exports, "forward");
+  add_function<forward_and_sample>(exports, "forwardAndSample");
   add_function<weight_source>(exports, "weightSource");
   add_function<close_model>(exports, "closeModel");
 }

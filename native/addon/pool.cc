@@ -15,7 +15,7 @@ KvLayout to_layout(const Napi::Value& value) {
   const auto numbers = value.As<Napi::Array>();
   return {to_int(numbers[0u]), to_int(numbers[1u]),
           to_int(numbers[2u]), to_int(numbers[3u]),
-          to_int(numbers[4u]), to_int(numbers[5u]) == 1 ? KvDtype::kBF16 : KvDtype::kF32};
+          to_int(numbers[4u]), static_cast<KvDtype>(to_int(numbers[5u]))};
 }
 
 std::shared_ptr<KvCache> open_cache(const Napi::Value& value) {

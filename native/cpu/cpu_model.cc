@@ -119,6 +119,10 @@ void CpuModel::forward(const KvRegion& pool, const Batch& batch, float* logits) 
   int64_t num_rows = batch.num_tokens();
   if (num_rows == 0) return;
   if (pool.device) throw Error("INVALID_ARGUMENT", "Expected a KV pool in host memory but received one on a device.");
+  if (pool.layout.dtype != KvDtype::kF32 && pool.layout.dtype != KvDtype::kBF16) {
+    throw Error("INVALID_ARGUMENT",
+                "Expected a KV pool of float32 or bfloat16 on the CPU but received " + pool.layout.to_string() + ".");
+  }
   compute_rotary(batch);
   ops_->embed(batch.token_ids.data(), num_rows, *embed_, sized(x_, num_rows * hidden));
   for (int64_t i = 0; i < config_.num_layers; ++i) {

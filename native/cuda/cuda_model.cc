@@ -34,11 +34,23 @@ KvLayerArgs kv_layer(const KvRegion& pool, int64_t index) {
   return args;
 }
 
-void check_pool(const KvRegion& pool) {
-  if (!pool.device)
-    throw Error("INVALID_ARGUMENT", "Expected a KV pool on the device but received one in host memory.");
-  if (pool.layout.dtype != KvDtype::kBF16)
-    throw Error("INVALID_ARGUMENT", "Expected a KV pool of bfloat16 on CUDA but received " + pool.layout.to_string() + ".");
+KvType kv_type(KvDtype dtype) {
+  switch (dtype) {
+    case KvDtype::kBF16: return KvType::kBF16;
+    case KvDtype::kF16: return KvType::kF16;
+    case KvDtype::kE4M3: return KvType::kE4M3;
+    default: throw Error("NOT_SUPPORTED", "On CUDA, expected KV in bfloat16, float16 or fp8 but received float32.");
+  }
+}
+
+/** fp8 is kept from chips that would convert every element by hand. */
+std::shared_ptr<Device> device_for(KvDtype dtype) {
+  std::shared_ptr<Device> device = shared_device();
+  const DeviceInfo& info = device->info();
+  if (dtype != KvDtype::kE4M3 || info.has_fp8()) return device;
+  throw Error("NOT_SUPPORTED", "Expected a GPU of compute capability 8.9 or above for KV in fp8 but " + info.name +
+                                   " has " + std::to_string(info.capability_major) + "." +
+                                   std::to_string(info.capability_minor) + ".");
 }
 
 }  // namespace
@@ -46,24 +58,26 @@ void check_pool(const KvRegion& pool) {
 CudaModel::CudaModel(ModelConfig config, const std::vector<TensorLocation>& locations,
                      const CudaModelOptions& options)
     : config_(std::move(config)),
+      kv_dtype_(options.kv_dtype),
       heads_(heads_of(config_.attention)),
-      device_(shared_device()),
-      kernels_(device_, ElementType::kBF16, KvType::kBF16),
+      device_(device_for(options.kv_dtype)),
+      kernels_(device_, options.element, kv_type(options.kv_dtype)),
       stream_(device_),
       act_(device_, config_, heads_),
-      inputs_(device_) {
+      inputs_(device_),
+      sampler_(device_, config_.vocab_size, options.suppressed_tokens) {
   check_shape(heads_, config_.hidden_size, config_.intermediate_size);
   if (!options.batch_invariant && why_no_cublaslt().empty())
-    cublaslt_ = std::make_unique<CublasLt>(device_, ElementType::kBF16);
-  load(locations);
+    cublaslt_ = std::make_unique<CublasLt>(device_, options.element);
+  load(locations, options.element);
   reserve(options);
 }
 
 CudaModel::~CudaModel() = default;
 
-void CudaModel::load(const std::vector<TensorLocation>& locations) {
+void CudaModel::load(const std::vector<TensorLocation>& locations, ElementType element) {
   const Weights weights(locations);
-  WeightUploader uploader(device_, weights);
+  WeightUploader uploader(device_, weights, element);
   const int64_t vocab = config_.vocab_size;
   const int64_t hidden = config_.hidden_size;
   embed_ = uploader.matrix({"model.embed_tokens.weight"}, {vocab}, hidden);
@@ -138,8 +152,42 @@ void CudaModel::compute_rotary(int64_t num_positions) {
   graphs_.clear();
 }
 
+void CudaModel::check_pool(const KvRegion& pool) const {
+  if (!pool.device)
+    throw Error("INVALID_ARGUMENT", "Expected a KV pool on the device but received one in host memory.");
+  if (pool.layout.dtype != kv_dtype_) {
+    throw Error("INVALID_ARGUMENT", std::string("Expected a KV pool of ") + name_of(kv_dtype_) +
+                                        ", as the model was loaded for, but received " + pool.layout.to_string() + ".");
+  }
+}
+
 void CudaModel::forward(const KvRegion& pool, const Batch& batch, float* logits) {
   if (batch.num_tokens() == 0) return;
+  run(pool, batch);
+  const int64_t num_bytes =
+      static_cast<int64_t>(batch.logits_indices.size()) * config_.vocab_size * static_cast<int64_t>(sizeof(float));
+  stream_.to_host(act_.host_logits->data(), act_.logits.address(), num_bytes);
+  stream_.synchronize();
+  std::memcpy(logits, act_.host_logits->data(), num_bytes);
+}
+
+void CudaModel::forward_and_sample(const KvRegion& pool, const Batch& batch, const Sampling& sampling,
+                                   int32_t* token_ids, float* logits) {
+  if (batch.num_tokens() == 0) return;
+  run(pool, batch);
+  sampler_.draw(kernels_, act_.logits.as<float>(), sampling.draws, stream_);
+  const auto row_bytes = config_.vocab_size * static_cast<int64_t>(sizeof(float));
+  for (size_t i = 0; i < sampling.logits_rows.size(); ++i) {
+    stream_.to_host(act_.host_logits->data() + i * row_bytes,
+                    act_.logits.address() + static_cast<CUdeviceptr>(sampling.logits_rows[i] * row_bytes), row_bytes);
+  }
+  stream_.synchronize();
+  sampler_.copy_to(token_ids);
+  if (!sampling.logits_rows.empty())
+    std::memcpy(logits, act_.host_logits->data(), sampling.logits_rows.size() * row_bytes);
+}
+
+void CudaModel::run(const KvRegion& pool, const Batch& batch) {
   check_pool(pool);
   device_->bind();
   StepPlan plan = plan_step(batch, heads_, pool.layout.block_size);
@@ -155,10 +203,6 @@ void CudaModel::forward(const KvRegion& pool, const Batch& batch, float* logits)
   } else {
     launch_step(plan, inputs, pool);
   }
-  const int64_t num_bytes = plan.num_logits_rows() * config_.vocab_size * static_cast<int64_t>(sizeof(float));
-  stream_.to_host(act_.host_logits->data(), act_.logits.address(), num_bytes);
-  stream_.synchronize();
-  std::memcpy(logits, act_.host_logits->data(), num_bytes);
 }
 
 void CudaModel::replay(const StepPlan& plan, const InputPointers& inputs, const KvRegion& pool) {

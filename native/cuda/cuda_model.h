@@ -9,6 +9,7 @@
 
 #include "cuda/activations.h"
 #include "cuda/cublaslt.h"
+#include "cuda/device_sampler.h"
 #include "cuda/device_weights.h"
 #include "cuda/launch.h"
 #include "cuda/step_plan.h"
@@ -17,6 +18,12 @@
 namespace vllm_pd::cuda {
 
 struct CudaModelOptions {
+  /** Of matrices and activations. */
+  ElementType element = ElementType::kBF16;
+  /** Of the pools that it computes with: the same type, or fp8 where the chip has it. */
+  KvDtype kv_dtype = KvDtype::kBF16;
+  /** Tokens that are never drawn by forward_and_sample. */
+  std::vector<int32_t> suppressed_tokens;
   /** A row's bits do not depend on the other rows. False: cuBLASLt where it is found, which is faster. */
   bool batch_invariant = true;
   /** Memory for steps of this size is taken when the model is loaded; larger ones take more when they come. */
@@ -26,7 +33,7 @@ struct CudaModelOptions {
   int64_t max_positions = 0;
 };
 
-/** bf16 throughout; the residual stream and every sum are float32. */
+/** Matrices, activations and KV in two bytes, or KV in one; the residual stream and every sum are float32. */
 class CudaModel : public Model {
  public:
   /** Throws BAD_FILE, NOT_SUPPORTED without a device or for a shape that the kernels do not take. */
@@ -36,6 +43,8 @@ class CudaModel : public Model {
   const ModelConfig& config() const override { return config_; }
   WeightSource weight_source() const override { return WeightSource::kMemory; }
   void forward(const KvRegion& pool, const Batch& batch, float* logits) override;
+  void forward_and_sample(const KvRegion& pool, const Batch& batch, const Sampling& sampling, int32_t* token_ids,
+                          float* logits) override;
 
  private:
   struct Layer {
@@ -58,11 +67,14 @@ class CudaModel : public Model {
   /** (num_tokens, num_segments, block 0): what a captured step depends on beside the activations' places. */
   using GraphKey = std::tuple<int64_t, int64_t, const void*>;
 
-  void load(const std::vector<TensorLocation>& locations);
+  void load(const std::vector<TensorLocation>& locations, ElementType element);
   Layer load_layer(WeightUploader& uploader, int64_t index) const;
   void reserve(const CudaModelOptions& options);
   void compute_rotary(int64_t num_positions);
 
+  /** Up to the logits of every row that the batch asks for, in act_.logits; not waited for. */
+  void run(const KvRegion& pool, const Batch& batch);
+  void check_pool(const KvRegion& pool) const;
   void launch_step(const StepPlan& plan, const InputPointers& inputs, const KvRegion& pool);
   void replay(const StepPlan& plan, const InputPointers& inputs, const KvRegion& pool);
   void attend(const Layer& layer, const KvLayerArgs& kv, const StepPlan& plan, const InputPointers& inputs);
@@ -75,6 +87,7 @@ class CudaModel : public Model {
   void keep_rows(const StepPlan& plan, const InputPointers& inputs);
 
   ModelConfig config_;
+  KvDtype kv_dtype_;
   HeadsArgs heads_;
   std::shared_ptr<Device> device_;
   Kernels kernels_;
@@ -91,6 +104,7 @@ class CudaModel : public Model {
 
   Activations act_;
   StepInputs inputs_;
+  DeviceSampler sampler_;
   /** Null until a step of that kind has run once by itself, which loads its kernels. */
   std::map<GraphKey, std::unique_ptr<Graph>> graphs_;
 };

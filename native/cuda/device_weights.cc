@@ -6,27 +6,35 @@
 
 #include "bfloat16.h"
 #include "error.h"
+#include "float16.h"
 
 namespace vllm_pd::cuda {
 namespace {
 
 constexpr int64_t kStagingBytes = 32 << 20;
 
-void to_bfloat16_row(const Tensor& part, int64_t row, std::vector<float>& floats, uint8_t* out) {
+Dtype stored_as(ElementType element) { return element == ElementType::kBF16 ? Dtype::kBF16 : Dtype::kF16; }
+
+}  // namespace
+
+WeightUploader::WeightUploader(std::shared_ptr<Device> device, const Weights& weights, ElementType element)
+    : device_(std::move(device)),
+      weights_(weights),
+      element_(element),
+      stream_(device_),
+      staging_(device_, kStagingBytes) {}
+
+void WeightUploader::convert_row(const Tensor& part, int64_t row, std::vector<float>& floats, uint8_t* out) const {
   const int64_t bytes = part.row_floats * 2;
-  if (part.dtype == Dtype::kBF16) {
+  if (part.dtype == stored_as(element_)) {
     std::memcpy(out, part.data + row * bytes, bytes);
     return;
   }
   part.read_row(row, floats.data());
   auto* const bits = reinterpret_cast<uint16_t*>(out);
-  for (int64_t i = 0; i < part.row_floats; ++i) bits[i] = to_bfloat16(floats[i]);
+  for (int64_t i = 0; i < part.row_floats; ++i)
+    bits[i] = element_ == ElementType::kBF16 ? to_bfloat16(floats[i]) : to_float16(floats[i]);
 }
-
-}  // namespace
-
-WeightUploader::WeightUploader(std::shared_ptr<Device> device, const Weights& weights)
-    : device_(std::move(device)), weights_(weights), stream_(device_), staging_(device_, kStagingBytes) {}
 
 DeviceMatrix WeightUploader::matrix(const std::vector<std::string>& names, const std::vector<int64_t>& rows,
                                     int64_t k) {
@@ -49,10 +57,10 @@ void WeightUploader::append(const Tensor& part, CUdeviceptr to) {
     throw Error("NOT_SUPPORTED", "On CUDA, expected rows of at most " + std::to_string(kStagingBytes / 2) +
                                      " weights but received " + std::to_string(part.row_floats) + ".");
   }
-  std::vector<float> floats(part.dtype == Dtype::kBF16 ? 0 : part.row_floats);
+  std::vector<float> floats(part.dtype == stored_as(element_) ? 0 : part.row_floats);
   for (int64_t row = 0; row < part.num_rows; row += rows_at_once) {
     const int64_t count = std::min(rows_at_once, part.num_rows - row);
-    for (int64_t i = 0; i < count; ++i) to_bfloat16_row(part, row + i, floats, staging_.data() + i * row_bytes);
+    for (int64_t i = 0; i < count; ++i) convert_row(part, row + i, floats, staging_.data() + i * row_bytes);
     stream_.to_device(to + static_cast<CUdeviceptr>(row * row_bytes), staging_.data(), count * row_bytes);
     stream_.synchronize();
   }

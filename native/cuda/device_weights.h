@@ -1,4 +1,4 @@
-// A model's weights in device memory: matrices in bf16 as they lie in the checkpoint, vectors in float32.
+// A model's weights in device memory: matrices in bf16 or f16, rows as they lie in the checkpoint, vectors in float32.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "cuda/device_memory.h"
+#include "cuda/launch.h"
 #include "cuda/stream.h"
 #include "weights.h"
 
 namespace vllm_pd::cuda {
 
-/** (n, k) bf16, row-major. */
+/** (n, k) of two bytes, row-major. */
 struct DeviceMatrix {
   DeviceMemory memory;
   int64_t n = 0;
@@ -22,7 +23,7 @@ struct DeviceMatrix {
 /** Uploads what it is asked for, through pinned memory of its own; for as long as a model is loaded. */
 class WeightUploader {
  public:
-  WeightUploader(std::shared_ptr<Device> device, const Weights& weights);
+  WeightUploader(std::shared_ptr<Device> device, const Weights& weights, ElementType element);
 
   /** Tensors (rows[i], k), one below the other. Throws BAD_FILE as Weights does. */
   DeviceMatrix matrix(const std::vector<std::string>& names, const std::vector<int64_t>& rows, int64_t k);
@@ -32,9 +33,11 @@ class WeightUploader {
 
  private:
   void append(const Tensor& part, CUdeviceptr to);
+  void convert_row(const Tensor& part, int64_t row, std::vector<float>& floats, uint8_t* out) const;
 
   std::shared_ptr<Device> device_;
   const Weights& weights_;
+  ElementType element_;
   Stream stream_;
   PinnedMemory staging_;
 };

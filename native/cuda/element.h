@@ -2,6 +2,9 @@
 #pragma once
 
 #include "cuda/dialect.h"
+#if !defined(__CUDACC__)
+#include "float16.h"
+#endif
 
 namespace vllm_pd::cuda {
 
@@ -41,31 +44,13 @@ VLLM_PD_DEVICE uint32_t pack<F16>(float low, float high) {
   return y;
 }
 #else
-inline float to_float(F16 x) {
-  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16;
-  const uint32_t magnitude = x.bits & 0x7fff;
-  if (magnitude >= 0x7c00) return as_float(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
-  // 2^-24 is f16's smallest number; exact for subnormal numbers, which have no implied bit.
-  if (magnitude < 0x400) return as_float(sign | as_bits(static_cast<float>(magnitude) * 0x1p-24f));
-  return as_float(sign | ((magnitude << 13) + 0x38000000));
-}
+inline float to_float(F16 x) { return from_float16(x.bits); }
 inline uint16_t round_to(BF16, float x) {
   const uint32_t bits = as_bits(x);
   if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-inline uint16_t round_to(F16, float x) {
-  const uint32_t bits = as_bits(x);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return 0x7fff;
-  if (magnitude >= 0x477ff000) return sign | 0x7c00;
-  if (magnitude < 0x38800000) {
-    // Adding 0.5 leaves units of 2^-24 in the last place, rounded to nearest even by the sum itself.
-    return sign | static_cast<uint16_t>(as_bits(as_float(magnitude) + 0.5f) - 0x3f000000);
-  }
-  return sign | static_cast<uint16_t>((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
-}
+inline uint16_t round_to(F16, float x) { return to_float16(x); }
 template <typename T>
 uint32_t pack(float low, float high) {
   return round_to(T{}, low) | static_cast<uint32_t>(round_to(T{}, high)) << 16;

@@ -1,6 +1,7 @@
 // What a run was: kept as run.json, and the `run` part of the summary. Field names are a file format.
 import type {
   Backend,
+  DtypeChoice,
   FirstToken,
   KvCacheDtypeChoice,
   KvLookup,
@@ -94,7 +95,7 @@ export interface RunConfig {
   /** What was asked for. Absent in runs from before there was a choice: `float32`. */
   readonly kv_cache_dtype?: KvCacheDtypeChoice;
   /** As chosen; absent in runs from before there was a choice: `float32`. */
-  readonly dtype?: 'auto' | 'float32' | 'bfloat16';
+  readonly dtype?: DtypeChoice;
   readonly quantization?: 'none' | 'int8';
   /** On a GPU: whether a token's bits were independent of the rest of its step. */
   readonly batch_invariant?: boolean;

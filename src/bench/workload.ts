@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { closeSync, openSync, readFileSync, readSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
+import { dtypeChoices } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import { packageRoot } from '../version.js';
 import { type Arrival, arrivalSchema } from './arrivals.js';
@@ -82,7 +83,7 @@ const engineSchema = z.strictObject({
   kv_store_memory: positiveInteger.optional(),
   /** A directory, a redis:// address, or `temporary`: a directory that is made for the run. */
   kv_shared_store: z.string().min(1).optional(),
-  dtype: z.enum(['auto', 'float32', 'bfloat16']).optional(),
+  dtype: z.enum(dtypeChoices).optional(),
   quantization: z.enum(['none', 'int8']).optional(),
 });
 

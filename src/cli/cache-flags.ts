@@ -1,5 +1,6 @@
 // Flags about a node's KV pool: its size, what it is kept as, what is cached in it.
 import { boolean, option } from '@oclif/core/flags';
+import { kvCacheDtypeChoices } from '../config.js';
 import { defaults } from '../engine-options.js';
 import { count, inHelpGroup, share, shown, text } from './flag-types.js';
 import { kvEventsFlag } from './kv-events-config.js';
@@ -13,8 +14,9 @@ export const cacheFlags = inHelpGroup('CACHE', {
     ...shown(defaults.gpuMemoryUtilization),
   }),
   'kv-cache-dtype': option({
-    options: ['auto', 'float32', 'bfloat16'] as const,
-    description: 'What K and V are kept as; auto: bfloat16 where the chip computes with it, else float32.',
+    options: kvCacheDtypeChoices,
+    description:
+      'What K and V are kept as; auto: bfloat16 where the chip computes with it, else float32; on a GPU as the weights, or fp8 (e4m3).',
     ...shown(defaults.kvCacheDtype),
   })(),
   'enable-prefix-caching': boolean({

@@ -1,5 +1,6 @@
 // Flags about the model: which one, on what it runs, what its weights are kept as.
 import { boolean, option, string } from '@oclif/core/flags';
+import { dtypeChoices } from '../config.js';
 import { defaults } from '../engine-options.js';
 import { count, inHelpGroup, jsonObject, shown, text } from './flag-types.js';
 
@@ -34,8 +35,9 @@ export const modelFlags = inHelpGroup('MODEL', {
     helpValue: 'JSON',
   }),
   dtype: option({
-    options: ['auto', 'float32', 'bfloat16'] as const,
-    description: 'What weights are kept as: bfloat16 where the CPU has AVX-512 or AMX (auto), or as said.',
+    options: dtypeChoices,
+    description:
+      'What weights are kept as: bfloat16 on a GPU and where the CPU has AVX-512 or AMX (auto), or as said; float16 on a GPU only.',
     ...shown(defaults.dtype),
   })(),
   quantization: option({

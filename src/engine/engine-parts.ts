@@ -1,5 +1,5 @@
 // What an engine is made of, and in which order it is started and closed.
-import type { EngineConfig, KvEventsConfig } from '../config.js';
+import type { EngineConfig, KvCacheDtype, KvEventsConfig } from '../config.js';
 import { Scheduler } from '../core/scheduler.js';
 import type { TransferAgent } from '../kv-transfer/agent.js';
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
@@ -9,6 +9,7 @@ import { PullConnectorWorker } from '../kv-transfer/pull-worker.js';
 import { createLogger } from '../log.js';
 import { resolveKvCacheDtype } from '../model/kv-cache-dtype.js';
 import { loadModelFolder, type ModelFolder } from '../model/model-folder.js';
+import { cudaWeights } from '../model/native-model.js';
 import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import { ModelRunner } from '../worker/model-runner.js';
@@ -51,7 +52,8 @@ export interface EngineParts {
 const clock = () => performance.now();
 
 export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
-  const folder = await loadFolder(wanted);
+  const kvDtype = kvCacheDtypeOf(wanted);
+  const folder = await loadFolder(wanted, kvDtype);
   let pool: KvPool | null = null;
   let events: KvEventParts | null = null;
   let storage: Storage | null = null;
@@ -59,7 +61,7 @@ export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
     const layout = {
       blockSize: wanted.cache.blockSize,
       ...folder.model.kvShape,
-      dtype: resolveKvCacheDtype(wanted.kvCacheDtype, wanted.backend, loadNative().defaultDtype),
+      dtype: kvDtype,
     };
     const config = { ...wanted, cache: sizedCache(wanted, layout) };
     const { numBlocks } = config.cache;
@@ -85,7 +87,12 @@ export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
   }
 }
 
-function loadFolder(config: EngineConfig) {
+function kvCacheDtypeOf({ kvCacheDtype, backend, ...weights }: EngineConfig): KvCacheDtype {
+  const dtype = backend === 'cuda' ? cudaWeights(weights).dtype : loadNative().defaultDtype;
+  return resolveKvCacheDtype(kvCacheDtype, backend, dtype);
+}
+
+function loadFolder(config: EngineConfig, kvDtype: KvCacheDtype) {
   const { modelPath, backend, numThreads, scheduler, dtype, quantization, cuda } = config;
   const { maxModelLen, maxNumBatchedTokens, maxNumSeqs } = scheduler;
   return loadModelFolder(modelPath, {
@@ -97,6 +104,7 @@ function loadFolder(config: EngineConfig) {
     dtype,
     quantization,
     cuda: {
+      kvDtype,
       batchInvariant: cuda.batchInvariant,
       maxTokens: Math.min(maxNumBatchedTokens, maxNumSeqs * maxModelLen),
       maxRequests: maxNumSeqs,

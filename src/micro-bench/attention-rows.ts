@@ -1,6 +1,6 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
-import type { KvCacheDtype } from '../config.js';
 import type { NativeModelConfig } from '../native/model-config.js';
+import type { ProbeKvType } from '../native/probe.js';
 import { memoryRead, multiplyPeak, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
@@ -9,7 +9,7 @@ const numContextTokens = 4096;
 /** Requests that decode together, so that their K and V are more than caches hold. */
 const numDecodeRequests = 4;
 const blockSize = 16;
-const dtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16'];
+const dtypes: readonly ProbeKvType[] = ['float32', 'bfloat16'];
 
 export function attentionGroups(model: NativeModelConfig, threads: readonly number[]): RowGroup[] {
   return threads.map((numThreads) => ({
@@ -25,7 +25,7 @@ export function attentionGroups(model: NativeModelConfig, threads: readonly numb
   }));
 }
 
-function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig, dtype: KvCacheDtype) {
+function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig, dtype: ProbeKvType) {
   return { numLayers, numHeads, numKvHeads, headDim, blockSize, dtype };
 }
 
@@ -33,7 +33,7 @@ function prefillRow(
   model: NativeModelConfig,
   numThreads: number,
   contextTokens: number,
-  dtype: KvCacheDtype,
+  dtype: ProbeKvType,
 ): RowPlan {
   const shape = shapeOf(model, dtype);
   const spec = {
@@ -60,7 +60,7 @@ function decodeRow(
   model: NativeModelConfig,
   numThreads: number,
   numRequests: number,
-  dtype: KvCacheDtype,
+  dtype: ProbeKvType,
 ): RowPlan {
   const shape = shapeOf(model, dtype);
   const spec = {

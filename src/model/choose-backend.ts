@@ -23,6 +23,11 @@ export function chooseBackend({ backend = 'auto', dtype, kvCacheDtype, quantizat
       ],
     });
   }
-  const onlyCpu = dtype === 'float32' || kvCacheDtype === 'float32' || quantization === 'int8';
+  // A GPU keeps KV as its weights are, or in fp8.
+  const onlyCpu =
+    dtype === 'float32' ||
+    quantization === 'int8' ||
+    kvCacheDtype === 'float32' ||
+    (kvCacheDtype === 'bfloat16' && dtype === 'float16');
   return whyNot === '' && !onlyCpu ? 'cuda' : 'cpu';
 }

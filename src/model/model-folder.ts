@@ -39,7 +39,7 @@ export interface LoadOptions extends ModelConfigOptions, WeightChoice {
   readonly texts?: TextChoice;
   readonly numThreads: number;
   /** Asked for with backend `cuda`. */
-  readonly cuda?: CudaModelOptions;
+  readonly cuda?: Omit<CudaModelOptions, 'dtype' | 'suppressTokenIds'>;
 }
 
 /**
@@ -53,7 +53,11 @@ export async function loadModelFolder(modelPath: string, options: LoadOptions): 
     const texts = await loadModelTexts(modelPath, modelOptions, choice);
     const model =
       backend === 'cuda' && cuda
-        ? await loadCudaModel(modelPath, cuda, modelOptions)
+        ? await loadCudaModel(
+            modelPath,
+            { ...cuda, suppressTokenIds: texts.generationConfig.suppressTokens },
+            modelOptions,
+          )
         : await loadModel(modelPath, numThreads, modelOptions);
     return { ...texts, model };
   }

@@ -17,9 +17,11 @@ class NativeDecoder implements Model {
   readonly vocabSize: number;
   readonly maxPositionEmbeddings: number;
   readonly kvShape: Model['kvShape'];
+  readonly forwardAndSample?: NativeModel['forwardAndSample'];
   readonly #native: NativeModel;
 
-  constructor(config: ModelConfig, native: NativeModel) {
+  constructor(config: ModelConfig, native: NativeModel, options: { readonly samples: boolean }) {
+    if (options.samples) this.forwardAndSample = (...step) => native.forwardAndSample(...step);
     const { numLayers, numKvHeads, headDim } = config;
     this.vocabSize = config.vocabSize;
     this.maxPositionEmbeddings = config.maxPositionEmbeddings;
@@ -42,24 +44,33 @@ export interface WeightChoice {
   readonly quantization?: Quantization;
 }
 
-/** What the choice comes to on this machine. Throws INVALID_ARGUMENT for what a GPU does not keep weights as. */
-export function resolveWeights(
-  { dtype = 'auto', quantization = 'none' }: WeightChoice,
-  backend: 'cpu' | 'cuda',
-): NativeWeights {
-  if (backend === 'cuda') {
-    if (dtype === 'float32') throw notOnGpu('dtype', 'auto or bfloat16', dtype);
-    if (quantization !== 'none') throw notOnGpu('quantization', 'none', quantization);
-    return { dtype: 'bfloat16', quantization: null };
-  }
+/** What the choice comes to on this machine. Throws INVALID_ARGUMENT for what the backend does not keep weights as. */
+export function resolveWeights(choice: WeightChoice, backend: 'cpu' | 'cuda'): NativeWeights | CudaWeights {
+  return backend === 'cuda' ? cudaWeights(choice) : cpuWeights(choice);
+}
+
+function cpuWeights({ dtype = 'auto', quantization = 'none' }: WeightChoice): NativeWeights {
+  if (dtype === 'float16') throw unfit('cpu', 'dtype', 'auto, float32 or bfloat16', dtype);
   return {
     dtype: dtype === 'auto' ? loadNative().defaultDtype : dtype,
     quantization: quantization === 'none' ? null : quantization,
   };
 }
 
-function notOnGpu(param: string, expected: string, received: string): VllmPdError {
-  const message = `Expected --${param} ${expected} with --backend cuda but received ${received}.`;
+/** What weights and activations are on a GPU. */
+export interface CudaWeights {
+  readonly dtype: CudaModelOptions['dtype'];
+  readonly quantization: null;
+}
+
+export function cudaWeights({ dtype = 'auto', quantization = 'none' }: WeightChoice): CudaWeights {
+  if (dtype === 'float32') throw unfit('cuda', 'dtype', 'auto, bfloat16 or float16', dtype);
+  if (quantization !== 'none') throw unfit('cuda', 'quantization', 'none', quantization);
+  return { dtype: dtype === 'auto' ? 'bfloat16' : dtype, quantization: null };
+}
+
+function unfit(backend: string, param: string, expected: string, received: string): VllmPdError {
+  const message = `Expected --${param} ${expected} with --backend ${backend} but received ${received}.`;
   return new VllmPdError('INVALID_ARGUMENT', message, { param });
 }
 
@@ -71,7 +82,7 @@ export async function loadModel(
 ): Promise<Model> {
   const config = await readModelConfig(modelPath, options);
   const tensors = await readCheckpoint(modelPath, config);
-  const weights = resolveWeights(options, 'cpu');
+  const weights = cpuWeights(options);
   const cache = await packedCache(modelPath, tensors, weights);
   const startedAt = performance.now();
   const native = await loadNative().loadModel(config, tensors, numThreads, {
@@ -80,22 +91,23 @@ export async function loadModel(
   });
   const { weightSource } = native;
   log.info({ ...weights, weightSource, ms: Math.round(performance.now() - startedAt) }, 'weights are loaded');
-  return new NativeDecoder(config, native);
+  return new NativeDecoder(config, native, { samples: false });
 }
 
 /** The same on the GPU. Throws NOT_SUPPORTED where there is none, or for a shape that its kernels do not take. */
 export async function loadCudaModel(
   modelPath: string,
-  cuda: CudaModelOptions,
+  cuda: Omit<CudaModelOptions, 'dtype'>,
   options: ModelConfigOptions & WeightChoice = {},
 ): Promise<Model> {
-  resolveWeights(options, 'cuda');
+  const { dtype } = cudaWeights(options);
   const config = await readModelConfig(modelPath, options);
   const tensors = await readCheckpoint(modelPath, config);
   const startedAt = performance.now();
   const maxPositions = Math.min(cuda.maxPositions, config.maxPositionEmbeddings);
-  const native = await loadNative().loadCudaModel(config, tensors, { ...cuda, maxPositions });
+  const native = await loadNative().loadCudaModel(config, tensors, { ...cuda, dtype, maxPositions });
   const { own } = loadNative().cudaMemory();
-  log.info({ ...cuda, bytes: own, ms: Math.round(performance.now() - startedAt) }, 'weights are on the GPU');
-  return new NativeDecoder(config, native);
+  const { suppressTokenIds: _, ...said } = cuda;
+  log.info({ ...said, dtype, bytes: own, ms: Math.round(performance.now() - startedAt) }, 'weights are on the GPU');
+  return new NativeDecoder(config, native, { samples: true });
 }

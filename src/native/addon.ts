@@ -81,7 +81,10 @@ export interface Addon {
     tensors: readonly TensorLocation[],
     weights: NativeWeights,
     numThreads: number,
-    cuda?: CudaModelOptions,
+    cuda?: Omit<CudaModelOptions, 'kvDtype' | 'suppressTokenIds'> & {
+      readonly kvDtype: number;
+      readonly suppressTokenIds: Int32Array;
+    },
   ): Promise<ModelHandle>;
   forward(
     model: ModelHandle,
@@ -93,6 +96,20 @@ export interface Addon {
     cuBlocks: Int32Array,
     logitsIndices: Int32Array,
   ): Promise<Float32Array>;
+  /** `reals` and `ints` as src/native/draws.ts writes them. */
+  forwardAndSample(
+    model: ModelHandle,
+    pool: PoolHandle,
+    tokenIds: Int32Array,
+    positions: Int32Array,
+    cuSeqlensQ: Int32Array,
+    blockTables: Int32Array,
+    cuBlocks: Int32Array,
+    logitsIndices: Int32Array,
+    reals: Float64Array,
+    ints: Int32Array,
+    logitsRows: Int32Array,
+  ): Promise<{ readonly tokenIds: Int32Array; readonly logits: Float32Array }>;
   weightSource(model: ModelHandle): WeightSource;
   closeModel(model: ModelHandle): void;
   /** `sizes` in the order of native/probe.h. */

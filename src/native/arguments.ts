@@ -30,17 +30,18 @@ function positiveNumber(name: string, value: unknown): void {
 }
 
 /** In the order of KvDtype in native/kv_cache.h. */
-const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16'];
+const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16', 'float16', 'fp8'];
+const kvElementBytes: Readonly<Record<KvCacheDtype, number>> = { float32: 4, bfloat16: 2, float16: 2, fp8: 1 };
 
 /** The number under which the native module knows it. */
 export function kvDtypeNumber(dtype: unknown): number {
   const number = (kvDtypes as readonly unknown[]).indexOf(dtype);
   if (number >= 0) return number;
-  throw invalid(`Expected float32 or bfloat16 for dtype but received ${show(dtype)}.`);
+  throw invalid(`Expected one of ${kvDtypes.join(', ')} for dtype but received ${show(dtype)}.`);
 }
 
 export function blockBytesOf({ numLayers, numKvHeads, blockSize, headDim, dtype }: KvPoolLayout): number {
-  return numLayers * 2 * numKvHeads * blockSize * headDim * (dtype === 'bfloat16' ? 2 : 4);
+  return numLayers * 2 * numKvHeads * blockSize * headDim * kvElementBytes[dtype];
 }
 
 /** The layout's six numbers, in the order in which they are declared. */
@@ -169,6 +170,11 @@ export function checkTensors(tensors: readonly TensorLocation[]): void {
 }
 
 export function checkCudaOptions(options: CudaModelOptions): void {
+  if (options.dtype !== 'bfloat16' && options.dtype !== 'float16') {
+    throw invalid(`Expected bfloat16 or float16 for dtype but received ${show(options.dtype)}.`);
+  }
+  kvDtypeNumber(options.kvDtype);
+  for (const id of options.suppressTokenIds ?? []) wholeNumber('a suppressed token', id, 0);
   if (typeof options.batchInvariant !== 'boolean') {
     throw invalid(`Expected true or false for batchInvariant but received ${show(options.batchInvariant)}.`);
   }

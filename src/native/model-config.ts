@@ -1,4 +1,5 @@
 // What a model is loaded from, and how it is to run.
+import type { KvCacheDtype } from '../config.js';
 
 /** What the forward pass needs to know of a decoder; weights shapes follow from it. */
 export interface NativeModelConfig {
@@ -70,6 +71,12 @@ export interface TensorLocation {
 
 /** How a model runs on a GPU. Memory for steps of the given size is taken at once; larger steps take more. */
 export interface CudaModelOptions {
+  /** Of matrices and activations. */
+  readonly dtype: 'bfloat16' | 'float16';
+  /** Of the pools that it computes with: `dtype`, or fp8 where the chip has it. */
+  readonly kvDtype: KvCacheDtype;
+  /** Tokens that `forwardAndSample` never draws; default none. */
+  readonly suppressTokenIds?: readonly number[];
   /** False: cuBLASLt where it is found, whose sums may depend on the number of rows. */
   readonly batchInvariant: boolean;
   /** Of one step. */

@@ -1,6 +1,7 @@
 // A model whose weights the native module holds.
 import { VllmPdError } from '../errors.js';
-import { type Addon, cross, crossAsync, type ModelHandle } from './addon.js';
+import { type Addon, cross, crossAsync, type ModelHandle, type PoolHandle } from './addon.js';
+import { type Draw, packDraws } from './draws.js';
 import { type KvPool, NativeKvPool } from './kv-pool.js';
 import type { NativeModelConfig, WeightSource } from './model-config.js';
 
@@ -25,6 +26,14 @@ export interface ForwardInput {
   readonly sequences?: readonly object[];
 }
 
+/** What a step with draws comes to. */
+export interface SampledForward {
+  /** (num_logits_rows) Null or absent where there was no draw, -1 where no logit is finite. */
+  readonly tokenIds: readonly (number | null)[];
+  /** (rows without a draw, vocab_size) */
+  readonly logits: Float32Array;
+}
+
 export interface NativeModel {
   readonly config: NativeModelConfig;
   readonly weightSource: WeightSource;
@@ -35,6 +44,15 @@ export interface NativeModel {
    * One call at a time.
    */
   forward(pool: KvPool, input: ForwardInput): Promise<Float32Array>;
+  /**
+   * The same, with tokens drawn where the logits are; `draws` has one entry a row of logits. Rejects with NOT_SUPPORTED
+   * unless the model is on a GPU.
+   */
+  forwardAndSample(
+    pool: KvPool,
+    input: ForwardInput,
+    draws: readonly (Draw | null)[],
+  ): Promise<SampledForward>;
   /** Frees the weights and ends the threads. Idempotent; must not be called during a forward pass. */
   close(): void;
 }
@@ -53,37 +71,41 @@ export class LoadedNativeModel implements NativeModel {
     this.weightSource = cross(() => addon.weightSource(handle));
   }
 
-  async forward(pool: KvPool, input: ForwardInput): Promise<Float32Array> {
+  forward(pool: KvPool, input: ForwardInput): Promise<Float32Array> {
+    return this.#alone(pool, input, (...step) => this.#addon.forward(this.#handle, ...step));
+  }
+
+  forwardAndSample(
+    pool: KvPool,
+    input: ForwardInput,
+    draws: readonly (Draw | null)[],
+  ): Promise<SampledForward> {
+    return this.#alone(pool, input, async (...step) => {
+      const { reals, ints, logitsRows } = packDraws(draws);
+      const sampled = await this.#addon.forwardAndSample(this.#handle, ...step, reals, ints, logitsRows);
+      const drawn = sampled.tokenIds[Symbol.iterator]();
+      return {
+        tokenIds: draws.map((draw) => (draw === null ? null : drawn.next().value!)),
+        logits: sampled.logits,
+      };
+    });
+  }
+
+  async #alone<Result>(
+    pool: KvPool,
+    input: ForwardInput,
+    run: (...step: StepArguments) => Promise<Result>,
+  ): Promise<Result> {
     if (this.#running) {
       throw new VllmPdError(
         'INVALID_ARGUMENT',
         'Expected one forward pass at a time but another is under way.',
       );
     }
-    const handle = NativeKvPool.handleOf(pool);
-    const { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices } = input;
-    const arrays = { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices };
-    for (const [name, array] of Object.entries(arrays)) {
-      if (array instanceof Int32Array) continue;
-      throw new VllmPdError(
-        'INVALID_ARGUMENT',
-        `Expected an Int32Array for ${name} but received ${typeof array}.`,
-      );
-    }
+    const step = stepArguments(pool, input);
     this.#running = true;
     try {
-      return await crossAsync(() =>
-        this.#addon.forward(
-          this.#handle,
-          handle,
-          tokenIds,
-          positions,
-          cuSeqlensQ,
-          blockTables,
-          cuBlocks,
-          logitsIndices,
-        ),
-      );
+      return await crossAsync(() => run(...step));
     } finally {
       this.#running = false;
     }
@@ -92,4 +114,29 @@ export class LoadedNativeModel implements NativeModel {
   close(): void {
     this.#addon.closeModel(this.#handle);
   }
+}
+
+/** What the addon takes behind the model. */
+type StepArguments = readonly [
+  pool: PoolHandle,
+  tokenIds: Int32Array,
+  positions: Int32Array,
+  cuSeqlensQ: Int32Array,
+  blockTables: Int32Array,
+  cuBlocks: Int32Array,
+  logitsIndices: Int32Array,
+];
+
+function stepArguments(pool: KvPool, input: ForwardInput): StepArguments {
+  const handle = NativeKvPool.handleOf(pool);
+  const { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices } = input;
+  const arrays = { tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices };
+  for (const [name, array] of Object.entries(arrays)) {
+    if (array instanceof Int32Array) continue;
+    throw new VllmPdError(
+      'INVALID_ARGUMENT',
+      `Expected an Int32Array for ${name} but received ${typeof array}.`,
+    );
+  }
+  return [handle, tokenIds, positions, cuSeqlensQ, blockTables, cuBlocks, logitsIndices];
 }

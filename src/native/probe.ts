@@ -1,10 +1,12 @@
 // Single native ops and machine limits, for benchmarks: checks sizes and hands them to the native module.
-import type { KvCacheDtype } from '../config.js';
 import { type Addon, cross, type ProbeHandle } from './addon.js';
-import { kvDtypeNumber, wholeNumber } from './arguments.js';
+import { wholeNumber } from './arguments.js';
 
 /** What a matrix of a probe is kept as. */
 export type ProbeWeightType = 'float32' | 'bfloat16' | 'int8';
+
+/** What K and V of a probe are kept as. */
+export type ProbeKvType = 'float32' | 'bfloat16';
 
 /** What `bench kernels` measures by itself. `numThreads` counts the calling thread. */
 export type ProbeSpec =
@@ -38,7 +40,7 @@ export type ProbeSpec =
       readonly numKvHeads: number;
       readonly headDim: number;
       readonly blockSize: number;
-      readonly dtype: KvCacheDtype;
+      readonly dtype: ProbeKvType;
     };
 
 /** A piece of native work with everything that it needs. */
@@ -73,6 +75,8 @@ const sizeNames = {
 /** In the order of native/probe.h. */
 const weightTypes: readonly unknown[] = ['float32', 'bfloat16', 'int8'] satisfies ProbeWeightType[];
 
+const kvTypes: readonly unknown[] = ['float32', 'bfloat16'] satisfies ProbeKvType[];
+
 /** Bytes or multiply-adds of one round at most. */
 const maxSize = 2 ** 40;
 
@@ -86,7 +90,7 @@ export class NativeProbe implements Probe {
       name === 'weightType'
         ? wholeNumber(name, weightTypes.indexOf(given.get(name)), 0)
         : name === 'dtype'
-          ? kvDtypeNumber(given.get(name))
+          ? wholeNumber(name, kvTypes.indexOf(given.get(name)), 0)
           : wholeNumber(
               name,
               given.get(name),

@@ -72,11 +72,34 @@ function outputEndsWith({ tokenIds, numTokens, numOutputTokens }: Request, end: 
   return end.every((tokenId, i) => tokenIds[numTokens - end.length + i] === tokenId);
 }
 
-/** Masks what would end the request before it has its `min_tokens`, unless nothing else is left to sample. */
+/** What would end the request before it has its `min_tokens`; none once it has. */
+export function tokensBelowMinimum({
+  samplingParams,
+  numOutputTokens,
+  eosTokenIds,
+}: Request): readonly number[] {
+  if (numOutputTokens >= samplingParams.minTokens) return [];
+  return [...new Set([...eosTokenIds, ...samplingParams.stopTokenIds])];
+}
+
+/** Masks them, unless nothing else is left to sample. */
 export function applyMinTokens(logits: Float32Array, request: Request): void {
-  const { minTokens, stopTokenIds } = request.samplingParams;
-  if (request.numOutputTokens >= minTokens) return;
-  maskIfOthersAreLeft(logits, [...request.eosTokenIds, ...stopTokenIds]);
+  const tokenIds = tokensBelowMinimum(request);
+  if (tokenIds.length > 0) maskIfOthersAreLeft(logits, tokenIds);
+}
+
+/** Whether anything here but `applyMinTokens` does something to the request's logits. */
+export function changesLogits({ samplingParams }: Request): boolean {
+  const { allowedTokenIds, badWordsTokenIds, logitBias } = samplingParams;
+  const { repetitionPenalty, presencePenalty, frequencyPenalty } = samplingParams;
+  return (
+    allowedTokenIds !== null ||
+    badWordsTokenIds.length > 0 ||
+    logitBias.size > 0 ||
+    repetitionPenalty !== 1 ||
+    presencePenalty !== 0 ||
+    frequencyPenalty !== 0
+  );
 }
 
 export function applyLogitBias(logits: Float32Array, request: Request): void {

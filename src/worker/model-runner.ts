@@ -2,10 +2,11 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { KVConnectorWorker } from '../kv-transfer/connector.js';
 import type { Model } from '../model/model.js';
+import type { SampledForward } from '../native/model.js';
 import type { KvPool } from '../native/kv-pool.js';
-import type { ModelRunnerOutput, SchedulerOutput, TokenLogprobs } from '../outputs.js';
+import type { ModelRunnerOutput, ScheduledRequest, SchedulerOutput, TokenLogprobs } from '../outputs.js';
 import { samplingRequests, toForwardInput } from './input-batch.js';
-import type { Sampler } from './sampler.js';
+import { checkDrawn, type Sampler } from './sampler.js';
 
 /** Sampling of many requests gives way to the event loop after this long, in ms. */
 const sliceMs = 4;
@@ -36,22 +37,40 @@ export class ModelRunner {
   }
 
   async #forward(plan: SchedulerOutput): Promise<Omit<ModelRunnerOutput, 'kvConnectorOutput'>> {
-    const { model, pool, sampler } = this.#parts;
-    // (num_logits_rows, vocab_size)
-    const logits = await model.forward(pool, toForwardInput(plan.scheduled));
+    const { model, sampler } = this.#parts;
+    const requests = samplingRequests(plan.scheduled);
+    const { tokenIds, logits } = await this.#run(plan, requests);
     const sampledTokenIds = new Map<string, number>();
     const logprobs = new Map<string, TokenLogprobs>();
     let sliceEnd = performance.now() + sliceMs;
-    for (const [row, { request }] of samplingRequests(plan.scheduled).entries()) {
+    let row = 0;
+    for (const [index, { request }] of requests.entries()) {
+      const drawn = tokenIds[index] ?? null;
+      if (drawn !== null) {
+        sampledTokenIds.set(request.requestId, checkDrawn(drawn));
+        continue;
+      }
       if (performance.now() > sliceEnd) {
         await nextTurn();
         sliceEnd = performance.now() + sliceMs;
       }
-      const begin = row * model.vocabSize;
+      const begin = row++ * model.vocabSize;
       const sample = sampler.sample(request, logits.subarray(begin, begin + model.vocabSize));
       sampledTokenIds.set(request.requestId, sample.tokenId);
       if (sample.logprobs) logprobs.set(request.requestId, sample.logprobs);
     }
     return { sampledTokenIds, logprobs };
+  }
+
+  /** The model draws what it can by itself; logits come of the other rows. */
+  async #run(plan: SchedulerOutput, requests: readonly ScheduledRequest[]): Promise<SampledForward> {
+    const { model, pool, sampler } = this.#parts;
+    const input = toForwardInput(plan.scheduled);
+    if (!model.forwardAndSample) return { tokenIds: [], logits: await model.forward(pool, input) };
+    return model.forwardAndSample(
+      pool,
+      input,
+      requests.map(({ request }) => sampler.drawOf(request)),
+    );
   }
 }

@@ -1,5 +1,6 @@
 // Draws one token from one row of logits. The same request at the same position always draws the same token.
 import { VllmPdError } from '../errors.js';
+import { type Draw, maxForbidden } from '../native/draws.js';
 import type { TokenLogprobs } from '../outputs.js';
 import type { Request, SamplingParams } from '../request.js';
 import {
@@ -9,8 +10,10 @@ import {
   applyMinTokens,
   applyPenalties,
   applyTokenMask,
+  changesLogits,
   createTokenMask,
   type TokenMask,
+  tokensBelowMinimum,
 } from './logits.js';
 import { tokenLogprobs } from './logprobs.js';
 import { seedOf, uniform } from './random.js';
@@ -59,6 +62,19 @@ export class Sampler {
     };
   }
 
+  /**
+   * What `sample` would do with the request's next logits, for a model that draws by itself and suppresses the same
+   * tokens; null where more than a draw is asked for, so that `sample` has to see the logits.
+   */
+  drawOf(request: Request): Draw | null {
+    const params = request.samplingParams;
+    const forbidden = changesLogits(request) ? null : tokensBelowMinimum(request);
+    if (params.logprobs !== null || params.minP > 0 || forbidden === null || forbidden.length > maxForbidden)
+      return null;
+    const { temperature, topK, topP } = params;
+    return { temperature, topK, topP, share: this.#share(request), forbidden };
+  }
+
   /** Who allows suppressed tokens alone wants them said. */
   #asksForSuppressed({ allowedTokenIds }: SamplingParams): boolean {
     return allowedTokenIds?.every((tokenId) => this.#suppressTokenIds.has(tokenId)) ?? false;
@@ -68,9 +84,21 @@ export class Sampler {
     const best = argmax(logits);
     const params = request.samplingParams;
     if (params.temperature < greedyTemperature) return best;
-    const seed = params.seed ?? seedOf(this.#seed, request.requestId);
-    return drawFrom(candidates(logits, logits[best]!, params), uniform(seed, request.numTokens));
+    return drawFrom(candidates(logits, logits[best]!, params), this.#share(request));
   }
+
+  /** Where in the cumulative distribution this position's token is taken. */
+  #share({ samplingParams, requestId, numTokens }: Request): number {
+    return uniform(samplingParams.seed ?? seedOf(this.#seed, requestId), numTokens);
+  }
+}
+
+const noFiniteLogit = 'Expected at least one finite logit but the model returned none.';
+
+/** A model's own draw; -1 is where it found no finite logit. Throws INTERNAL as `sample` does. */
+export function checkDrawn(tokenId: number): number {
+  if (tokenId >= 0) return tokenId;
+  throw new VllmPdError('INTERNAL', noFiniteLogit);
 }
 
 /** Id of the largest logit; of equal ones the lowest id. */
@@ -85,7 +113,7 @@ function argmax(logits: Float32Array): number {
     }
   }
   if (best >= 0 && bestLogit < Number.POSITIVE_INFINITY) return best;
-  throw new VllmPdError('INTERNAL', 'Expected at least one finite logit but the model returned none.');
+  throw new VllmPdError('INTERNAL', noFiniteLogit);
 }
 
 /**

@@ -1,15 +1,20 @@
 // The forward pass on a GPU, here an emulated one: right by the CPU's, batch-invariant, and clear about what it refuses.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { KvCacheDtype } from '../../src/config.js';
 import { VllmPdError } from '../../src/errors.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
 import type { NativeModel } from '../../src/native/model.js';
 import type { CudaModelOptions, NativeModelConfig } from '../../src/native/model-config.js';
 import { loadNative } from '../../src/native.js';
+import { defaultSamplingParams, Request, type SamplingParams } from '../../src/request.js';
+import { Sampler } from '../../src/worker/sampler.js';
 import { useEmulatedDevice } from './emulated-device.js';
 import { createPool, createRandomModel, forwardChunks, type RandomModel } from './random-model.js';
 
 const options: CudaModelOptions = {
+  dtype: 'bfloat16',
+  kvDtype: 'bfloat16',
   batchInvariant: true,
   maxTokens: 64,
   maxRequests: 4,
@@ -21,8 +26,12 @@ function loadOnDevice(random: RandomModel, changes: Partial<CudaModelOptions> = 
   return loadNative().loadCudaModel(random.config, random.tensors, { ...options, ...changes });
 }
 
-function devicePool({ numLayers, numKvHeads, headDim }: NativeModelConfig, numBlocks: number): KvPool {
-  const layout = { numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype: 'bfloat16' } as const;
+function devicePool(
+  { numLayers, numKvHeads, headDim }: NativeModelConfig,
+  numBlocks: number,
+  dtype: KvCacheDtype = 'bfloat16',
+): KvPool {
+  const layout = { numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype } as const;
   return loadNative().createPool(layout, 'device');
 }
 
@@ -35,9 +44,13 @@ const table = (numTokens: number, first = 1) =>
 async function withBoth(
   changes: Partial<NativeModelConfig>,
   body: (cuda: readonly [NativeModel, KvPool], cpu: readonly [NativeModel, KvPool]) => Promise<void>,
+  cudaChanges: Partial<CudaModelOptions> = {},
 ): Promise<void> {
   const random = createRandomModel(changes, 'BF16');
-  const cuda = [await loadOnDevice(random), devicePool(random.config, 16)] as const;
+  const cuda = [
+    await loadOnDevice(random, cudaChanges),
+    devicePool(random.config, 16, cudaChanges.kvDtype),
+  ] as const;
   const weights = { dtype: 'float32', quantization: null } as const;
   const cpu = [
     await loadNative().loadModel(random.config, random.tensors, 1, weights),
@@ -110,35 +123,70 @@ if (useEmulatedDevice()) {
     });
   }
 
-  test('a token comes out bit-equal alone, in a prompt, in chunks and beside others, graphs replayed', async () => {
-    await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
-      const numTokens = 37;
-      const tokens = tokensOf(numTokens);
-      const blockTable = table(numTokens);
-      const whole = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
-      const elsewhere = table(numTokens, 5);
-      const other = { tokens: tokensOf(20, 3), blockTable: table(20, 9) };
-      const alone: Float32Array[] = [];
-      // Three chunks, the second beside another prompt, then one by one with another that decodes as well.
-      for (const [begin, end] of [
-        [0, 13],
-        [13, 30],
-      ] as const) {
-        const chunks = [{ tokens, begin, end, blockTable: elsewhere }];
-        const beside = begin === 13 ? [{ ...other, begin: 0, end: 11 }, ...chunks] : chunks;
-        alone.push(...(await forwardChunks(model, pool, beside)).slice(begin === 13 ? 11 : 0));
-      }
-      for (let i = 30; i < numTokens; i += 1) {
-        const one = { tokens, begin: i, end: i + 1, blockTable: elsewhere };
-        const beside = i < 33 ? [] : [{ ...other, begin: i - 22, end: i - 21 }];
-        alone.push((await forwardChunks(model, pool, [...beside, one])).at(-1)!);
-      }
-      assert.is(alone.length, numTokens);
-      for (const [i, row] of alone.entries()) {
-        assert.equal(Buffer.from(row.slice().buffer), Buffer.from(whole[i]!.slice().buffer), `token ${i}`);
-      }
+  const types: Record<string, Partial<CudaModelOptions>> = {
+    bfloat16: {},
+    float16: { dtype: 'float16', kvDtype: 'float16' },
+    'bfloat16, KV in fp8': { kvDtype: 'fp8' },
+    'float16, KV in fp8': { dtype: 'float16', kvDtype: 'fp8' },
+  };
+
+  for (const [name, kept] of Object.entries(types).slice(1)) {
+    test(`logits are the CPU's within what the type allows: ${name}`, async () => {
+      await withBoth(
+        shapes['grouped queries']!,
+        async ([cuda, cudaPool], [cpu, cpuPool]) => {
+          const tokens = tokensOf(40);
+          const chunk = { tokens, begin: 0, end: 40, blockTable: table(40) };
+          const received = await forwardChunks(cuda, cudaPool, [chunk]);
+          const error = compare(received, await forwardChunks(cpu, cpuPool, [chunk]));
+          // float16 has three bits more than bfloat16, which the KV of the CPU has here; fp8 has four fewer.
+          const most = kept.kvDtype === 'fp8' ? 0.4 : 0.04;
+          assert.ok(error < most, `largest difference: ${error} of the logits' root mean square`);
+        },
+        kept,
+      );
     });
-  });
+  }
+
+  for (const [name, kept] of Object.entries(types)) {
+    test(`${name}: a token comes out bit-equal alone, in a prompt, in chunks and beside others, graphs replayed`, async () => {
+      await withBoth(
+        shapes['grouped queries']!,
+        async ([model, pool]) => {
+          const numTokens = 37;
+          const tokens = tokensOf(numTokens);
+          const blockTable = table(numTokens);
+          const whole = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
+          const elsewhere = table(numTokens, 5);
+          const other = { tokens: tokensOf(20, 3), blockTable: table(20, 9) };
+          const alone: Float32Array[] = [];
+          // Three chunks, the second beside another prompt, then one by one with another that decodes as well.
+          for (const [begin, end] of [
+            [0, 13],
+            [13, 30],
+          ] as const) {
+            const chunks = [{ tokens, begin, end, blockTable: elsewhere }];
+            const beside = begin === 13 ? [{ ...other, begin: 0, end: 11 }, ...chunks] : chunks;
+            alone.push(...(await forwardChunks(model, pool, beside)).slice(begin === 13 ? 11 : 0));
+          }
+          for (let i = 30; i < numTokens; i += 1) {
+            const one = { tokens, begin: i, end: i + 1, blockTable: elsewhere };
+            const beside = i < 33 ? [] : [{ ...other, begin: i - 22, end: i - 21 }];
+            alone.push((await forwardChunks(model, pool, [...beside, one])).at(-1)!);
+          }
+          assert.is(alone.length, numTokens);
+          for (const [i, row] of alone.entries()) {
+            assert.equal(
+              Buffer.from(row.slice().buffer),
+              Buffer.from(whole[i]!.slice().buffer),
+              `token ${i}`,
+            );
+          }
+        },
+        kept,
+      );
+    });
+  }
 
   test('a captured step serves any number of requests that its size was padded for', async () => {
     await withBoth(shapes['grouped queries']!, async ([model, pool]) => {
@@ -194,6 +242,102 @@ if (useEmulatedDevice()) {
     });
   });
 
+  test('tokens that are drawn on the device are those that the host draws from the same logits', async () => {
+    const suppressTokenIds = [3, 4, 5, 50];
+    const sampler = new Sampler({ suppressTokenIds, seed: 5 });
+    const choices: readonly Partial<SamplingParams>[] = [
+      { temperature: 0 },
+      {},
+      { temperature: 0.3, topK: 5 },
+      { temperature: 2, topP: 0.6 },
+      { topK: 90, topP: 0.95, seed: 11 },
+      { temperature: 0, minTokens: 3, stopTokenIds: [9, 10], ignoreEos: true },
+      { minP: 0.1 },
+      { logprobs: 2 },
+      { presencePenalty: 1 },
+      { logitBias: new Map([[7, 50]]) },
+      { allowedTokenIds: [4] },
+    ];
+    await withBoth(
+      shapes['grouped queries']!,
+      async ([model, pool]) => {
+        const { vocabSize } = model.config;
+        for (const length of [3, 4, 5]) {
+          const requests = choices.map(
+            (params, i) =>
+              new Request(
+                {
+                  requestId: `${i}`,
+                  promptTokenIds: tokensOf(length, i),
+                  samplingParams: { ...defaultSamplingParams, ...params },
+                  eosTokenIds: [vocabSize + 1, 8],
+                },
+                0,
+              ),
+          );
+          const step = {
+            tokenIds: Int32Array.from(requests.flatMap((request) => request.tokenIds)),
+            positions: Int32Array.from(requests.flatMap(() => Array.from({ length }, (_, i) => i))),
+            cuSeqlensQ: Int32Array.from([0, ...requests.map((_, i) => (i + 1) * length)]),
+            blockTables: Int32Array.from(requests.map((_, i) => i + 1)),
+            cuBlocks: Int32Array.from([0, ...requests.map((_, i) => i + 1)]),
+            logitsIndices: Int32Array.from(requests.map((_, i) => (i + 1) * length - 1)),
+          };
+          const logits = await model.forward(pool, step);
+          const draws = requests.map((request) => sampler.drawOf(request));
+          assert.is(draws.filter((draw) => draw === null).length, 5);
+          const sampled = await model.forwardAndSample(pool, step, draws);
+          let hostRow = 0;
+          for (const [i, request] of requests.entries()) {
+            const row = logits.slice(i * vocabSize, (i + 1) * vocabSize);
+            if (draws[i] === null) {
+              const begin = hostRow++ * vocabSize;
+              assert.equal(sampled.logits.slice(begin, begin + vocabSize), row, `logits of ${i}`);
+              assert.is(sampled.tokenIds[i], null);
+            } else {
+              assert.is(sampled.tokenIds[i], sampler.sample(request, row).tokenId, `token of ${i}`);
+            }
+          }
+          assert.is(sampled.logits.length, hostRow * vocabSize);
+        }
+      },
+      { suppressTokenIds },
+    );
+  });
+
+  test('draws that nobody could make are refused, and a model on the CPU makes none', async () => {
+    await withBoth(shapes['grouped queries']!, async ([cuda, cudaPool], [cpu, cpuPool]) => {
+      const step = {
+        tokenIds: Int32Array.of(1),
+        positions: Int32Array.of(0),
+        cuSeqlensQ: Int32Array.of(0, 1),
+        blockTables: Int32Array.of(1),
+        cuBlocks: Int32Array.of(0, 1),
+        logitsIndices: Int32Array.of(0),
+      };
+      const draw = { temperature: 1, topK: 0, topP: 1, share: 0.5, forbidden: [] };
+      assert.match(
+        await code(() => cpu.forwardAndSample(cpuPool, step, [draw])),
+        /^NOT_SUPPORTED: .*on a GPU/,
+      );
+      for (const wrong of [
+        { share: 1 },
+        { temperature: -1 },
+        { topK: -1 },
+        { forbidden: new Array(9).fill(1) },
+      ]) {
+        assert.match(
+          await code(() => cuda.forwardAndSample(cudaPool, step, [{ ...draw, ...wrong }])),
+          /^INVALID_ARGUMENT: Expected how to draw a token/,
+        );
+      }
+      assert.match(
+        await code(() => cuda.forwardAndSample(cudaPool, step, [draw, draw])),
+        /^INVALID_ARGUMENT: Expected rows of draws/,
+      );
+    });
+  });
+
   test('blocks go out, in and from pool to pool as they are', async () => {
     await withBoth(shapes['grouped queries']!, async ([model, pool], [, cpuPool]) => {
       const tokens = tokensOf(40);
@@ -246,6 +390,17 @@ if (useEmulatedDevice()) {
         await code(() => forwardChunks(cpu, cudaPool, chunk)),
         /^INVALID_ARGUMENT: .* pool in host memory/,
       );
+      for (const [model, pool, message] of [
+        [cuda, devicePool(cuda.config, 2, 'fp8'), /pool of bfloat16, as the model was loaded for, .* fp8\.$/],
+        [
+          cpu,
+          createPool(cpu.config, 2, blockSize, 'float16'),
+          /pool of float32 or bfloat16 on the CPU .* float16\.$/,
+        ],
+      ] as const) {
+        assert.match(await code(() => forwardChunks(model, pool, chunk)), message);
+        pool.close();
+      }
     });
     const before = loadNative().cudaMemory();
     const odd = createRandomModel({ intermediateSize: 42 }, 'BF16');

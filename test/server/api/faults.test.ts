@@ -23,6 +23,7 @@ function watchModels(): void {
         if (numGoodPasses < 0) throw new Error('kernel fault');
         return model.forward(pool, input);
       },
+      forwardAndSample: (...step) => model.forwardAndSample(...step),
       close: () => model.close(),
     };
     return faulty;
