@@ -86,7 +86,13 @@ export type DtypeChoice = 'auto' | Dtype;
 
 export const dtypeChoices = ['auto', 'float32', 'bfloat16', 'float16'] as const satisfies DtypeChoice[];
 
-export const kvCacheDtypeChoices = ['auto', 'float32', 'bfloat16', 'float16', 'fp8'] as const satisfies KvCacheDtypeChoice[];
+export const kvCacheDtypeChoices = [
+  'auto',
+  'float32',
+  'bfloat16',
+  'float16',
+  'fp8',
+] as const satisfies KvCacheDtypeChoice[];
 
 /** `int8`: weights by output channel when loaded, activations by token as they come (vLLM's W8A8, dynamic). */
 export type Quantization = 'none' | 'int8';

@@ -66,6 +66,13 @@ Napi::Value to_array(Napi::Env env, const std::vector<uint8_t>& bytes) {
   return array;
 }
 
+// peerPoolOnDevice(peer) → whether its blocks lie in a device's memory
+Napi::Value peer_pool_on_device(const Napi::CallbackInfo& info) {
+  const auto region = handle<PeerHandle>(info[0]).region;
+  if (!region) throw Error("INVALID_ARGUMENT", "The peer's KV pool is closed.");
+  return Napi::Boolean::New(info.Env(), region->device != nullptr);
+}
+
 // readPeerPool(peer, pool, remoteBlockIds, localBlockIds, hashes) → Uint8Array, or a promise of it
 Napi::Value read_peer_pool(const Napi::CallbackInfo& info) {
   auto& peer = handle<PeerHandle>(info[0]);
@@ -120,6 +127,7 @@ Napi::Value close_peer_pool(const Napi::CallbackInfo& info) {
 void add_peer_pool(Napi::Object exports) {
   add_function<count_transfer_threads>(exports, "numTransferThreads");
   add_function<open_peer_pool>(exports, "openPeerPool");
+  add_function<peer_pool_on_device>(exports, "peerPoolOnDevice");
   add_function<read_peer_pool>(exports, "readPeerPool");
   add_function<close_peer_pool>(exports, "closePeerPool");
 }

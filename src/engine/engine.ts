@@ -231,6 +231,7 @@ export class Engine {
     return {
       bytesSent: agent.bytesSent,
       bytesReceived: agent.bytesReceived,
+      bytesReceivedBy: agent.bytesReceivedBy,
       numExpiredHolds: connectorScheduler.numEndedHolds('expired'),
       numDamagedBlocks: agent.numDamagedBlocks,
       numDroppedStats: this.#numDroppedStats,

@@ -5,6 +5,7 @@ import type {
   SchedulerStepStats as StepStats,
 } from '../core/scheduler-stats.js';
 import type { NamedStoreStats as KvStoreStats } from '../kv-store/node-stores.js';
+import type { TransferPath } from '../kv-transfer/agent.js';
 import type { HopBytes as KvHopBytes } from '../kv-transfer/load-planner.js';
 import type { FinishedStatus } from '../request.js';
 import type { PrefillStats } from '../wire.js';
@@ -32,6 +33,7 @@ export interface FinishedRequestStats {
 export interface KvTransferStats {
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  readonly bytesReceivedBy: Readonly<Record<TransferPath, number>>;
   readonly numPulls: number;
   readonly numFailedPulls: number;
   readonly numExpiredHolds: number;

@@ -1,7 +1,7 @@
 // Reading a peer's blocks from its mapped pool: one-sided, the owner takes no part.
 import type { KvPool, PeerPool } from '../native/kv-pool.js';
 import type { PullSpec } from '../outputs.js';
-import type { ReadResult } from './agent.js';
+import type { ReadResult, TransferPath } from './agent.js';
 import { countValid } from './messages.js';
 
 /** A mapping that outlives its owner's connection for as long as reads use it. */
@@ -12,6 +12,12 @@ export class MappedPool {
 
   constructor(pool: PeerPool) {
     this.#pool = pool;
+  }
+
+  /** How its blocks get into `into`. */
+  pathTo(into: KvPool): TransferPath {
+    if (this.#pool.place !== into.place) return 'staged';
+    return into.place === 'device' ? 'cuda_ipc' : 'shm';
   }
 
   async read(pull: PullSpec, into: KvPool): Promise<ReadResult> {

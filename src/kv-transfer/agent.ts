@@ -5,6 +5,14 @@ import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
 /** Blocks that are held for a peer under an id right now; null when there is no such hold. */
 export type HeldBlocks = (requestId: string) => ReadonlySet<number> | null;
 
+/**
+ * How bytes came: from memory that is mapped here (`shm`), from device to device (`cuda_ipc`), between a device and mapped
+ * host memory through pinned memory (`staged`), or over connections.
+ */
+export type TransferPath = (typeof transferPaths)[number];
+
+export const transferPaths = ['shm', 'cuda_ipc', 'staged', 'tcp'] as const;
+
 /** A read that ran to its end; `valid[i]` is 1 where block i arrived intact, 0 where its owner no longer holds it. */
 export interface ReadResult {
   readonly valid: Uint8Array;
@@ -41,6 +49,7 @@ export interface TransferAgent {
   /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
   readonly bytesSent: number;
   readonly bytesReceived: number;
+  readonly bytesReceivedBy: Readonly<Record<TransferPath, number>>;
   /** Blocks that came over tcp otherwise than they were sent; each was computed instead. */
   readonly numDamagedBlocks: number;
   close(): Promise<void>;

@@ -5,7 +5,13 @@ import type { Logger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
-import type { HeldBlocks, ReadResult, TransferAgent } from './agent.js';
+import {
+  type HeldBlocks,
+  type ReadResult,
+  type TransferAgent,
+  type TransferPath,
+  transferPaths,
+} from './agent.js';
 import { MappedPool } from './agent-shm.js';
 import { TcpPeer } from './agent-tcp.js';
 import { newNonce } from './authentication.js';
@@ -52,7 +58,7 @@ export class SideChannelAgent implements TransferAgent {
   /** By engine id: bytes read one-sided that the owner has not been told of. */
   readonly #unseenBytes = new Map<string, number>();
   readonly #unmapping = new Set<Promise<void>>();
-  #bytesReceived = 0;
+  readonly #received: Record<TransferPath, number> = { shm: 0, cuda_ipc: 0, staged: 0, tcp: 0 };
   #numDamagedBlocks = 0;
   readonly #closing = new AbortController();
 
@@ -74,7 +80,11 @@ export class SideChannelAgent implements TransferAgent {
   }
 
   get bytesReceived(): number {
-    return this.#bytesReceived;
+    return transferPaths.reduce((sum, path) => sum + this.#received[path], 0);
+  }
+
+  get bytesReceivedBy(): Readonly<Record<TransferPath, number>> {
+    return this.#received;
   }
 
   get numDamagedBlocks(): number {
@@ -183,7 +193,7 @@ export class SideChannelAgent implements TransferAgent {
       signal: this.#closing.signal,
     });
     const onBytes = (numBytes: number) => {
-      this.#bytesReceived += numBytes;
+      this.#received.tcp += numBytes;
     };
     const onDamaged = (numBlocks: number) => {
       this.#numDamagedBlocks += numBlocks;
@@ -227,7 +237,7 @@ export class SideChannelAgent implements TransferAgent {
     if (firstUnknown !== -1) return this.#readPrefix(peer, pull, firstUnknown, into);
     if (peer.blocks instanceof TcpPeer) return peer.blocks.read(pull, into);
     const result = await peer.blocks.read(pull, into);
-    this.#bytesReceived += result.numBytes;
+    this.#received[peer.blocks.pathTo(into)] += result.numBytes;
     const { engineId } = pull.remote;
     this.#unseenBytes.set(engineId, (this.#unseenBytes.get(engineId) ?? 0) + result.numBytes);
     return result;

@@ -108,6 +108,9 @@ export async function loadCudaModel(
   const native = await loadNative().loadCudaModel(config, tensors, { ...cuda, dtype, maxPositions });
   const { own } = loadNative().cudaMemory();
   const { suppressTokenIds: _, ...said } = cuda;
-  log.info({ ...said, dtype, bytes: own, ms: Math.round(performance.now() - startedAt) }, 'weights are on the GPU');
+  log.info(
+    { ...said, dtype, bytes: own, ms: Math.round(performance.now() - startedAt) },
+    'weights are on the GPU',
+  );
   return new NativeDecoder(config, native, { samples: true });
 }

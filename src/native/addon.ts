@@ -42,6 +42,7 @@ export interface Addon {
   copyIn(pool: PoolHandle, blockIds: Int32Array, data: Uint8Array): void;
   closePool(pool: PoolHandle): void;
   openPeerPool(pid: number, fd: number, layout: readonly number[]): PeerHandle;
+  peerPoolOnDevice(peer: PeerHandle): boolean;
   readPeerPool(
     peer: PeerHandle,
     into: PoolHandle,

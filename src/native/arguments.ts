@@ -31,7 +31,12 @@ function positiveNumber(name: string, value: unknown): void {
 
 /** In the order of KvDtype in native/kv_cache.h. */
 const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16', 'float16', 'fp8'];
-const kvElementBytes: Readonly<Record<KvCacheDtype, number>> = { float32: 4, bfloat16: 2, float16: 2, fp8: 1 };
+const kvElementBytes: Readonly<Record<KvCacheDtype, number>> = {
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  fp8: 1,
+};
 
 /** The number under which the native module knows it. */
 export function kvDtypeNumber(dtype: unknown): number {

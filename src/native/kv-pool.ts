@@ -48,6 +48,7 @@ export interface KvPool {
 /** A peer's pool, mapped read-only. */
 export interface PeerPool {
   readonly layout: KvPoolLayout;
+  readonly place: KvPlace;
   /**
    * One-sided read, on native threads if it is long: copies remote block i into local block i of `into`, verified against
    * `hashes[i]` before and after. Resolves to one byte per block: 1 = arrived intact, 0 = stale (local bytes undefined).
@@ -139,6 +140,7 @@ export class NativeKvPool implements KvPool {
 
 export class NativePeerPool implements PeerPool {
   readonly layout: KvPoolLayout;
+  readonly place: KvPlace;
   readonly #addon: Addon;
   readonly #handle: PeerHandle;
 
@@ -149,6 +151,7 @@ export class NativePeerPool implements PeerPool {
     this.#addon = addon;
     this.layout = { ...layout };
     this.#handle = cross(() => addon.openPeerPool(pid, fd, numbers));
+    this.place = cross(() => addon.peerPoolOnDevice(this.#handle)) ? 'device' : 'host';
   }
 
   async read(

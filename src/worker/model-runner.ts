@@ -2,8 +2,8 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { KVConnectorWorker } from '../kv-transfer/connector.js';
 import type { Model } from '../model/model.js';
-import type { SampledForward } from '../native/model.js';
 import type { KvPool } from '../native/kv-pool.js';
+import type { SampledForward } from '../native/model.js';
 import type { ModelRunnerOutput, ScheduledRequest, SchedulerOutput, TokenLogprobs } from '../outputs.js';
 import { samplingRequests, toForwardInput } from './input-batch.js';
 import { checkDrawn, type Sampler } from './sampler.js';

@@ -19,6 +19,9 @@ test('the fingerprint tells weights apart, and auto is what it comes to here', a
     assert.is(new Set(all).size, 3);
     const { dtype } = resolveWeights({}, 'cpu');
     assert.is(await fingerprint({}), await fingerprint({ dtype }));
+    const onGpu = (choice: WeightChoice) => modelFingerprint(folder, 'cuda', choice);
+    assert.is(await onGpu({}), await onGpu({ dtype: 'bfloat16' }));
+    assert.is(new Set([...all, await onGpu({}), await onGpu({ dtype: 'float16' })]).size, 5);
   });
 });
 

@@ -14,6 +14,7 @@ function createPeerPool() {
   let endRead: (valid: Uint8Array) => void = () => {};
   const pool: PeerPool = {
     layout,
+    place: 'host',
     read: () =>
       new Promise((resolve) => {
         endRead = resolve;

@@ -17,6 +17,7 @@ class ScriptedAgent implements TransferAgent {
   readonly port = 1;
   readonly bytesSent = 0;
   readonly bytesReceived = 0;
+  readonly bytesReceivedBy = { shm: 0, cuda_ipc: 0, staged: 0, tcp: 0 };
   readonly numDamagedBlocks = 0;
   readonly notified: [requestId: string, numBlocks: number][] = [];
   readonly #read: (pull: PullSpec, signal: AbortSignal) => Promise<ReadResult>;

@@ -63,6 +63,32 @@ if (useEmulatedDevice()) {
     );
   });
 
+  test('KV that the chip or the backend does not have is refused with what there is', async () => {
+    assert.match(
+      await startError({ VLLM_PD_EMULATED_CAPABILITY: '80' }, { kvCacheDtype: 'fp8' }),
+      /NOT_SUPPORTED: .*compute capability 8\.9 or above for --kv-cache-dtype fp8 but Emulated GPU has 8\.0/,
+    );
+    const refused: readonly [EngineOptions, RegExp][] = [
+      [
+        { kvCacheDtype: 'float32' },
+        /--kv-cache-dtype auto, bfloat16, fp8 .*weights in bfloat16 but received float32/,
+      ],
+      [
+        { kvCacheDtype: 'bfloat16', dtype: 'float16' },
+        /auto, float16, fp8 .*weights in float16 but received bfloat16/,
+      ],
+      [
+        { backend: 'cpu', kvCacheDtype: 'fp8' },
+        /--kv-cache-dtype auto, .* with --backend cpu but received fp8/,
+      ],
+      [
+        { backend: 'cpu', dtype: 'float16' },
+        /--dtype auto, float32 or bfloat16 with --backend cpu but received float16/,
+      ],
+    ];
+    for (const [engine, message] of refused) assert.match(await startError({}, engine), message);
+  });
+
   test('a GPU that is lost in a step is an error for the client, and the node says so and ends in order', async () => {
     const before = descendantsOf(process.pid);
     let nodes: number[] = [];

@@ -237,6 +237,12 @@ function addReadCounters(registry: MetricsRegistry, engine: Engine): void {
       [{ direction: received, op: 'received' }, transfer().bytesReceived],
     ],
   );
+  registry.labelledReadCounter(
+    'vllm_pd:kv_received_bytes_by_path_total',
+    'Bytes of KV that came from peers, by how they came.',
+    ['path'],
+    () => Object.entries(transfer().bytesReceivedBy).map(([path, bytes]) => [{ path }, bytes]),
+  );
   registry.readCounter(
     'vllm_pd:kv_transfer_damaged_blocks_total',
     'Blocks that arrived otherwise than they were sent, and were computed instead.',
