@@ -23,6 +23,8 @@ void plain_copy(uint8_t* to, const uint8_t* from, size_t num_bytes) { std::memcp
 constexpr size_t kMaxPieceBytes = 512 << 10;
 constexpr size_t kMinPieceBytes = 128 << 10;
 constexpr size_t kMinPieces = 8;
+/** Up to here the other threads would come too late to help. */
+constexpr size_t kAloneBytes = 1 << 20;
 
 std::vector<Piece> cut(const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
                        size_t max_blocks) {
@@ -101,8 +103,7 @@ std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, co
   const bool streams = remote_ids.size() * block_bytes >= stream_copy_min_bytes();
   const size_t piece_bytes = std::clamp(remote_ids.size() * block_bytes / kMinPieces, kMinPieceBytes, kMaxPieceBytes);
   const auto pieces = cut(remote_ids, local_ids, std::max<size_t>(1, piece_bytes / block_bytes));
-  threads.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t index, int) {
-    const Piece& piece = pieces[index];
+  const auto read_piece = [&](const Piece& piece) {
     for (size_t begin = piece.begin; begin < piece.end;) {
       size_t end = begin;
       while (end < piece.end &&
@@ -118,7 +119,13 @@ std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, co
       // The block at `end`, if any, is not what was asked for.
       begin = end + 1;
     }
-  });
+  };
+  if (remote_ids.size() * block_bytes <= kAloneBytes) {
+    for (const Piece& piece : pieces) read_piece(piece);
+  } else {
+    threads.parallel_for(static_cast<int64_t>(pieces.size()),
+                         [&](int64_t index, int) { read_piece(pieces[index]); });
+  }
   return valid;
 }
 

@@ -79,6 +79,7 @@ function decodeRow(
     threads: numThreads,
     unit: 'GB/s',
     limit: 'memory read',
+    asked: { kind: 'ratio', atLeast: 0.75 },
     prepare: () => probeContest({ spec, amount: numBytes / 1e9 }, memoryRead(numThreads, numBytes)),
   };
 }

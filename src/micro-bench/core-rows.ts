@@ -31,6 +31,7 @@ const blockHashRow: RowPlan = {
   threads: 1,
   unit: 'tokens/s',
   limit: 'plain SHA-256',
+  asked: { kind: 'rate', atLeast: 20e6 },
   prepare: () => {
     const hasher = new BlockHasher(blockSize, '0', loadNative().hashBlocks);
     const tokenIds = promptTokens(numPromptTokens);
@@ -68,6 +69,7 @@ function scheduleRow(numRequests: number): RowPlan {
     threads: 1,
     unit: 'steps/s',
     limit: 'bare records',
+    ...(numRequests === 256 && { asked: { kind: 'time', atMostMs: 0.1 } }),
     prepare: () => {
       let scheduler = createDecoding(numRequests);
       const requestIds = Array.from({ length: numRequests }, (_, i) => `request ${i}`);
@@ -113,6 +115,7 @@ const cacheQueryRow: RowPlan = {
   threads: 1,
   unit: 'queries/s',
   limit: 'JSON.parse of its body',
+  asked: { kind: 'time', atMostMs: 1 },
   prepare: () => {
     const scheduler = createScheduler(numPromptBlocks + 2, numPromptTokens + blockSize);
     const promptTokenIds = promptTokens(numPromptTokens);

@@ -13,6 +13,11 @@ export interface KernelRow {
   readonly limit_value: number;
   /** value / limit_value */
   readonly ratio: number;
+  /** What is asked of the row, e.g. `≥ 0.90`, of the limit if it does not say of what; null = nothing. */
+  readonly asked: string | null;
+  /** What was measured, in the same words. */
+  readonly reached: string | null;
+  readonly is_reached: boolean | null;
   /** Quartiles of one round, in ms. */
   readonly ms_p25: number;
   readonly ms_p50: number;

@@ -1,9 +1,9 @@
 // Rows as text: a table for a terminal, CSV and JSON lines for other programs.
 import { stringify } from 'csv-stringify/sync';
-import { bar, formatMs } from '../bench/format.js';
+import { bar } from '../bench/format.js';
 import { renderTable } from '../bench/render-table.js';
 import type { KernelRow } from './kernel-row.js';
-import { directAnswer } from './proxy-rows.js';
+import { formatRate } from './target.js';
 
 /** One table a family, in the order of the rows. */
 export function renderKernelRows(rows: readonly KernelRow[]): string {
@@ -19,7 +19,8 @@ export function renderKernelRows(rows: readonly KernelRow[]): string {
 }
 
 function renderFamily(family: string, rows: readonly KernelRow[]): string {
-  const head = [family, 'threads', 'measured', 'limit', 'of limit', ''];
+  const isAsked = rows.some(({ asked }) => asked !== null);
+  const head = [family, 'threads', 'measured', 'limit', 'of limit', '', ...(isAsked ? ['asked'] : [])];
   const cells = rows.map((row) => [
     row.name,
     String(row.threads),
@@ -27,21 +28,16 @@ function renderFamily(family: string, rows: readonly KernelRow[]): string {
     `${row.limit} ${formatRate(row.limit_value)}`,
     row.ratio.toFixed(2),
     bar(row.ratio, 10),
+    ...(isAsked ? [row.asked === null ? '' : `${row.asked} ${row.is_reached ? '✓' : '✗'}`] : []),
   ]);
-  return [
-    renderTable(head, cells),
-    ...rows.filter(({ limit }) => limit === directAnswer).map(addedTime),
-  ].join('\n');
+  return [renderTable(head, cells), ...rows.flatMap(reachedLine)].join('\n');
 }
 
-function addedTime({ family, name, ms_p50, limit, limit_ms_p50 }: KernelRow): string {
-  return `${family}/${name}: ${formatMs(Math.max(0, ms_p50 - limit_ms_p50))} more than ${limit} takes (p50)`;
-}
-
-/** Three significant digits: `0.412`, `23.1`, `1,230`, `18.2 M`. */
-function formatRate(value: number): string {
-  if (value >= 1e6) return `${Number((value / 1e6).toPrecision(3)).toLocaleString('en-US')} M`;
-  return Number(value.toPrecision(3)).toLocaleString('en-US', { maximumFractionDigits: 6 });
+/** What stands in no column: times, each and in addition. */
+function reachedLine({ family, name, reached, asked, limit }: KernelRow): string[] {
+  if (!reached?.includes('ms')) return [];
+  const beyond = reached.endsWith('more') ? ` than ${limit} takes` : ' each';
+  return [`${family}/${name}: ${reached}${beyond} (p50); asked ${asked}`];
 }
 
 export function rowsToCsv(rows: readonly KernelRow[]): string {

@@ -21,6 +21,13 @@ const squareShape: MatrixShape = { k: 2048, n: 2048 };
 /** 256 MiB of weights: more than caches hold. */
 const gemvShape: MatrixShape = { k: 4096, n: 16_384 };
 
+/** From 128 rows on. */
+const askedOfPeak: Readonly<Record<ProbeWeightType, number | null>> = {
+  float32: null,
+  bfloat16: 0.7,
+  int8: 0.55,
+};
+
 /** The model's matrices and one larger: one group for each type and number of threads. */
 export function matmulGroups(model: NativeModelConfig, threads: readonly number[]): RowGroup[] {
   return threads.flatMap((numThreads) =>
@@ -81,14 +88,18 @@ function matmulRow(
       ...common,
       unit: 'GB/s',
       limit: 'memory read',
+      // Of weights that no cache keeps.
+      ...(k === gemvShape.k && weightType !== 'float32' && { asked: { kind: 'ratio', atLeast: 0.9 } }),
       prepare: () => probeContest(subject, memoryRead(numThreads, numBytes)),
     };
   }
+  const atLeast = askedOfPeak[weightType];
   const subject = { spec, amount: (2 * numRows * k * n) / 1e9 };
   return {
     ...common,
     unit: weightType === 'int8' ? 'GOP/s' : 'GFLOP/s',
     limit: peakNames[weightType],
+    ...(atLeast !== null && numRows >= 128 && { asked: { kind: 'ratio', atLeast } }),
     prepare: () => probeContest(subject, multiplyPeak(numThreads, weightType)),
   };
 }

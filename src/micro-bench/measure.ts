@@ -3,6 +3,7 @@ import { quantile } from 'simple-statistics';
 import { Bench } from 'tinybench';
 import type { KernelRow } from './kernel-row.js';
 import type { RowPlan, Work } from './row-plan.js';
+import { judge } from './target.js';
 
 /** Subject and limit change places this often. */
 const numTurns = 4;
@@ -59,7 +60,7 @@ async function sample(work: Work, timeMs: number, warmup: boolean): Promise<read
 
 function toRow(
   family: string,
-  { name, threads, unit, limit }: RowPlan,
+  { name, threads, unit, limit, asked }: RowPlan,
   contest: { readonly subject: Work; readonly limit: Work },
   ms: readonly number[],
   limitMs: readonly number[],
@@ -67,6 +68,8 @@ function toRow(
   const at = (sample: readonly number[], p: number) => quantile([...sample], p);
   const value = (contest.subject.amount / at(ms, 0.5)) * 1000;
   const limitValue = (contest.limit.amount / at(limitMs, 0.5)) * 1000;
+  const ratio = value / limitValue;
+  const measured = { unit, value, ratio, ms: at(ms, 0.5), limitMs: at(limitMs, 0.5) };
   return {
     family,
     name,
@@ -75,7 +78,8 @@ function toRow(
     value: rounded(value),
     limit,
     limit_value: rounded(limitValue),
-    ratio: rounded(value / limitValue),
+    ratio: rounded(ratio),
+    ...(asked ? judge(asked, measured) : { asked: null, reached: null, is_reached: null }),
     ms_p25: rounded(at(ms, 0.25)),
     ms_p50: rounded(at(ms, 0.5)),
     ms_p75: rounded(at(ms, 0.75)),

@@ -4,10 +4,7 @@ import type { KvTransferMode } from '../config.js';
 import { startPeer } from './peer.js';
 import type { ProxyPeerAddress } from './proxy-peer.js';
 import { promptTokens } from './requests.js';
-import type { Contest, RowGroup, Work } from './row-plan.js';
-
-/** Rows with this limit say how much time something adds to it. */
-export const directAnswer = 'the node itself';
+import type { Contest, RowGroup, RowPlan, Work } from './row-plan.js';
 
 /** Enough for the prompt to count in every body, few enough for P, which has it cached, to answer in a moment. */
 const numPromptTokens = 512;
@@ -15,13 +12,16 @@ const numPromptTokens = 512;
 const vocabSize = 256;
 
 export function proxyGroups(modelPath: string): RowGroup[] {
-  const rows = (['uni', 'bi'] as const).map((mode) => ({
-    name: `TTFT, ${mode}`,
-    threads: 1,
-    unit: 'first tokens/s',
-    limit: directAnswer,
-    prepare: () => prepare(modelPath, mode),
-  }));
+  const rows = (['uni', 'bi'] as const).map(
+    (mode): RowPlan => ({
+      name: `TTFT, ${mode}`,
+      threads: 1,
+      unit: 'first tokens/s',
+      limit: 'the node itself',
+      asked: { kind: 'added time', atMostMs: 1 },
+      prepare: () => prepare(modelPath, mode),
+    }),
+  );
   return [{ family: 'proxy', rows }];
 }
 

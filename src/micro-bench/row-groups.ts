@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { readModelConfig } from '../model/model-config.js';
 import { loadNative } from '../native.js';
 import { attentionGroups } from './attention-rows.js';
+import { cliGroups } from './cli-rows.js';
 import { coreGroups } from './core-rows.js';
 import { forwardGroups } from './forward-rows.js';
 import { httpGroups } from './http-rows.js';
@@ -25,5 +26,6 @@ export async function createRowGroups(modelPath: string): Promise<readonly RowGr
     ...coreGroups(),
     ...httpGroups(),
     ...proxyGroups(modelPath),
+    ...cliGroups(),
   ];
 }

@@ -1,5 +1,7 @@
 // What a row of `bench kernels` is before it is measured, and how rows are put into processes.
 
+import type { Target } from './target.js';
+
 /** Work that is timed. */
 export interface Work {
   /** One round. */
@@ -24,6 +26,8 @@ export interface RowPlan {
   readonly unit: string;
   /** What `Contest.limit` is. */
   readonly limit: string;
+  /** What is asked of it; absent = it only shows where the time goes. */
+  readonly asked?: Target;
   /** One of many alike: left out of a run that names no rows. */
   readonly isDetail?: boolean;
   prepare(): Contest | Promise<Contest>;

@@ -7,19 +7,22 @@ import type { PullSpec } from '../outputs.js';
 import { blockLayout, contiguousIds, hashOfBlock } from './blocks.js';
 import { startPeer } from './peer.js';
 import { socketStream, withProbeLimit } from './probe-work.js';
-import type { Contest, RowGroup } from './row-plan.js';
+import type { Contest, RowGroup, RowPlan } from './row-plan.js';
 import { peerCompatibility, peerEngineId, type TransferPeerAddress } from './transfer-peer.js';
 
 const blockCounts = [16, 256] as const;
 
 export function tcpGroups(model: NativeModelConfig): RowGroup[] {
-  const rows = blockCounts.map((count) => ({
-    name: `tcp ${count} blocks`,
-    threads: numLanes,
-    unit: 'GB/s',
-    limit: 'raw socket streams',
-    prepare: () => prepareRead(model, count),
-  }));
+  const rows = blockCounts.map(
+    (count): RowPlan => ({
+      name: `tcp ${count} blocks`,
+      threads: numLanes,
+      unit: 'GB/s',
+      limit: 'raw socket streams',
+      asked: { kind: 'ratio', atLeast: 0.85 },
+      prepare: () => prepareRead(model, count),
+    }),
+  );
   return [{ family: 'transfer', rows }];
 }
 

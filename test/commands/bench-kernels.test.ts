@@ -18,6 +18,7 @@ const tiny = ['bench', 'kernels', '--model', 'tiny', '--time', '1'];
 
 const fields: readonly (keyof KernelRow)[] = [
   ...(['family', 'name', 'threads', 'unit', 'value', 'limit', 'limit_value', 'ratio'] as const),
+  ...(['asked', 'reached', 'is_reached'] as const),
   ...(['ms_p25', 'ms_p50', 'ms_p75', 'num_rounds'] as const),
   ...(['limit_ms_p25', 'limit_ms_p50', 'limit_ms_p75', 'num_limit_rounds'] as const),
 ];
@@ -43,6 +44,7 @@ for (const [family, filter, names] of [
   ['transfer', '16 blocks', ['shm 16 blocks', 'shm 16 blocks, fragmented', 'tcp 16 blocks']],
   ['server', 'server', ['JSON POST', 'SSE']],
   ['proxy', 'proxy/TTFT, uni', ['TTFT, uni']],
+  ['cli', 'cli', ['vllm-pd --version']],
   [
     'core',
     'core',
