@@ -9,7 +9,7 @@ import { messageOf } from '../errors.js';
 import { startCluster } from '../server/cluster.js';
 import type { StoreKind } from './chaos-store.js';
 import { ChaosSystem } from './chaos-system.js';
-import { type FaultKind, isStoreFault, planFault } from './fault.js';
+import { type FaultKind, isStoreFault, type PlannedFault, planFault } from './fault.js';
 
 export interface SoakOptions {
   /** For the report. */
@@ -29,6 +29,8 @@ export interface SoakOptions {
   /** Of so many turns in a row, a fault is armed for one. */
   readonly faultEvery: number;
   readonly kinds: readonly FaultKind[];
+  /** In place of random ones: armed in this order, one a turn. */
+  readonly faults?: readonly PlannedFault[];
   /** Limit of one attempt at a turn, in ms. */
   readonly timeoutMs: number;
   /** No further turn is begun after so long; null = all are played. */
@@ -183,7 +185,13 @@ class Soak {
   }
 
   #maybeArm(): void {
-    const { faultEvery, mode, lookup, store = 'none' } = this.#options;
+    const { faultEvery, faults, mode, lookup, store = 'none' } = this.#options;
+    if (faults) {
+      const next = faults[this.#numChances];
+      this.#numChances += 1;
+      if (next) this.#system.arm(next);
+      return;
+    }
     const kinds = this.#options.kinds.filter((kind) => store !== 'none' || !isStoreFault(kind));
     const place = this.#numChances % faultEvery;
     this.#numChances += 1;
