@@ -5,10 +5,10 @@ import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
 import { SseWriter } from '../sse.js';
 import type { ConversationTable } from './conversations.js';
-import { readFirstTokenAnswer } from './first-token.js';
 import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
 import type { ProxyMetrics } from './metrics.js';
-import type { ProxyNode, WholeResponse } from './node.js';
+import type { ProxyNode } from './node.js';
+import { firstTokenOutcome, type PrefillOutcome, prefillOutcome } from './prefill-outcome.js';
 import { beginEvents, endEvents, isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
 import { withReachableHost } from './remote-host.js';
 import {
@@ -26,24 +26,6 @@ interface HandOver {
   readonly node: ProxyNode;
   readonly params: KvTransferParams;
 }
-
-interface PrefillAnswer {
-  /** Null when P ended the request without holding anything. */
-  readonly params: KvTransferParams | null;
-  /** The prompt as P encoded it, if it was asked. */
-  readonly promptTokenIds: readonly number[] | null;
-  /** What the client is to get at once: the first token, as P streams it. */
-  readonly begin: { readonly headers: WholeResponse['headers']; readonly events: Buffer } | null;
-}
-
-type PrefillOutcome =
-  | ({ readonly kind: 'done'; readonly node: ProxyNode } & PrefillAnswer)
-  /** The answer's first token was its last; the client gets P's answer. */
-  | { readonly kind: 'complete'; readonly response: WholeResponse }
-  /** The request itself is at fault; the client gets P's answer. */
-  | { readonly kind: 'refused'; readonly response: WholeResponse }
-  /** No prefill node did it: D prefills by itself. */
-  | { readonly kind: 'failed' };
 
 export class TurnPlayer {
   readonly #router: ProxyRouter;
@@ -152,9 +134,7 @@ export class TurnPlayer {
       const response = await node.fetch({ method: 'POST', path, body, headers, signal });
       this.#metrics.hop('prefill', node.url, performance.now() - startedMs);
       if (response.status < 300) {
-        return givesFirstToken
-          ? firstTokenOutcome(response, node)
-          : { kind: 'done', node, ...parsePrefill(response, node.url) };
+        return givesFirstToken ? firstTokenOutcome(response, node) : prefillOutcome(response, node);
       }
       // 501 says that no node of this kind can do what was asked.
       const isNodeAtFault = response.status >= 500 && response.status !== 501;
@@ -277,44 +257,4 @@ function paramsFor(node: ProxyNode, params: KvTransferParams): KvTransferParams 
   if (node.passesFirstTokens || !params.remote_first_token) return params;
   const { remote_first_token: _, ...rest } = params;
   return rest;
-}
-
-/** An answer that cannot be understood is a failure: the client has got nothing of it. */
-function firstTokenOutcome(response: WholeResponse, node: ProxyNode): PrefillOutcome {
-  try {
-    const answer = readFirstTokenAnswer(response);
-    if (answer.kind === 'complete') return { kind: 'complete', response };
-    const { kv_transfer_params: held, prompt_token_ids: promptTokenIds } = answer.handOver;
-    const params = withReachableHost(held, node.url);
-    const token = params.remote_first_token;
-    if (!answer.events || !token) return { kind: 'done', node, params, promptTokenIds, begin: null };
-    return {
-      kind: 'done',
-      node,
-      params: { ...params, remote_first_token: { ...token, streamed: true } },
-      promptTokenIds,
-      begin: { headers: response.headers, events: answer.events },
-    };
-  } catch {
-    return { kind: 'failed' };
-  }
-}
-
-/** An answer that cannot be understood hands nothing over. */
-function parsePrefill(response: WholeResponse, url: string): PrefillAnswer {
-  try {
-    const { kv_transfer_params, choices, prompt_token_ids } = JSON.parse(response.bytes.toString('utf8')) as {
-      readonly kv_transfer_params?: KvTransferParams | null;
-      /** A chat's; completions have one list a choice. */
-      readonly prompt_token_ids?: readonly number[] | null;
-      readonly choices?: readonly { readonly prompt_token_ids?: readonly number[] | null }[];
-    };
-    return {
-      params: kv_transfer_params ? withReachableHost(kv_transfer_params, url) : null,
-      promptTokenIds: prompt_token_ids ?? choices?.[0]?.prompt_token_ids ?? null,
-      begin: null,
-    };
-  } catch {
-    return { params: null, promptTokenIds: null, begin: null };
-  }
 }
