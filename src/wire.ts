@@ -137,6 +137,11 @@ export type LedgerBin = (typeof ledgerBins)[number];
 
 export type Ledger = Readonly<Record<LedgerBin, number>>;
 
+/** One value for each bin, in their order. */
+export function byBin<T>(valueFor: (bin: LedgerBin) => T): Record<LedgerBin, T> {
+  return Object.fromEntries(ledgerBins.map((bin) => [bin, valueFor(bin)])) as Record<LedgerBin, T>;
+}
+
 /** Ways of KV, by where from and to: `p` and `d` are the nodes that prefill and decode. */
 export const kvHops = [
   'd_to_p',

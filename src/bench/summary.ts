@@ -1,6 +1,6 @@
 // From turns to figures: a pure function, so that a kept run can be summarised again. Field names are a file format.
 import type { KvTransferMode } from '../config.js';
-import { type LedgerBin, ledgerBins } from '../wire.js';
+import { byBin, type LedgerBin, ledgerBins } from '../wire.js';
 import { pairTurns } from './checks.js';
 import { type Goodput, type Objectives, summarizeGoodput } from './goodput.js';
 import { regretOf } from './regret.js';
@@ -138,10 +138,7 @@ function summarizeMode(
     num_computed_tokens: sum(answered, 'num_computed_tokens'),
     num_recomputed_tokens: sum(answered, 'num_recomputed_tokens'),
     num_output_tokens: sum(answered, 'num_output_tokens'),
-    ledger: Object.fromEntries(ledgerBins.map((bin) => [bin, sum(answered, `ledger_${bin}`)])) as Record<
-      LedgerBin,
-      number
-    >,
+    ledger: byBin((bin) => sum(answered, `ledger_${bin}`)),
     kv_bytes_p_to_d: sum(answered, 'kv_bytes_p_to_d'),
     kv_bytes_d_to_p: sum(answered, 'kv_bytes_d_to_p'),
     ...storageSummary(answered),

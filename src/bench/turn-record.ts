@@ -1,7 +1,7 @@
 // One row of a run: what one turn in one mode cost. Kept as turns.jsonl and turns.csv; everything else derives from it.
 import { createHash } from 'node:crypto';
 import type { KvTransferMode } from '../config.js';
-import { type KvHop, type Ledger, type LedgerBin, ledgerBins, type PrefillStats } from '../wire.js';
+import { byBin, type KvHop, type Ledger, type LedgerBin, ledgerBins, type PrefillStats } from '../wire.js';
 import type { ChatAnswer } from './chat-answer.js';
 
 type LedgerColumns = { readonly [Bin in LedgerBin as `ledger_${Bin}`]: number };
@@ -79,7 +79,7 @@ export interface History {
   readonly outputTokenIds: readonly number[];
 }
 
-const emptyLedger = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<LedgerBin, number>;
+const emptyLedger: Ledger = byBin(() => 0);
 
 function ledgerColumns(ledger: Ledger): LedgerColumns {
   return Object.fromEntries(ledgerBins.map((bin) => [`ledger_${bin}`, ledger[bin] ?? 0])) as LedgerColumns;
@@ -92,13 +92,13 @@ export function expectedColumns(ledger: Ledger | null): ExpectedColumns {
 }
 
 export function ledgerOf(record: TurnRecord): Ledger {
-  return Object.fromEntries(ledgerBins.map((bin) => [bin, record[`ledger_${bin}`]])) as Ledger;
+  return byBin((bin) => record[`ledger_${bin}`]);
 }
 
 /** Null where the closed form does not determine the turn. */
 export function expectedLedgerOf(record: TurnRecord): Ledger | null {
   if (record.expected_new === null) return null;
-  return Object.fromEntries(ledgerBins.map((bin) => [bin, record[`expected_${bin}`]])) as Ledger;
+  return byBin((bin) => record[`expected_${bin}`] ?? 0);
 }
 
 /** A turn that is not over counts as failed until it is recorded otherwise. */

@@ -1,6 +1,13 @@
 // The ledger's arithmetic: which bin each token of a prompt lies in, first as P knows it, then as D completes it.
 import { VllmPdError } from '../errors.js';
-import { type Ledger, type LedgerBin, ledgerBins, type PrefillStats, recomputedBins } from '../wire.js';
+import {
+  byBin,
+  type Ledger,
+  type LedgerBin,
+  ledgerBins,
+  type PrefillStats,
+  recomputedBins,
+} from '../wire.js';
 import type { KnownTokens } from './token-history.js';
 
 /** What a node knows of one prompt's prefill. All ranges begin where the one before ends. */
@@ -43,7 +50,7 @@ class Cuts {
   }
 }
 
-const emptyLedger = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as unknown as Ledger;
+const emptyLedger: Ledger = byBin(() => 0);
 
 export function sumBins(ledger: Ledger, bins: readonly LedgerBin[] = ledgerBins): number {
   return bins.reduce((sum, bin) => sum + ledger[bin], 0);

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
 import type { RemoteBlocks } from '../outputs.js';
-import { type KvTransferParams, kvHops, ledgerBins, type PrefillStats } from '../wire.js';
+import { byBin, type KvTransferParams, kvHops, ledgerBins, type PrefillStats } from '../wire.js';
 
 const maxInt32 = 2 ** 31 - 1;
 /** A million tokens at the default block size. */
@@ -14,12 +14,7 @@ const count = z.int().min(0).max(maxInt32);
 const measure = z.number().min(0).max(Number.MAX_SAFE_INTEGER);
 const identifier = z.string().min(1).max(512);
 
-const ledger = z.strictObject(
-  Object.fromEntries(ledgerBins.map((bin) => [bin, count])) as Record<
-    (typeof ledgerBins)[number],
-    typeof count
-  >,
-);
+const ledger = z.strictObject(byBin(() => count));
 
 const prefillStats = z
   .object({

@@ -17,7 +17,7 @@ export interface TieredReadResult extends ReadResult {
 
 export interface TieredReadParts {
   readonly agent: Pick<TransferAgent, 'read'>;
-  readonly pool: Pick<KvPool, 'copyIn' | 'blockBytes'>;
+  readonly pool: KvPool;
   readonly stores: Pick<BlockStores, 'read'>;
 }
 
@@ -27,73 +27,95 @@ const log = createLogger('kv-transfer');
 const numAtOnce = 32;
 
 /** Never rejects; once it is settled, nothing writes into the pool any more. */
-export async function readTiered(
+export function readTiered(
   spec: StoreLoadSpec,
-  { agent, pool, stores }: TieredReadParts,
+  parts: TieredReadParts,
   signal: AbortSignal,
 ): Promise<TieredReadResult> {
-  const arrived = new Set<number>();
-  const timings: ReadTiming[] = [];
-  const bytes: Record<StoreTier, number> = { dedicated: 0, shared: 0 };
-  let numPeerBytes = 0;
+  return new TieredRead(spec, parts, signal).run();
+}
 
-  const fromPeer = async (pull: PullSpec | null) => {
+class TieredRead {
+  readonly #spec: StoreLoadSpec;
+  readonly #parts: TieredReadParts;
+  readonly #signal: AbortSignal;
+  /** Local ids of the blocks that are where they should be. */
+  readonly #arrived = new Set<number>();
+  readonly #timings: ReadTiming[] = [];
+  readonly #storeBytes: Record<StoreTier, number> = { dedicated: 0, shared: 0 };
+  #numPeerBytes = 0;
+
+  constructor(spec: StoreLoadSpec, parts: TieredReadParts, signal: AbortSignal) {
+    this.#spec = spec;
+    this.#parts = parts;
+    this.#signal = signal;
+  }
+
+  async run(): Promise<TieredReadResult> {
+    const { blocks, localBlockIds, pull } = this.#spec;
+    await Promise.all([this.#fromPeer(pull), this.#fromStore('dedicated'), this.#fromStore('shared')]);
+    const lost = blocks.filter(({ localBlockId }) => !this.#arrived.has(localBlockId));
+    await this.#fromPeer(secondTry(this.#spec, lost));
+    const valid = Uint8Array.from(localBlockIds, (blockId) => (this.#arrived.has(blockId) ? 1 : 0));
+    return {
+      valid,
+      numBytes: this.#numPeerBytes,
+      timings: this.#timings,
+      stores: {
+        numBlocks: this.#countStoreBlocks(valid, lost),
+        dedicatedBytes: this.#storeBytes.dedicated,
+        sharedBytes: this.#storeBytes.shared,
+      },
+    };
+  }
+
+  async #fromPeer(pull: PullSpec | null): Promise<void> {
     if (!pull || pull.remoteBlockIds.length === 0) return;
     const startedAtMs = performance.now();
     try {
-      const { valid, numBytes } = await agent.read(pull, pool as KvPool, signal);
+      const { valid, numBytes } = await this.#parts.agent.read(pull, this.#parts.pool, this.#signal);
       for (const [i, blockId] of pull.localBlockIds.entries()) {
-        if (valid[i] === 1) arrived.add(blockId);
+        if (valid[i] === 1) this.#arrived.add(blockId);
       }
-      numPeerBytes += numBytes;
-      timings.push({ source: 'peer', numBytes, ms: performance.now() - startedAtMs });
+      this.#numPeerBytes += numBytes;
+      this.#timings.push({ source: 'peer', numBytes, ms: performance.now() - startedAtMs });
     } catch (error) {
-      log.warn(`Blocks for ${spec.requestId} were not read: ${messageOf(error)}`);
+      log.warn(`Blocks for ${this.#spec.requestId} were not read: ${messageOf(error)}`);
     }
-  };
-  const fromStore = async (tier: StoreTier) => {
-    const wanted = spec.blocks.filter((block) => block.tier === tier);
+  }
+
+  async #fromStore(tier: StoreTier): Promise<void> {
+    const wanted = this.#spec.blocks.filter((block) => block.tier === tier);
     const startedAtMs = performance.now();
-    for (let begin = 0; begin < wanted.length && !signal.aborted; begin += numAtOnce) {
-      const asked = wanted.slice(begin, begin + numAtOnce);
-      const found = await withSignal(
-        stores.read(
-          tier,
-          asked.map(({ hash }) => hash),
-          spec.chain,
-        ),
-        signal,
-      );
-      for (const [i, { localBlockId }] of asked.entries()) {
-        const data = found?.[i];
-        if (!data || data.length !== pool.blockBytes) continue;
-        pool.copyIn([localBlockId], data);
-        arrived.add(localBlockId);
-        bytes[tier] += data.length;
-      }
+    for (let begin = 0; begin < wanted.length && !this.#signal.aborted; begin += numAtOnce) {
+      await this.#copyFromStore(tier, wanted.slice(begin, begin + numAtOnce));
     }
+    const numBytes = this.#storeBytes[tier];
     const ms = performance.now() - startedAtMs;
-    if (bytes[tier] > 0) timings.push({ source: tier, numBytes: bytes[tier], ms });
-  };
+    if (numBytes > 0) this.#timings.push({ source: tier, numBytes, ms });
+  }
 
-  await Promise.all([fromPeer(spec.pull), fromStore('dedicated'), fromStore('shared')]);
-  const lost = spec.blocks.filter(({ localBlockId }) => !arrived.has(localBlockId));
-  await fromPeer(secondTry(spec, lost));
+  async #copyFromStore(tier: StoreTier, asked: readonly StoreBlockRead[]): Promise<void> {
+    const { pool, stores } = this.#parts;
+    const hashes = asked.map(({ hash }) => hash);
+    const found = await withSignal(stores.read(tier, hashes, this.#spec.chain), this.#signal);
+    for (const [i, { localBlockId }] of asked.entries()) {
+      const data = found?.[i];
+      if (!data || data.length !== pool.blockBytes) continue;
+      pool.copyIn([localBlockId], data);
+      this.#arrived.add(localBlockId);
+      this.#storeBytes[tier] += data.length;
+    }
+  }
 
-  const valid = Uint8Array.from(spec.localBlockIds, (blockId) => (arrived.has(blockId) ? 1 : 0));
-  const firstInvalid = valid.indexOf(0);
-  const intact = new Set(firstInvalid < 0 ? spec.localBlockIds : spec.localBlockIds.slice(0, firstInvalid));
-  const lostIds = new Set(lost.map(({ localBlockId }) => localBlockId));
-  return {
-    valid,
-    numBytes: numPeerBytes,
-    timings,
-    stores: {
-      numBlocks: spec.blocks.filter(({ localBlockId: id }) => intact.has(id) && !lostIds.has(id)).length,
-      dedicatedBytes: bytes.dedicated,
-      sharedBytes: bytes.shared,
-    },
-  };
+  /** Of the load's intact leading blocks, those that a store had. */
+  #countStoreBlocks(valid: Uint8Array, lost: readonly StoreBlockRead[]): number {
+    const { blocks, localBlockIds } = this.#spec;
+    const firstInvalid = valid.indexOf(0);
+    const intact = new Set(firstInvalid < 0 ? localBlockIds : localBlockIds.slice(0, firstInvalid));
+    for (const { localBlockId } of lost) intact.delete(localBlockId);
+    return blocks.filter(({ localBlockId }) => intact.has(localBlockId)).length;
+  }
 }
 
 /** The peer's copies of what the stores no longer had. */

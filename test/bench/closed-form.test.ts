@@ -3,7 +3,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { expectedLedger } from '../../src/bench/closed-form.js';
 import { withExpectedLedgers } from '../../src/bench/closed-form-check.js';
-import { type Ledger, ledgerBins } from '../../src/wire.js';
+import { byBin, type Ledger, ledgerBins } from '../../src/wire.js';
 import { createScope, createTurn } from './helpers.js';
 
 interface Row {
@@ -129,7 +129,7 @@ const table: readonly Row[] = [
   },
 ];
 
-const empty = Object.fromEntries(ledgerBins.map((bin) => [bin, 0]));
+const empty = byBin(() => 0);
 
 for (const row of table) {
   test(row.name, () => {

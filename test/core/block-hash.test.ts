@@ -1,3 +1,4 @@
+// What names a block: vLLM's hashes, extended as tokens come, with salt and with partial blocks.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { assertTokenIds, BlockHasher } from '../../src/core/block-hash.js';

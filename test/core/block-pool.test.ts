@@ -1,3 +1,4 @@
+// The pool of blocks: who gets which, and what of a freed one is still found.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BlockPool } from '../../src/core/block-pool.js';

@@ -1,3 +1,4 @@
+// A request's blocks: what is found, what is allocated, what is held when it ends.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BlockHasher } from '../../src/core/block-hash.js';

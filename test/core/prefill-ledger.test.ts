@@ -1,3 +1,4 @@
+// The ledger of one prompt, bin by bin: on P, and completed on D.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { completeLedger, type PrefillFacts, prefillLedger, sumBins } from '../../src/core/prefill-ledger.js';

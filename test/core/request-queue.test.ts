@@ -1,3 +1,4 @@
+// Who waits, in which order.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { RequestQueue } from '../../src/core/request-queue.js';

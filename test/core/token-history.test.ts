@@ -1,3 +1,4 @@
+// What once had KV on a node is remembered beyond its blocks, within bounds.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { BlockHasher } from '../../src/core/block-hash.js';

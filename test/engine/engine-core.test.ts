@@ -1,3 +1,4 @@
+// The loop between scheduler and model: when it steps, sleeps and gives up.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { Scheduler } from '../../src/core/scheduler.js';

@@ -1,3 +1,4 @@
+// An engine by itself: the same text however it is batched, chunked, preempted or cached.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { Engine } from '../../src/engine/engine.js';

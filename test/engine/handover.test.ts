@@ -1,3 +1,4 @@
+// Two engines: turns whose KV goes from P to D and back, and what is lost on the way.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';

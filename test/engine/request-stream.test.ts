@@ -1,3 +1,4 @@
+// The pieces of an answer on their way to whoever reads them, quickly, slowly or not at all.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RequestOutput } from '../../src/engine/request-output.js';

@@ -1,3 +1,4 @@
+// Stop strings in text that comes in pieces.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { StopChecker } from '../../src/engine/stop-checker.js';

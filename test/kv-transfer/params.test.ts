@@ -9,7 +9,7 @@ import {
   remoteBlocksOf,
   remoteDecodeParams,
 } from '../../src/kv-transfer/params.js';
-import { ledgerBins, type PrefillStats } from '../../src/wire.js';
+import { byBin, type PrefillStats } from '../../src/wire.js';
 
 const hop2 = {
   do_remote_prefill: true,
@@ -26,12 +26,11 @@ const hop2 = {
 };
 
 function createPrefillStats(ledger: Partial<PrefillStats['ledger']> = {}): PrefillStats {
-  const bins = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<string, number>;
   return {
     num_prompt_tokens: 100,
     num_computed_tokens: 20,
     num_recomputed_tokens: 0,
-    ledger: { ...bins, local_hit: 48, pulled_from_d: 32, new: 20, ...ledger } as PrefillStats['ledger'],
+    ledger: { ...byBin(() => 0), local_hit: 48, pulled_from_d: 32, new: 20, ...ledger },
     num_remote_tokens: 80,
     kv_bytes_d_to_p: 4096,
     kv_transfer_ms_d_to_p: 1.5,

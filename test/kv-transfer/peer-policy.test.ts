@@ -1,3 +1,4 @@
+// Whom a node may connect to.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { VllmPdError } from '../../src/errors.js';

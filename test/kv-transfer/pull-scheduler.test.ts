@@ -5,7 +5,7 @@ import type { KvTransferConfig } from '../../src/config.js';
 import type { PullConnectorScheduler } from '../../src/kv-transfer/pull-scheduler.js';
 import type { FinishedPull, PullSpec } from '../../src/outputs.js';
 import type { Request } from '../../src/request.js';
-import { type KvTransferParams, ledgerBins, type PrefillStats } from '../../src/wire.js';
+import { byBin, type KvTransferParams, type PrefillStats } from '../../src/wire.js';
 import {
   allocate,
   assertIdle,
@@ -260,12 +260,11 @@ test("P holds a finished prompt and answers with vLLM's hop 2", () => {
 
 test("P's part of the ledger travels with the hand-over", () => {
   const { connector } = createConnector();
-  const bins = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<string, number>;
   const stats: PrefillStats = {
     num_prompt_tokens: 40,
     num_computed_tokens: 8,
     num_recomputed_tokens: 0,
-    ledger: { ...bins, local_hit: 16, pulled_from_d: 16, new: 8 } as PrefillStats['ledger'],
+    ledger: { ...byBin(() => 0), local_hit: 16, pulled_from_d: 16, new: 8 },
     num_remote_tokens: 32,
     kv_bytes_d_to_p: 1,
     kv_transfer_ms_d_to_p: 1,

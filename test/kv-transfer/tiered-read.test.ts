@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { readTiered, type TieredReadParts } from '../../src/kv-transfer/tiered-read.js';
+import type { KvPool } from '../../src/native/kv-pool.js';
 import type { PullSpec, StoreBlockRead, StoreLoadSpec } from '../../src/outputs.js';
 
 process.env.VLLM_PD_LOG_LEVEL = 'silent';
@@ -34,7 +35,7 @@ function createParts(found: (hash: string) => Uint8Array | null) {
         return { valid: new Uint8Array(length).fill(1), numBytes: length * blockBytes };
       },
     },
-    pool: { blockBytes, copyIn: (ids) => void copied.push(...ids) },
+    pool: { blockBytes, copyIn: (ids: readonly number[]) => void copied.push(...ids) } as unknown as KvPool,
     stores: { read: async (_, hashes) => hashes.map(found) },
   };
   return { parts, copied, pulled };

@@ -1,3 +1,4 @@
+// A step of several requests as one batch without padding.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ScheduledRequest } from '../../src/outputs.js';

@@ -1,3 +1,4 @@
+// From logits to tokens: penalties, masks, filters, draws.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';

@@ -1,3 +1,4 @@
+// Requests that no node can serve, each with its status and a sentence.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { text, withApi } from './setup.js';

@@ -1,3 +1,4 @@
+// POST /v1/cache_query and its release: what is found, what is leased, what is refused.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { cacheQueryJson } from '../../../src/server/api/cache-query-json.js';

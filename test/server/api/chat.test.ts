@@ -1,3 +1,4 @@
+// POST /v1/chat/completions: shapes, streams and history.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { text, withApi } from './setup.js';

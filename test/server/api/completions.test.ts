@@ -1,3 +1,4 @@
+// POST /v1/completions: shapes, streams, batches and samples.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type Json, text, withApi } from './setup.js';

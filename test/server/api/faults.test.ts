@@ -1,3 +1,4 @@
+// Answers whose model fails under way.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { NativeModel } from '../../../src/native/model.js';

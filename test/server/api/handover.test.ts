@@ -1,3 +1,4 @@
+// Two nodes asked hop by hop in vLLM's fields.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { KvLookup } from '../../../src/config.js';

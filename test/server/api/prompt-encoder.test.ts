@@ -1,3 +1,4 @@
+// Encoding long prompts on a thread of its own.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../../src/errors.js';

@@ -1,3 +1,4 @@
+// The other endpoints of a node, and clients that leave or read slowly.
 import { createServer } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';

@@ -1,3 +1,4 @@
+// Which turns are worth asking D about, by how their conversations begin.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { json, type Script } from './scripted-node.js';
