@@ -32,6 +32,8 @@ export interface KvTransferParams {
   readonly remote_lease_expires_in_ms?: number;
   /** Blocks of the prompt that the owner knows in the shared store: named, so that they need not be sent. */
   readonly remote_shared_block_hashes?: readonly BlockHash[];
+  /** With a ticket, from a node that keeps its answers' ids: those of the answer whose blocks it holds. */
+  readonly remote_answer_token_ids?: readonly number[];
   /** The request is a cache query; `lease` asks for the found blocks to be held. */
   readonly cache_query?: boolean;
   readonly lease?: boolean;

@@ -54,6 +54,8 @@ const firstToken = z.object({
   created: count.optional(),
 });
 
+const maxAnswerTokens = 1_000_000;
+
 interface Field {
   readonly schema: z.ZodType;
   /** Completes the sentence "Expected kv_transfer_params.<field> to be …". */
@@ -103,6 +105,10 @@ const fields: Readonly<Record<keyof KvTransferParams, Field>> = {
   remote_shared_block_hashes: {
     schema: z.array(z.string().regex(/^[0-9a-f]{64}$/)).max(maxRemoteBlocks),
     expected: `at most ${maxRemoteBlocks} block hashes of 64 hex digits`,
+  },
+  remote_answer_token_ids: {
+    schema: z.array(count).max(maxAnswerTokens),
+    expected: `at most ${maxAnswerTokens} token ids`,
   },
   remote_prefill_stats: {
     schema: prefillStats,

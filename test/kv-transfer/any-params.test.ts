@@ -54,6 +54,7 @@ const fieldNames = [
   'lease',
   'remote_claims_mac',
   'remote_shared_block_hashes',
+  'remote_answer_token_ids',
   'remote_prefill_stats',
   'return_first_token',
   'remote_first_token',

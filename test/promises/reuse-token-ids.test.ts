@@ -5,7 +5,9 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ClusterOptions } from '../../src/server/cluster.js';
 import { byteLevelTokenizer, withTinyModel } from '../model/model-folders.js';
-import type { Answer } from './by-hand.js';
+import { parseEvents } from '../server/api/setup.js';
+import { withCluster } from '../with-cluster.js';
+import { type Answer, chat, complete, type Message } from './by-hand.js';
 import { playConversation, texts } from './conversation.js';
 
 const numAnswerTokens = 60;
@@ -49,6 +51,32 @@ test('an answer that re-tokenises otherwise is recomputed, and pulled where its 
     assert.equal(mismatches(reusing), [0, 0, 0]);
     assert.ok(pulled(reusing) > pulled(without) + numAnswerTokens, `${pulled(reusing)} ${pulled(without)}`);
     assert.equal(texts(aggregated), texts(reusing));
+  }));
+
+test('in ticket mode the ids travel with the ticket, in bodies and in streams', () =>
+  withAmbiguousModel(async (model) => {
+    // What D holds behind the last turn nobody comes for.
+    const kvTransfer = { lookup: 'ticket', decoderKvBlocksTtlMs: 3000 } as const;
+    const without = await play({ engine: { model, kvTransfer } });
+    const reusing = await play({ engine: { model, kvTransfer, reuseTokenIds: true } });
+    const asked = await play({ engine: { model, reuseTokenIds: true } });
+    assert.equal(mismatches(reusing), [0, 0, 0]);
+    const computedAgain = (answers: readonly Answer[]) => answers[1]!.stats.num_recomputed_tokens;
+    assert.ok(computedAgain(without) > computedAgain(reusing) + 16);
+    assert.ok(pulled(reusing) > pulled(without) + numAnswerTokens, `${pulled(reusing)} ${pulled(without)}`);
+    assert.equal(texts(reusing), texts(asked));
+    await withCluster({ engine: { model, kvTransfer, reuseTokenIds: true } }, async (cluster) => {
+      const history: Message[] = [{ role: 'user', content: prompts[0]! }];
+      const body = { ...chat(history, numAnswerTokens, 'streamed'), stream: true };
+      const events = await (await cluster.post('/v1/chat/completions', body)).text();
+      // The ticket is the proxy's; the client sees nothing of it.
+      assert.not.match(events, /remote_answer_token_ids/);
+      const said = parseEvents(events).map(({ choices }) => choices[0].delta.content);
+      history.push({ role: 'assistant', content: said.join('') }, { role: 'user', content: prompts[1]! });
+      const next = await complete(cluster.proxyUrl, chat(history, numAnswerTokens, 'streamed'));
+      assert.is(next.stats.ledger.template_mismatch, 0);
+      assert.is(next.text, reusing[1]!.text);
+    });
   }));
 
 test('a template that changes answers makes a mismatch all the same, and nothing is spliced into it', () =>

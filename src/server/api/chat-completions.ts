@@ -2,6 +2,7 @@
 
 import type { RequestOutput } from '../../engine/request-output.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
+import type { KvTransferParams } from '../../wire.js';
 import type { RouteContext } from '../http.js';
 import { readJson } from '../http-body.js';
 import { priorityHeader } from '../priority-header.js';
@@ -33,6 +34,10 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params, (reason) =>
     engine.noteDroppedStats(reason),
   );
+  // Before the prompt is encoded: its history ends with that answer.
+  if (kvTransferParams?.do_remote_decode) {
+    node.reusedAnswers?.rememberIds(kvTransferParams.remote_answer_token_ids ?? []);
+  }
   const whole = await encodeChat(node, body, body.add_special_tokens ?? false);
   const prompt = truncated(
     whole,
@@ -61,9 +66,18 @@ export async function chatCompletions(node: ApiNode, context: RouteContext): Pro
       sessionId: sessionIdOf(req, body),
       priority: priorityHeader(req) ?? body.priority ?? 0,
       kvTransferParams,
-      onAnswer: node.reusedAnswers && ((text, tokenIds) => node.reusedAnswers?.remember(text, tokenIds)),
+      onAnswer: node.reusedAnswers && ((text, tokenIds) => ticketFields(node, text, tokenIds)),
     },
   });
+}
+
+/** The prefill node of the next turn is told the answer's ids where its text alone would not bring them back. */
+function ticketFields(
+  { reusedAnswers }: ApiNode,
+  text: string,
+  tokenIds: readonly number[],
+): Partial<KvTransferParams> {
+  return reusedAnswers?.remember(text, tokenIds) ? { remote_answer_token_ids: tokenIds } : {};
 }
 
 /** vLLM writes out what it cannot say about a message, so clients may look for it. */

@@ -20,8 +20,8 @@ export interface GenerationInput {
   readonly sessionId: string | null;
   readonly priority: number;
   readonly kvTransferParams: KvTransferParams | null;
-  /** Told each answer that came to its end. */
-  readonly onAnswer?: ((text: string, tokenIds: readonly number[]) => void) | null;
+  /** Told each answer that came to its end; what it returns goes along with the answer's ticket. */
+  readonly onAnswer?: ((text: string, tokenIds: readonly number[]) => Partial<KvTransferParams>) | null;
 }
 
 export interface Choice {
@@ -136,9 +136,14 @@ async function* watched(
     texts.push(piece.text);
     tokenIds.push(...piece.tokenIds);
     // Before the piece that ends the answer is passed on: the next turn may be quick.
-    if (piece.finishReason !== null && piece.finishReason !== 'hand_over') onAnswer(texts.join(''), tokenIds);
-    yield piece;
+    const isLast = piece.finishReason !== null && piece.finishReason !== 'hand_over';
+    yield isLast ? withTicketFields(piece, onAnswer(texts.join(''), tokenIds)) : piece;
   }
+}
+
+function withTicketFields(piece: RequestOutput, fields: Partial<KvTransferParams>): RequestOutput {
+  const ticket = piece.kvTransferParams;
+  return ticket?.do_remote_decode ? { ...piece, kvTransferParams: { ...ticket, ...fields } } : piece;
 }
 
 /** Everything that a choice said, as one piece. Null when it was aborted before it said anything. */

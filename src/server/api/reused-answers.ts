@@ -30,10 +30,26 @@ export class ReusedAnswers {
   }
 
   /** Keeps an answer whose ids are exactly its text; a special token at its end is the template's to write. */
-  remember(text: string, tokenIds: readonly number[]): void {
-    const special = (id: number | undefined) => id !== undefined && this.#tokenizer.piece(id).special;
-    const ids = special(tokenIds.at(-1)) ? tokenIds.slice(0, -1) : tokenIds;
-    if (ids.length > 0 && !ids.some(special) && this.#textOf(ids) === text) this.#answers.set(text, ids);
+  remember(text: string, tokenIds: readonly number[]): boolean {
+    const ids = this.#withoutEnd(tokenIds);
+    const isKept = ids.length > 0 && !ids.some((id) => this.#isSpecial(id)) && this.#textOf(ids) === text;
+    if (isKept) this.#answers.set(text, ids);
+    return isKept;
+  }
+
+  /** Keeps another node's answer, of which only the ids are known; unknown ones are no answer. */
+  rememberIds(tokenIds: readonly number[]): void {
+    if (tokenIds.some((id) => id >= this.#tokenizer.vocabSize)) return;
+    this.remember(this.#textOf(this.#withoutEnd(tokenIds)), tokenIds);
+  }
+
+  #withoutEnd(tokenIds: readonly number[]): readonly number[] {
+    const last = tokenIds.at(-1);
+    return last !== undefined && this.#isSpecial(last) ? tokenIds.slice(0, -1) : tokenIds;
+  }
+
+  #isSpecial(id: number): boolean {
+    return this.#tokenizer.piece(id).special;
   }
 
   /**

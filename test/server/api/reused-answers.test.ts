@@ -50,6 +50,17 @@ test('an answer that was generated in another split keeps its ids, and only the 
   assert.equal(ids!.slice(-2), [ab, end]);
 });
 
+test('of an answer of another node the ids are enough, unless they are none of this tokenizer', async () => {
+  const { answers, encode } = await setUp();
+  for (const tokenIds of [[a, 300], [], [end]]) answers.rememberIds(tokenIds);
+  assert.is(await encode(history('ab')), null);
+  answers.rememberIds([a, b, end]);
+  const ids = await encode(history('ab'));
+  // The answer as it was generated, what the user says as the tokenizer splits it.
+  assert.ok(ids!.join().includes([a, b, end].join()));
+  assert.is(ids!.filter((id) => id === ab).length, 2);
+});
+
 test('an unknown answer, one that goes on, and one that the user says are encoded as any text', async () => {
   const { answers, encode } = await setUp();
   answers.remember('abab', [a, b, ab]);
