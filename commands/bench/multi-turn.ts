@@ -84,6 +84,7 @@ export default class BenchMultiTurn extends BaseCommand {
       prefixTokens: flags['prefix-tokens'],
       minTurns: flags['min-turns'],
       maxPromptTokens: flags['max-prompt-tokens'],
+      maxRows: flags['max-rows'],
       scale: flags.scale,
       requestRate: flags['request-rate'],
       burstiness: flags.burstiness,

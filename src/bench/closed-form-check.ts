@@ -1,6 +1,7 @@
 // Lays the closed form beside the measured turns, where lengths alone determine what must come out.
 import type { KvLookup, KvTransferMode } from '../config.js';
 import { expectedLedger } from './closed-form.js';
+import { type Beginning, beginningsOf } from './shared-beginnings.js';
 import { expectedColumns, type TurnRecord } from './turn-record.js';
 
 export interface ClosedFormScope {
@@ -29,7 +30,7 @@ export function withExpectedLedgers(
   firstPrompts: ReadonlyMap<string, readonly number[]>,
   scope: ClosedFormScope,
 ): TurnRecord[] {
-  const sharing = conversationsThatShareBlocks(firstPrompts, scope.blockSize);
+  const beginnings = beginningsOf(firstPrompts, scope.blockSize);
   const { kvRecomputeThreshold } = scope;
   const isDetermined = (mode: KvTransferMode) =>
     scope.enablePrefixCaching &&
@@ -52,7 +53,7 @@ export function withExpectedLedgers(
       turn.error !== null ||
       kvRecomputeThreshold === 'auto' ||
       !determined.get(turn.mode) ||
-      sharing.has(turn.conversation_id) ||
+      dependsOnOthers(beginnings.get(turn.conversation_id) ?? 'own', turn, scope) ||
       // An answer of one token may be P's alone, and then D knows nothing of it.
       turn.num_output_tokens === 1 ||
       before?.num_output_tokens === 1 ||
@@ -88,17 +89,17 @@ function previousTurns(turns: readonly TurnRecord[]): Map<TurnRecord, TurnRecord
   return pairs;
 }
 
-/** Ids of conversations whose first block is also another one's: who computes it depends on the order of play. */
-function conversationsThatShareBlocks(
-  firstPrompts: ReadonlyMap<string, readonly number[]>,
-  blockSize: number,
-): Set<string> {
-  const byFirstBlock = new Map<string, string[]>();
-  for (const [id, tokenIds] of firstPrompts) {
-    const block = tokenIds.slice(0, blockSize).join(',');
-    byFirstBlock.set(block, [...(byFirstBlock.get(block) ?? []), id]);
-  }
-  return new Set([...byFirstBlock.values()].filter((ids) => ids.length > 1).flat());
+/**
+ * Blocks that several conversations begin with are computed by whoever comes first: at the first turn, and again in every round
+ * that begins with an empty cache. Behind them each has blocks of its own, unless one may go on like the other.
+ */
+function dependsOnOthers(
+  beginning: Beginning,
+  { turn }: TurnRecord,
+  { evictPrefillBetweenTurns }: ClosedFormScope,
+): boolean {
+  if (beginning === 'alike') return turn === 1 || evictPrefillBetweenTurns;
+  return beginning === 'contained';
 }
 
 /**

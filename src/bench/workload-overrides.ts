@@ -17,6 +17,7 @@ export interface WorkloadOverrides {
   /** Of datasets. */
   readonly minTurns?: number | undefined;
   readonly maxPromptTokens?: number | undefined;
+  readonly maxRows?: number | undefined;
   readonly scale?: number | undefined;
   /** Turns a second; the alternative to `timeScale`. */
   readonly requestRate?: number | undefined;
@@ -58,9 +59,9 @@ function overrideArrival(
 
 function overrideSource(source: ConversationSource, overrides: WorkloadOverrides): ConversationSource {
   const { numConversations, numTurns, promptTokens, outputTokens, prefixTokens } = overrides;
-  const { minTurns, maxPromptTokens, scale } = overrides;
+  const { minTurns, maxPromptTokens, maxRows, scale } = overrides;
   if (source.kind !== 'dataset') {
-    refuse({ minTurns, maxPromptTokens, scale }, 'a dataset, and this workload has none');
+    refuse({ minTurns, maxPromptTokens, maxRows, scale }, 'a dataset, and this workload has none');
   }
   if (source.kind === 'generated') {
     return { kind: 'generated', config: overrideGenerated(source.config, overrides) };
@@ -79,6 +80,7 @@ function overrideSource(source: ConversationSource, overrides: WorkloadOverrides
         min_turns: minTurns ?? selection.min_turns,
         max_turns: numTurns ?? selection.max_turns,
         max_prompt_tokens: maxPromptTokens ?? selection.max_prompt_tokens,
+        max_rows: maxRows ?? selection.max_rows,
         scale: scale ?? selection.scale,
       },
     };

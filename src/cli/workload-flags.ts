@@ -36,6 +36,12 @@ export const workloadFlags = inHelpGroup('WORKLOAD', {
     ...shown('2, or 1 where the file names no sessions'),
   }),
   'max-prompt-tokens': count('Of a dataset: end a conversation before the turn whose prompt is longer.'),
+  'max-rows': integer({
+    description: 'Of a dataset: rows to look at.',
+    min: 1,
+    max: maxInt32,
+    ...shown(200_000),
+  }),
   scale: factor({ description: 'Of a dataset: all lengths times this.' }),
   'num-clients': count('Conversations whose turns are under way at the same time.'),
   'request-rate': factor({

@@ -3,6 +3,7 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { expectedLedger } from '../../src/bench/closed-form.js';
 import { withExpectedLedgers } from '../../src/bench/closed-form-check.js';
+import { beginningsOf } from '../../src/bench/shared-beginnings.js';
 import { byBin, type Ledger, ledgerBins } from '../../src/wire.js';
 import { createScope, createTurn } from './helpers.js';
 
@@ -191,6 +192,49 @@ test('nothing is expected of turns that lengths do not determine', () => {
       ['b', [1, 2, 3]],
     ]),
   );
+});
+
+const beginningWith = (...ends: readonly (readonly number[])[]) =>
+  new Map(ends.map((end, i) => [String(i), [...Array.from({ length: 20 }, (_, token) => token), ...end]]));
+
+test('conversations that share blocks and then differ are told from those that may go on alike', () => {
+  const kinds = (firstPrompts: ReadonlyMap<string, readonly number[]>) =>
+    [...firstPrompts.keys()].map((id) => beginningsOf(firstPrompts, 16).get(id));
+  assert.equal(kinds(beginningWith([1, 2], [1, 3], [4])), ['alike', 'alike', 'alike']);
+  assert.equal(kinds(beginningWith([1], [1, 3], [4])), ['contained', 'contained', 'alike']);
+  assert.equal(kinds(beginningWith([1], [1], [1, 5, 6])), ['contained', 'contained', 'contained']);
+  assert.equal(
+    kinds(
+      new Map([
+        ['a', [1, 2, 3]],
+        ['b', Array(20).fill(1)],
+        ['c', [...Array(15).fill(1), 2, 3]],
+      ]),
+    ),
+    ['own', 'own', 'own'],
+  );
+  assert.equal([...beginningsOf(new Map(), 16)], []);
+});
+
+test('behind a beginning that others have too, turns are determined by their own lengths again', () => {
+  const turns = ['0', '1'].flatMap((id) => [
+    createTurn({ conversation_id: id, turn: 1, num_prompt_tokens: 200, num_output_tokens: 300 }),
+    createTurn({
+      conversation_id: id,
+      turn: 2,
+      num_prompt_tokens: 550,
+      num_output_tokens: 10,
+      num_history_tokens: 500,
+      num_matching_history_tokens: 500,
+    }),
+  ]);
+  const determined = (firstPrompts: ReadonlyMap<string, readonly number[]>, evict: boolean) =>
+    withExpectedLedgers(turns, firstPrompts, createScope({ evictPrefillBetweenTurns: evict })).map(
+      ({ expected_new }) => expected_new !== null,
+    );
+  assert.equal(determined(beginningWith([1], [2]), false), [false, true, false, true]);
+  assert.equal(determined(beginningWith([1], [2]), true), [false, false, false, false]);
+  assert.equal(determined(beginningWith([1], [1, 2]), false), [false, false, false, false]);
 });
 
 test('a prefill cache that is emptied between turns needs room for one round only', () => {

@@ -77,7 +77,7 @@ test('bench multi-turn --json prints the promised names, and what it measured ho
   assert.is(turns.filter(({ warmup }) => !warmup).length, 12);
   for (const turn of turns) assert.match(turn.output_sha256!, /^[0-9a-f]{64}$/);
   const header = readFileSync(path.join(kept, 'turns.csv'), 'utf8').split('\n')[0]!.split(',');
-  assert.equal(header, Object.keys(turns[0]!));
+  assert.equal(header, [...Object.keys(turns[0]!), 'pull_regret_ms']);
 });
 
 test('bench cache-eviction evicts between turns: uni computes everything again, bi pulls it', async ({

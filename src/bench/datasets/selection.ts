@@ -132,6 +132,10 @@ function nothingChosen(file: string, tally: Tally): VllmPdError {
   return new VllmPdError(
     'BAD_FILE',
     `Expected conversations to play in the ${tally.numRows} rows of ${file}, but ${why}.`,
-    { suggestions: ['--min-turns 1 takes single turns, --scale 0.1 makes every length a tenth.'] },
+    {
+      suggestions: [
+        '--min-turns 1 takes single turns, --scale 0.1 makes every length a tenth, --max-rows looks at more of the file.',
+      ],
+    },
   );
 }

@@ -15,12 +15,17 @@ export function renderForecast(forecast: Forecast): string {
     ...loads.flatMap(([name, load]) => [
       `${name === 'played' ? 'As played' : 'The whole file'}: ${verdict(load)}`,
       scenarioTable(load, forecast),
-      ...(load.decode_sizes.length > 0 ? [sizeTable(load, forecast)] : []),
+      ...(load.decode_sizes.length > 0 && !(load === file && !file.has_times)
+        ? [sizeTable(load, forecast)]
+        : []),
     ]),
     [
       `· KV of ${forecast.kv.model}: ${formatBytes(forecast.kv.bytes_per_token)} a token (${forecast.kv.dtype})`,
       ...datasetLines(dataset ?? undefined),
       ...(file && !file.complete ? ['· whole file: only its first rows were read'] : []),
+      ...(file && !file.has_times
+        ? ['· whole file: it has no times, so its turns are taken in rounds, which is hard on caches']
+        : []),
       ...notes.map((note) => `· ${note}`),
     ].join('\n'),
   ].join('\n\n');

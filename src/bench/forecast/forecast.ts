@@ -48,8 +48,15 @@ export interface Forecast {
   readonly dataset: DatasetReport | null;
   readonly played: LoadForecast;
   /** Everything that was read of the dataset, at its own lengths; null without one. */
-  readonly whole_file: (LoadForecast & { readonly complete: boolean }) | null;
+  readonly whole_file: FileForecast | null;
   readonly notes: readonly string[];
+}
+
+export interface FileForecast extends LoadForecast {
+  /** False when its end was not read. */
+  readonly complete: boolean;
+  /** False where turns were taken in rounds for want of times: what caches of a size still have is then a guess. */
+  readonly has_times: boolean;
 }
 
 /** Texts have to be tokenized to be counted: as many conversations as that takes seconds for. */
@@ -109,7 +116,7 @@ async function forecastFile(
   { file, filetype, selection }: DatasetSource,
   { workload, meter }: ForecastOptions,
   settings: CacheSettings & { readonly ticketTtlMs: number },
-): Promise<LoadForecast & { complete: boolean }> {
+): Promise<FileForecast> {
   const tally = new Tally();
   const conversations: LengthConversation[] = [];
   for await (const one of datasetReaders[filetype](file, { maxRows: selection.max_rows, tally })) {
@@ -120,19 +127,20 @@ async function forecastFile(
     }
     conversations.push(lengthsOfRecorded(one, meter, workload.sampling.max_tokens));
   }
-  const load = forecastLoad(conversations, inTime(conversations), {
+  const order = inTime(conversations);
+  const load = forecastLoad(conversations, order ?? inRounds(conversations), {
     ...settings,
     // Rounds are how a closed loop plays, not what the file has seen.
     evictPrefillBetweenTurns: false,
   });
-  return { ...load, complete: tally.complete };
+  return { ...load, complete: tally.complete, has_times: order !== null };
 }
 
-/** By their times; in rounds where there are none. */
-function inTime(conversations: readonly LengthConversation[]): readonly UnplannedTurn[] {
+/** By their times; null where there are none. */
+function inTime(conversations: readonly LengthConversation[]): readonly UnplannedTurn[] | null {
   const rounds = inRounds(conversations);
   const timeOf = ({ conversation, turn }: UnplannedTurn) =>
     conversations[conversation]!.turns[turn - 1]!.arrivalMs;
-  if (rounds.some((turn) => timeOf(turn) === null)) return rounds;
+  if (rounds.some((turn) => timeOf(turn) === null)) return null;
   return rounds.sort((a, b) => timeOf(a)! - timeOf(b)! || a.turn - b.turn);
 }
