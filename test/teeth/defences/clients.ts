@@ -183,6 +183,27 @@ export const clientDefences: readonly Defence[] = [
     tests: ['test/engine/engine.test.ts', 'test/server/api/bad-input.test.ts'],
   },
   {
+    against: 'a first token that the model does not have',
+    file: 'src/engine/request-check.ts',
+    text: '(id) => id >= vocabSize,',
+    instead: '(id) => id < 0,',
+    tests: ['test/server/api/first-token.test.ts', 'test/engine/handover.test.ts'],
+  },
+  {
+    against: 'conversations without end that a proxy remembers',
+    file: 'src/server/proxy/conversations.ts',
+    text: 'if (this.#conversations.size > maxConversations) this.#forgetOldest();',
+    instead: '',
+    tests: ['test/server/proxy/conversations.test.ts'],
+  },
+  {
+    against: 'a token history without end',
+    file: 'src/core/token-history.ts',
+    text: 'if (this.#hashes.size <= this.#limits.maxHashes) break;',
+    instead: 'break;',
+    tests: ['test/core/token-history.test.ts'],
+  },
+  {
     against: 'a side channel that is open to every host unless told otherwise',
     file: 'src/engine-options.ts',
     text: "sideChannelHost: '127.0.0.1',",

@@ -23,7 +23,7 @@ export const nativeDefences: readonly Defence[] = [
     file: 'native/kv_cache.cc',
     text: 'return generation.load(std::memory_order_relaxed) == before;',
     instead: 'return before != 0;',
-    tests: ['test/native/peer-pool.test.ts', 'test/kv-transfer/agent-processes.test.ts'],
+    tests: ['test/kv-transfer/side-channel.test.ts', 'test/native/peer-pool.test.ts'],
   },
   {
     against: 'bits that flip on a data connection',
@@ -38,6 +38,13 @@ export const nativeDefences: readonly Defence[] = [
     text: 'crcs[i] = begin_block_crc(&hashes[i * kHashBytes]);',
     instead: 'crcs[i] = begin_block_crc(hashes.data());',
     tests: ['test/kv-transfer/side-channel.test.ts', ...agents],
+  },
+  {
+    against: 'a stranger on a data connection',
+    file: 'native/data_server.cc',
+    text: 'if (same_secret(candidate->secret, stranger.greeting.data())) session = candidate;',
+    instead: 'session = candidate;',
+    tests: ['test/kv-transfer/side-channel.test.ts'],
   },
   {
     against: 'a reply to another read',

@@ -133,7 +133,7 @@ export const storeDefences: readonly Defence[] = [
   {
     against: 'a store that lost a block which the peer still has',
     file: 'src/kv-transfer/tiered-read.ts',
-    text: 'await fromPeer(secondTry(spec, lost));',
+    text: 'await this.#fromPeer(secondTry(this.#spec, lost));',
     instead: '',
     tests: ['test/kv-transfer/tiered-read.test.ts', 'test/promises/stores.test.ts'],
   },

@@ -32,7 +32,7 @@ export const turnDefences: readonly Defence[] = [
   },
   {
     against: 'a prefill answer that is cut off or none',
-    file: 'src/server/proxy/turn.ts',
+    file: 'src/server/proxy/prefill-outcome.ts',
     text: `  } catch {
     return { kind: 'failed' };
   }`,
@@ -239,6 +239,39 @@ export const turnDefences: readonly Defence[] = [
     text: 'isOwnersEnd ? numWanted : numWanted - (numWanted % blockSize)',
     instead: 'numWanted',
     tests: ['test/kv-transfer/offer.test.ts'],
+  },
+  {
+    against: 'the mapped pool of a peer that has died',
+    file: 'src/kv-transfer/side-channel-agent.ts',
+    text: 'const unmapping = mapped.close().finally(',
+    instead: 'const unmapping = Promise.resolve().finally(',
+    tests: ['test/promises/restarted-node.test.ts', 'test/kv-transfer/agents.test.ts'],
+  },
+  {
+    against: 'a block id that still names what the block held before',
+    file: 'src/core/block-pool.ts',
+    text: `    this.#sink.retract(block.blockId);
+    block.blockHash = null;`,
+    instead: '    block.blockHash = null;',
+    tests: ['test/core/block-pool.test.ts', 'test/core/remote-kv.test.ts'],
+  },
+  {
+    against: 'a partial block that is shown beyond its hold',
+    file: 'src/core/block-holds.ts',
+    text: 'for (const blockId of hold.publishedBlockIds) this.#sink.retract(blockId);',
+    instead: '',
+    tests: ['test/core/kv-cache-manager.test.ts', 'test/core/remote-kv.test.ts'],
+  },
+  {
+    against: 'blocks that are named before the step that fills them',
+    file: 'src/core/kv-cache-manager.ts',
+    text: 'const numFullBlocks = Math.floor(numTokens / this.blockSize);',
+    instead: 'const numFullBlocks = Math.min(table.blocks.length, request.blockHashes.length);',
+    tests: [
+      'test/core/scheduler.test.ts',
+      'test/core/kv-cache-manager.test.ts',
+      'test/core/remote-kv.test.ts',
+    ],
   },
   {
     against: 'a step that fails and takes the engine with it',
