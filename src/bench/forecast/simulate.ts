@@ -1,6 +1,6 @@
 // Plays conversations through two caches by lengths alone: which tokens each mode would find, read, and compute again.
 import type { KvLookup, KvTransferMode } from '../../config.js';
-import { type Ledger, type LedgerBin, ledgerBins, recomputedBins } from '../../wire.js';
+import { byBin, type Ledger, type LedgerBin, ledgerBins, recomputedBins } from '../../wire.js';
 import type { UnplannedTurn } from '../arrivals.js';
 import { ledgerOfCached, numTokensOnD } from '../closed-form.js';
 import { NodeCache } from './node-cache.js';
@@ -44,7 +44,7 @@ export function simulate(
   const { blockSize, prefillAnswersFirstToken } = settings;
   const onP = new NodeCache(settings.numPrefillBlocks);
   const onD = new NodeCache(settings.numDecodeBlocks);
-  const ledger = Object.fromEntries(ledgerBins.map((bin) => [bin, 0])) as Record<LedgerBin, number>;
+  const ledger = byBin(() => 0);
   let [numPToD, numDToP, round] = [0, 0, 1];
   for (const { conversation, turn } of turns) {
     if (settings.evictPrefillBetweenTurns && turn !== round) onP.clear();
