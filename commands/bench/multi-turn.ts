@@ -17,7 +17,7 @@ import { nodeCountFlags, routingFlags } from '../../src/cli/node-flags.js';
 import type { Progress } from '../../src/cli/progress.js';
 import { givenWorkloadFlags, workloadFlag, workloadFlags } from '../../src/cli/workload-flags.js';
 import type { KvTransferMode } from '../../src/config.js';
-import { type EngineOptions, given } from '../../src/engine-options.js';
+import { defaults, type EngineOptions, given } from '../../src/engine-options.js';
 import { VllmPdError } from '../../src/errors.js';
 
 const { 'kv-transfer': _mode, seed: _samplingSeed, ...nodeFlags } = engineFlags;
@@ -120,9 +120,11 @@ export default class BenchMultiTurn extends BaseCommand {
       decodeRouting: flags['decode-routing'],
     });
     checkUrlFlags(flags.url, flags.mode, chosen, nodes);
-    const { chooseBackend } = await import('../../src/model/choose-backend.js');
+    const { chooseBackendFor } = await import('../../src/model/choose-backend.js');
     // Chosen here, so that what is kept says what ran.
-    const engine = flags.url ? chosen : { ...chosen, backend: chooseBackend(chosen) };
+    const engine = flags.url
+      ? chosen
+      : { ...chosen, backend: await chooseBackendFor(chosen.model ?? defaults.model, chosen) };
     const controller = new AbortController();
     const offInterrupt = onInterrupt(() => controller.abort());
     const progress = await this.startProgress('turns', 1);

@@ -16,7 +16,7 @@ export const cacheFlags = inHelpGroup('CACHE', {
   'kv-cache-dtype': option({
     options: kvCacheDtypeChoices,
     description:
-      'What K and V are kept as; auto: bfloat16 where the chip computes with it, else float32; on a GPU as the weights, or fp8 (e4m3).',
+      'What K and V are kept as; auto: bfloat16 where the chip has it, else float32; on a GPU as weights.',
     ...shown(defaults.kvCacheDtype),
   })(),
   'enable-prefix-caching': boolean({

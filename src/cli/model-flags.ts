@@ -14,12 +14,13 @@ export const modelFlags = inHelpGroup('MODEL', {
   backend: option({
     options: ['auto', 'cpu', 'cuda', 'onnx'] as const,
     description:
-      'What runs the model: the native kernels on the CPU or on a GPU (auto: where one answers), or ONNX Runtime on an exported decoder.',
+      'What runs the model: the native kernels on the CPU or on a GPU (auto: where one answers), or ONNX Runtime on an exported ' +
+      'decoder (auto: where the folder holds nothing else).',
     ...shown(defaults.backend),
   })(),
   'onnx-file': string({
     description:
-      'Which exported graph backend onnx runs, such as model_q4.onnx or just q4; the most exact one if absent.',
+      'Run this exported graph with ONNX Runtime, such as model_q4.onnx or just q4; of several, the most exact one if absent.',
     helpValue: 'NAME',
   }),
   'chat-template': string({

@@ -1,8 +1,12 @@
 // Which backend `auto` is on this machine.
+import path from 'node:path';
 import type { Backend } from '../config.js';
 import type { EngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { loadNative } from '../native.js';
+import { hasCheckpoint } from './checkpoint.js';
+import { architectureNames } from './default-model.js';
+import { listOnnxFiles } from './onnx-files.js';
 
 type Choice = Pick<EngineOptions, 'backend' | 'dtype' | 'kvCacheDtype' | 'quantization'>;
 
@@ -30,4 +34,20 @@ export function chooseBackend({ backend = 'auto', dtype, kvCacheDtype, quantizat
     kvCacheDtype === 'float32' ||
     (kvCacheDtype === 'bfloat16' && dtype === 'float16');
   return whyNot === '' && !onlyCpu ? 'cuda' : 'cpu';
+}
+
+/**
+ * As `chooseBackend`, for a model by its name or folder: `auto` is `onnx` where a graph was named, and where a folder
+ * has exported graphs and no safetensors.
+ */
+export async function chooseBackendFor(
+  model: string,
+  choice: Choice & Pick<EngineOptions, 'onnxFile'>,
+): Promise<Backend> {
+  if ((choice.backend ?? 'auto') !== 'auto') return chooseBackend(choice);
+  if (choice.onnxFile !== undefined) return 'onnx';
+  if (architectureNames.some((name) => name === model)) return chooseBackend(choice);
+  const folder = path.resolve(model);
+  const isExportOnly = !(await hasCheckpoint(folder)) && (await listOnnxFiles(folder)).length > 0;
+  return isExportOnly ? 'onnx' : chooseBackend(choice);
 }

@@ -4,7 +4,7 @@ import type { NodeRole } from '../config.js';
 import { Engine } from '../engine/engine.js';
 import { completeEngineConfig, defaults, type EngineOptions } from '../engine-options.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
-import { chooseBackend } from '../model/choose-backend.js';
+import { chooseBackendFor } from '../model/choose-backend.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { startApiServer } from './api/api-server.js';
 import type { HttpServer } from './http.js';
@@ -57,9 +57,10 @@ export interface PeersMessage {
 /** Throws what the engine or the server throws on start; nothing is left behind then. */
 export async function startNode(node: NodeOptions): Promise<RunningNode> {
   const { role, engine: options, host, port, apiKeys, drainTimeoutMs = defaults.drainTimeoutMs } = node;
-  const modelPath = await resolveModel(options.model ?? defaults.model, { backend: options.backend });
+  const model = options.model ?? defaults.model;
+  const backend = await chooseBackendFor(model, options);
+  const modelPath = await resolveModel(model, { backend });
   const engineId = randomUUID();
-  const backend = chooseBackend(options);
   const config = completeEngineConfig({ ...options, backend }, { modelPath, engineId, role });
   const engine = await Engine.start(config);
   try {

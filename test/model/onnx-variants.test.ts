@@ -1,9 +1,10 @@
 // Exported decoders in the forms of the field against the native module on the weights that these forms stand for.
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { modelFingerprint } from '../../src/engine/model-fingerprint.js';
+import { chooseBackend, chooseBackendFor } from '../../src/model/choose-backend.js';
 import type { Model } from '../../src/model/model.js';
 import { readModelConfig } from '../../src/model/model-config.js';
 import { loadModelFolder } from '../../src/model/model-folder.js';
@@ -84,6 +85,21 @@ test('of several graphs the most exact one is taken, another by its name, and no
     );
     assert.is(prints[0], prints[1]);
     assert.not.equal(prints[2], prints[1]);
+  });
+});
+
+test('a folder with graphs and no safetensors runs on onnx unless another backend was asked for', async () => {
+  await withTinyModel(async (folder) => {
+    const auto = chooseBackend({});
+    assert.is(await chooseBackendFor(folder, {}), auto);
+    await mkdir(path.join(folder, 'onnx'));
+    await writeFile(path.join(folder, 'onnx', 'model_q4.onnx'), 'a graph');
+    assert.is(await chooseBackendFor(folder, {}), auto);
+    assert.is(await chooseBackendFor(folder, { onnxFile: 'q4' }), 'onnx');
+    await rm(path.join(folder, 'model.safetensors'));
+    assert.is(await chooseBackendFor(folder, {}), 'onnx');
+    assert.is(await chooseBackendFor(folder, { backend: 'cpu' }), 'cpu');
+    assert.is(await chooseBackendFor('tiny', {}), auto);
   });
 });
 
