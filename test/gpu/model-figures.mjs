@@ -14,6 +14,8 @@ const native = loadNative();
 const config = await readModelConfig(folder, {});
 const tensors = await readCheckpoint(folder, config);
 const { numLayers, numKvHeads, headDim } = config;
+/** Small prompts are for trying the script. */
+const rounds = numPrompt < 1024 ? { decode: 1, prefill: 1 } : { decode: 21, prefill: 5 };
 const sizes = { maxTokens: numPrompt, maxRequests: 32, maxPositions: numPrompt + blockSize };
 
 function batch(requests, numTokens, begin) {
@@ -49,7 +51,8 @@ const numWeights = matrices
 const numHeadWeights = config.vocabSize * config.hiddenSize;
 
 for (const batchInvariant of [true, false]) {
-  const model = await native.loadCudaModel(config, tensors, { batchInvariant, ...sizes });
+  const types = { dtype: 'bfloat16', kvDtype: 'bfloat16' };
+  const model = await native.loadCudaModel(config, tensors, { ...types, batchInvariant, ...sizes });
   const numBlocks = Math.max(Math.ceil(numPrompt / blockSize), 32 * Math.ceil((context + 1) / blockSize)) + 1;
   const pool = native.createPool(
     { numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype: 'bfloat16' },
@@ -57,11 +60,11 @@ for (const batchInvariant of [true, false]) {
   );
   const print = (figure, values) => console.log(JSON.stringify({ figure, batchInvariant, ...values }));
   for (const requests of [1, 32]) {
-    const seconds = await medianSeconds(model, pool, batch(requests, 1, context), 21);
+    const seconds = await medianSeconds(model, pool, batch(requests, 1, context), rounds.decode);
     const bytes = numWeights * 2 + requests * context * numLayers * 2 * numKvHeads * headDim * 2;
     print(`decode step, batch ${requests}`, { seconds, bytes, bytesPerSecond: bytes / seconds });
   }
-  const seconds = await medianSeconds(model, pool, batch(1, numPrompt, 0), 5);
+  const seconds = await medianSeconds(model, pool, batch(1, numPrompt, 0), rounds.prefill);
   const attention = 2 * numPrompt ** 2 * headDim * config.numHeads * numLayers;
   const flops = 2 * (numWeights - numHeadWeights) * numPrompt + attention;
   print(`prefill, ${numPrompt} tokens`, { seconds, flops, flopsPerSecond: flops / seconds });
