@@ -40,7 +40,6 @@ export interface GenerateInput {
 }
 
 export interface CacheQueryInput {
-  readonly requestId?: string;
   /** Hold the blocks found, until read, released or expired. Default false. */
   readonly lease?: boolean;
   /** Whether stores are asked what they hold of the prompt, for `block_tiers`; otherwise it is what was last heard. Default true. */
@@ -226,7 +225,7 @@ export class Engine {
     return this.#parts.connectorScheduler.hops;
   }
 
-  kvTransferStats(): Omit<KvTransferStats, 'numPulls' | 'numFailedPulls'> {
+  kvTransferStats(): KvTransferStats {
     const { agent, connectorScheduler } = this.#parts;
     return {
       bytesSent: agent.bytesSent,

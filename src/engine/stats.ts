@@ -34,8 +34,6 @@ export interface KvTransferStats {
   readonly bytesSent: number;
   readonly bytesReceived: number;
   readonly bytesReceivedBy: Readonly<Record<TransferPath, number>>;
-  readonly numPulls: number;
-  readonly numFailedPulls: number;
   readonly numExpiredHolds: number;
   /** Blocks whose checksum did not match on arrival. */
   readonly numDamagedBlocks: number;
