@@ -118,6 +118,37 @@ test('never published, retracted, republished and mismatched blocks are reported
     );
   }));
 
+test('long reads, which other threads do, and short ones beside them arrive whole and say what was stale', async () => {
+  const layout = { ...ownerLayout, numBlocks: 96 };
+  const owned = native.createPool(layout);
+  const peer = native.openPeerPool(process.pid, owned.fd, layout);
+  const locals = [0, 1, 2].map(() => native.createPool(layout));
+  const ids = Array.from({ length: layout.numBlocks }, (_, id) => id);
+  const hashOf = (id: number) => id.toString(16).padStart(2, '0').repeat(32);
+  try {
+    assert.ok(layout.numBlocks * owned.blockBytes > 4 << 20, 'longer than what is read on the spot');
+    for (const id of ids) {
+      owned.block(id).fill(id);
+      if (id % 10 !== 3) owned.publish(id, hashOf(id));
+    }
+    const backwards = [...ids].reverse();
+    const read = (local: KvPool, from: readonly number[]) =>
+      peer.read(local, from, from, from.map(hashOf)).then((valid) => ({ local, from, valid }));
+    const reads = [read(locals[0]!, ids), read(locals[1]!, backwards), read(locals[2]!, [7, 8, 13])];
+    for (const { local, from, valid } of await Promise.all(reads)) {
+      assert.equal(
+        [...valid],
+        from.map((id) => (id % 10 === 3 ? 0 : 1)),
+      );
+      for (const id of from) if (id % 10 !== 3) assert.ok(everyByteIs(local.block(id), id), `block ${id}`);
+    }
+    assert.equal([...(await read(locals[2]!, [9])).valid], [1], 'short ones are read on the spot again');
+  } finally {
+    peer.close();
+    for (const pool of [owned, ...locals]) pool.close();
+  }
+});
+
 test('a block that is rewritten all the time is either reported or exactly what its hash says', () =>
   withOwner(async (owner, peer, local) => {
     await owner.tell({ kind: 'churn', blockId: 7, hashes: hashes.slice(0, 3) });
