@@ -241,13 +241,6 @@ export const turnDefences: readonly Defence[] = [
     tests: ['test/kv-transfer/offer.test.ts'],
   },
   {
-    against: 'the mapped pool of a peer that has died',
-    file: 'src/kv-transfer/side-channel-agent.ts',
-    text: 'const unmapping = mapped.close().finally(',
-    instead: 'const unmapping = Promise.resolve().finally(',
-    tests: ['test/promises/restarted-node.test.ts', 'test/kv-transfer/agents.test.ts'],
-  },
-  {
     against: 'a block id that still names what the block held before',
     file: 'src/core/block-pool.ts',
     text: `    this.#sink.retract(block.blockId);
