@@ -92,6 +92,9 @@ async function code(run: () => unknown): Promise<string> {
   return 'nothing was thrown';
 }
 
+// Whatever this machine has: an emulated device is none that it could run on.
+if (!process.env.VLLM_PD_LIBCUDA) process.env.VLLM_PD_LIBCUBLASLT = '/nowhere/libcublasLt.so';
+
 if (useEmulatedDevice()) {
   const shapes: Record<string, Partial<NativeModelConfig>> = {
     'grouped queries': { numHeads: 4, numKvHeads: 2, headDim: 16, hiddenSize: 64, intermediateSize: 96 },
@@ -336,6 +339,28 @@ if (useEmulatedDevice()) {
         /^INVALID_ARGUMENT: Expected rows of draws/,
       );
     });
+  });
+
+  test('without cuBLASLt, --no-batch-invariant computes with our own products, bit for bit', async () => {
+    if (!process.env.VLLM_PD_LIBCUBLASLT)
+      return console.log('skipped: a driver was named, and its cuBLASLt may be here');
+    assert.match(loadNative().cudaFacts().whyNoCublasLt, /^There is no cuBLASLt: .*nowhere/);
+    const random = createRandomModel(shapes['grouped queries']!, 'BF16');
+    const rows: Float32Array[][] = [];
+    for (const batchInvariant of [true, false]) {
+      const model = await loadOnDevice(random, { batchInvariant });
+      const pool = devicePool(random.config, 8);
+      rows.push(
+        await forwardChunks(model, pool, [
+          { tokens: tokensOf(40), begin: 0, end: 40, blockTable: table(40) },
+        ]),
+      );
+      model.close();
+      pool.close();
+    }
+    random.remove();
+    assert.is(rows[0]!.length, 40);
+    assert.equal(rows[1], rows[0]);
   });
 
   test('blocks go out, in and from pool to pool as they are', async () => {
