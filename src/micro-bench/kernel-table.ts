@@ -41,7 +41,8 @@ function reachedLine({ family, name, reached, asked, limit }: KernelRow): string
 }
 
 export function rowsToCsv(rows: readonly KernelRow[]): string {
-  return stringify([...rows], { header: rows.length > 0 });
+  // Otherwise false would be as empty as null.
+  return stringify([...rows], { header: rows.length > 0, cast: { boolean: String } });
 }
 
 export function rowsToJsonLines(rows: readonly KernelRow[]): string {

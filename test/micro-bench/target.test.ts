@@ -1,6 +1,8 @@
 // What rows are asked to reach, against what was measured.
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { KernelRow } from '../../src/micro-bench/kernel-row.js';
+import { rowsToCsv } from '../../src/micro-bench/kernel-table.js';
 import { judge, type Measured } from '../../src/micro-bench/target.js';
 
 /** 50 of 100 GB/s; a round takes 3 ms, its limit 1. */
@@ -34,6 +36,30 @@ test('the time of a round beyond that of its limit, never below nothing', () => 
   });
   const faster = judge({ kind: 'added time', atMostMs: 1 }, { ...measured, ms: 0.5 });
   assert.equal([faster.reached, faster.is_reached], ['0 ms more', true]);
+});
+
+test('in CSV a row that fails is told from one that nothing is asked of', () => {
+  const row: KernelRow = {
+    ...{
+      family: 'core',
+      name: 'a',
+      threads: 1,
+      unit: 'steps/s',
+      value: 1,
+      limit: 'b',
+      limit_value: 2,
+      ratio: 0.5,
+    },
+    ...{ asked: '≥ 0.90', reached: '0.50', is_reached: false },
+    ...{ ms_p25: 1, ms_p50: 1, ms_p75: 1, num_rounds: 1 },
+    ...{ limit_ms_p25: 1, limit_ms_p50: 1, limit_ms_p75: 1, num_limit_rounds: 1 },
+  };
+  const unasked = { ...row, asked: null, reached: null, is_reached: null };
+  const [head, failed, none] = rowsToCsv([row, unasked])
+    .split('\n')
+    .map((line) => line.split(','));
+  const column = head!.indexOf('is_reached');
+  assert.equal([failed![column], none![column]], ['false', '']);
 });
 
 test.run();
