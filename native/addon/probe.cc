@@ -6,7 +6,7 @@
 #include "addon/arguments.h"
 #include "addon/exports.h"
 #include "error.h"
-#include "probe.h"
+#include "probe/probe.h"
 
 namespace vllm_pd::addon {
 namespace {

@@ -113,7 +113,7 @@ export interface Addon {
   ): Promise<{ readonly tokenIds: Int32Array; readonly logits: Float32Array }>;
   weightSource(model: ModelHandle): WeightSource;
   closeModel(model: ModelHandle): void;
-  /** `sizes` in the order of native/probe.h. */
+  /** `sizes` in the order of native/probe/probe.h. */
   createProbe(kind: string, sizes: readonly number[]): ProbeHandle;
   runProbe(probe: ProbeHandle): void;
   closeProbe(probe: ProbeHandle): void;

@@ -51,7 +51,7 @@ export interface Probe {
   close(): void;
 }
 
-/** Names of the sizes, in the order of native/probe.h. */
+/** Names of the sizes, in the order of native/probe/probe.h. */
 const sizeNames = {
   fma: ['numThreads', 'numFmas', 'weightType'],
   read: ['numThreads', 'numBytes'],
@@ -72,7 +72,7 @@ const sizeNames = {
   ],
 } as const satisfies Record<ProbeSpec['kind'], readonly string[]>;
 
-/** In the order of native/probe.h. */
+/** In the order of native/probe/probe.h. */
 const weightTypes: readonly unknown[] = ['float32', 'bfloat16', 'int8'] satisfies ProbeWeightType[];
 
 const kvTypes: readonly unknown[] = ['float32', 'bfloat16'] satisfies ProbeKvType[];

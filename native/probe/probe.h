@@ -16,18 +16,20 @@ class Probe {
   virtual void run() = 0;
 };
 
+// clang-format off
 /**
  * `kind` and its `sizes`; a weight type is 0 = float32, 1 = bfloat16, 2 = int8:
  *   fma        num_threads, num_fmas, weight_type         multiply-adds in registers, all threads together
  *   read       num_threads, num_bytes                     reads one buffer
- *   socket     num_threads, num_bytes                     streams over that many loopback connections at once
  *   copy       num_threads, num_bytes                     memcpy from one buffer to another
+ *   socket     num_threads, num_bytes                     streams over that many loopback connections at once
  *   matmul     num_threads, num_rows, k, n, weight_type   Ops::matmul
- *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads,
- * num_kv_heads, head_dim, block_size, dtype (KvDtype)      Ops::paged_attention of `num_tokens` behind a
- * context, each request, layer after layer Throws INVALID_ARGUMENT for another kind or number of sizes, and
- * when memory does not suffice.
+ *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads, num_kv_heads,
+ *              head_dim, block_size, dtype (KvDtype)      Ops::paged_attention of `num_tokens` behind a context,
+ *                                                         each request, layer after layer
+ * Throws INVALID_ARGUMENT for another kind or number of sizes, and when memory does not suffice.
  */
+// clang-format on
 std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int64_t>& sizes);
 
 }  // namespace vllm_pd
