@@ -60,6 +60,36 @@ int64_t available_bytes() {
   return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : INT64_MAX;
 }
 
+/**
+ * Maps the memfd where huge pages can lie and asks the system to put it on them; returns null where it cannot be mapped
+ * so. Systems rarely give shared memory huge pages of themselves (shmem_enabled is mostly "never"), but they do when
+ * asked to collapse what is there, one page of each. What stays on small pages is only slower.
+ */
+void* map_huge_pages(int fd, int64_t num_bytes) {
+#if !defined(MADV_COLLAPSE)
+  constexpr int MADV_COLLAPSE = 25;
+#endif
+  constexpr int64_t kHugeBytes = 2 << 20;
+  if (num_bytes < kHugeBytes) return nullptr;
+  void* const room = mmap(nullptr, num_bytes + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) return nullptr;
+  auto* const begin = static_cast<uint8_t*>(room);
+  const uintptr_t above = reinterpret_cast<uintptr_t>(room) + kHugeBytes - 1;
+  auto* const aligned = reinterpret_cast<uint8_t*>(above / kHugeBytes * kHugeBytes);
+  auto* const end = aligned + align_to_page(num_bytes);
+  if (aligned > begin) munmap(begin, aligned - begin);
+  if (end < begin + num_bytes + kHugeBytes) munmap(end, begin + num_bytes + kHugeBytes - end);
+  if (mmap(aligned, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
+    munmap(aligned, end - aligned);
+    return nullptr;
+  }
+  const char zero = 0;
+  for (int64_t at = 0; at + kHugeBytes <= num_bytes; at += kHugeBytes) {
+    if (pwrite(fd, &zero, 1, at) != 1 || madvise(aligned + at, kHugeBytes, MADV_COLLAPSE) != 0) break;
+  }
+  return aligned;
+}
+
 /** The descriptor is closed when opening or checking fails half-way. */
 struct Descriptor {
   int fd;
@@ -101,11 +131,16 @@ bool KvRow::end_read(uint64_t before) const {
 }
 
 Mapping::Mapping(int fd, int64_t num_bytes, bool writable) : num_bytes_(num_bytes) {
-  const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-  // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step,
-  // and no load or prefill pays for the first touch of its blocks.
-  const int flags = writable ? MAP_SHARED | MAP_POPULATE : MAP_SHARED;
-  void* address = mmap(nullptr, num_bytes, protection, flags, fd, 0);
+  void* address;
+  if (writable) {
+    void* const huge = map_huge_pages(fd, num_bytes);
+    // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step,
+    // and no load or prefill pays for the first touch of its blocks.
+    const int flags = MAP_SHARED | MAP_POPULATE | (huge ? MAP_FIXED : 0);
+    address = mmap(huge, num_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
+  } else {
+    address = mmap(nullptr, num_bytes, PROT_READ, MAP_SHARED, fd, 0);
+  }
   if (address == MAP_FAILED) {
     throw Error("INTERNAL", "Could not map " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
   }

@@ -1,5 +1,5 @@
-// Scores and weighted values of few query rows, straight from the blocks: what decoding does. Every sum is the
-// one that the packed panels of many rows form, in the same order.
+// Scores and weighted values of few query rows in float32, straight from the blocks: what decoding does. Every sum is
+// the one that the packed panels of many rows form, in the same order.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -52,7 +52,7 @@ VLLM_PD_INLINE void transpose_words(const uint8_t* from, V16 out[4]) {
 
 /** score_rows of 32 keys that lie in two runs of sixteen, without a detour through memory. */
 template <bool kBf16, int kRows, int64_t kRowBytes>
-void score_runs(const uint8_t* const keys[2], const uint8_t* const values[2], const float* q, float* scores) {
+void score_runs(const uint8_t* const keys[2], Wanted& wanted, const float* q, float* scores) {
   constexpr int kPack = kBf16 ? 2 : 1;
   constexpr int64_t kHeadDim = kRowBytes / (kBf16 ? 2 : 4);
   V16 sums[kRows][2];
@@ -62,8 +62,7 @@ void score_runs(const uint8_t* const keys[2], const uint8_t* const values[2], co
     V16 words[2][4];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) __builtin_prefetch(values[v] + 64 * (word + i), 0, 3);
+      wanted.ask<2>();
       transpose_words<kRowBytes>(keys[v] + 4 * word, words[v]);
     }
 #pragma GCC unroll 4
@@ -93,32 +92,29 @@ void score_runs(const uint8_t* const keys[2], const uint8_t* const values[2], co
 
 /** The segment's whole pairs of runs; returns how many keys that were. */
 template <bool kBf16, int kRows, int64_t kRowBytes>
-VLLM_PD_INLINE int64_t score_all_runs(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+VLLM_PD_INLINE int64_t score_all_runs(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, float* scores) {
   int64_t key = 0;
   for (; key + 2 * kLanes <= slots.count; key += 2 * kLanes) {
-    const int64_t first = slots.offset[key];
-    const int64_t second = slots.offset[key + kLanes];
-    const uint8_t* const keys[2] = {args.keys + first, args.keys + second};
-    const uint8_t* const values[2] = {args.values + first, args.values + second};
-    score_runs<kBf16, kRows, kRowBytes>(keys, values, q, scores + key);
+    const uint8_t* const keys[2] = {args.keys + slots.offset[key], args.keys + slots.offset[key + kLanes]};
+    score_runs<kBf16, kRows, kRowBytes>(keys, wanted, q, scores + key);
   }
   return key;
 }
 
 /** Scores of the keys that come in runs of sixteen rows of a usual size; returns how many that were. */
 template <bool kBf16, int kRows>
-VLLM_PD_INLINE int64_t score_usual(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+VLLM_PD_INLINE int64_t score_usual(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, float* scores) {
   constexpr int kElement = kBf16 ? 2 : 4;
   if (args.block_size % kLanes != 0) return 0;
-  if (args.head_dim == 64) return score_all_runs<kBf16, kRows, 64 * kElement>(args, slots, q, scores);
-  if (args.head_dim == 128) return score_all_runs<kBf16, kRows, 128 * kElement>(args, slots, q, scores);
+  if (args.head_dim == 64) return score_all_runs<kBf16, kRows, 64 * kElement>(args, slots, wanted, q, scores);
+  if (args.head_dim == 128) return score_all_runs<kBf16, kRows, 128 * kElement>(args, slots, wanted, q, scores);
   return 0;
 }
 
 #else
 
 template <bool kBf16, int kRows>
-VLLM_PD_INLINE int64_t score_usual(const AttentionArgs&, const Slots&, const float*, float*) {
+VLLM_PD_INLINE int64_t score_usual(const AttentionArgs&, const Slots&, Wanted&, const float*, float*) {
   return 0;
 }
 
@@ -129,7 +125,7 @@ VLLM_PD_INLINE int64_t score_usual(const AttentionArgs&, const Slots&, const flo
  * whole steps, and one that reached over the end of a row would write into the next one.
  */
 template <bool kBf16, int kRows, int kVecs>
-VLLM_PD_INLINE void score_from(const AttentionArgs& args, const Slots& slots, int64_t begin, const float* q,
+VLLM_PD_INLINE void score_from(const AttentionArgs& args, const Slots& slots, Wanted& wanted, int64_t begin, const float* q,
                                float* scores) {
   constexpr int kPack = kBf16 ? 2 : 1;
   const int64_t head_dim = args.head_dim;
@@ -140,21 +136,25 @@ VLLM_PD_INLINE void score_from(const AttentionArgs& args, const Slots& slots, in
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sums[r][v] = splat(0.0f);
     }
-    prefetch_rows(args.values, slots, key, key + kVecs * kLanes, row_bytes_of(args));
-    // Sixteen words of the keys at a time, transposed in the nearest cache.
-    for (int64_t d = 0; d < head_dim; d += kPack * kLanes) {
-      alignas(64) float panel[kPack * kLanes * kVecs * kLanes];
+    const int64_t num_words = row_bytes_of(args) / 4;
+    for (int64_t word = 0; word < num_words; word += kLanes) {
+      const int64_t count = num_words - word < kLanes ? num_words - word : kLanes;
+      V16 words[kVecs][kLanes];
       for (int v = 0; v < kVecs; ++v) {
-        transpose_keys<kBf16>(args, slots, key + v * kLanes, d, panel + v * kLanes, kVecs * kLanes);
+        wanted.ask<4>();
+        wanted.ask<4>();
+        transpose_keys(args, slots, key + v * kLanes, word, count, words[v]);
       }
-      const int64_t count = head_dim - d < kPack * kLanes ? head_dim - d : kPack * kLanes;
-      for (int64_t i = 0; i < count; ++i) {
+      for (int64_t i = 0; i < count * kPack; ++i) {
         V16 lanes[kVecs];
 #pragma GCC unroll 4
-        for (int v = 0; v < kVecs; ++v) lanes[v] = load(panel + (i * kVecs + v) * kLanes);
+        for (int v = 0; v < kVecs; ++v) {
+          const V16& pair = words[v][i / kPack];
+          lanes[v] = !kBf16 ? pair : i % 2 == 0 ? first_of_pair(pair) : second_of_pair(pair);
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          const V16 x = splat(q[r * head_dim + d + i]);
+          const V16 x = splat(q[r * head_dim + word * kPack + i]);
 #pragma GCC unroll 4
           for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(x, lanes[v], sums[r][v]);
         }
@@ -168,42 +168,36 @@ VLLM_PD_INLINE void score_from(const AttentionArgs& args, const Slots& slots, in
   }
 }
 
-/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment; asks for the segment's V meanwhile. */
+/** scores (kRows, kSegment) of q (kRows, head_dim) with each key of the segment; asks for what is wanted next meanwhile. */
 template <bool kBf16, int kRows>
-void score_rows(const AttentionArgs& args, const Slots& slots, const float* q, float* scores) {
+void score_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, float* scores) {
   constexpr int kVecs = direct_vecs(kRows);
-  const int64_t num_scored = score_usual<kBf16, kRows>(args, slots, q, scores);
+  const int64_t num_scored = score_usual<kBf16, kRows>(args, slots, wanted, q, scores);
   if (num_scored == 0) {
-    score_from<kBf16, kRows, kVecs>(args, slots, 0, q, scores);
+    score_from<kBf16, kRows, kVecs>(args, slots, wanted, 0, q, scores);
   } else {
-    score_from<kBf16, kRows, kVecs < 2 ? kVecs : 2>(args, slots, num_scored, q, scores);
+    score_from<kBf16, kRows, kVecs < 2 ? kVecs : 2>(args, slots, wanted, num_scored, q, scores);
   }
 }
 
-/** Columns [column, column + kVecs * kLanes) of out (kRows, value_dim) = p (kRows, kSegment) · V. */
+/** Columns [column, column + kVecs * kLanes) of out (kRows, value_dim) += p (kRows, kSegment) · V. */
 template <bool kBf16, int kRows, int kVecs>
-VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots, const Slots& next,
+VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots, Wanted& wanted,
                                   const KeyRange& range, int64_t column, const float* p, float* out,
                                   int64_t value_dim) {
   const int64_t columns = args.head_dim - column;
   const uint8_t* const values = args.values + column * (kBf16 ? 2 : 4);
-  const uint8_t* const keys = args.keys + column * (kBf16 ? 2 : 4);
   constexpr int kLines = kBf16 ? (kVecs + 1) / 2 : kVecs;
   V16 sums[kRows][kVecs];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) sums[r][v] = splat(0.0f);
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = load(out + r * value_dim + column + v * kLanes);
   }
   const bool whole = columns >= kVecs * kLanes;
   for (int64_t key = range.begin; key < range.end; ++key) {
     const uint8_t* const row = values + slots.offset[key];
-    if (key < next.count) {
-#pragma GCC unroll 4
-      for (int line = 0; line < kLines; ++line) {
-        __builtin_prefetch(keys + next.offset[key] + 64 * line, 0, 3);
-      }
-    }
+    wanted.ask<(kLines + 1) / 2>();
     V16 lanes[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
@@ -224,39 +218,17 @@ VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots,
   }
 }
 
-/** out (kRows, value_dim) = p (kRows, kSegment) · V over these keys; columns from head_dim on become zeros. */
+/** out (kRows, value_dim) += p (kRows, kSegment) · V over these keys; nothing is added to columns from head_dim on. */
 template <bool kBf16, int kRows>
-void weigh_rows(const AttentionArgs& args, const Slots& slots, const Slots& next, const KeyRange& range,
+void weigh_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const KeyRange& range,
                 const float* p, float* out, int64_t value_dim) {
   constexpr int kVecs = direct_vecs(kRows);
   int64_t column = 0;
   for (; column + kVecs * kLanes <= value_dim; column += kVecs * kLanes) {
-    weigh_columns<kBf16, kRows, kVecs>(args, slots, next, range, column, p, out, value_dim);
+    weigh_columns<kBf16, kRows, kVecs>(args, slots, wanted, range, column, p, out, value_dim);
   }
   if constexpr (kVecs > 2) {
-    if (column < value_dim) weigh_columns<kBf16, kRows, 2>(args, slots, next, range, column, p, out, value_dim);
-  }
-}
-
-/** Both with as many rows as there are, kDirectRows at most. */
-template <bool kBf16, int kRows = kDirectRows>
-VLLM_PD_INLINE void score_some(int64_t num_rows, const AttentionArgs& args, const Slots& slots, const float* q,
-                               float* scores) {
-  if (num_rows == kRows) {
-    score_rows<kBf16, kRows>(args, slots, q, scores);
-  } else if constexpr (kRows > 1) {
-    score_some<kBf16, kRows - 1>(num_rows, args, slots, q, scores);
-  }
-}
-
-template <bool kBf16, int kRows = kDirectRows>
-VLLM_PD_INLINE void weigh_some(int64_t num_rows, const AttentionArgs& args, const Slots& slots,
-                               const Slots& next, const KeyRange& range, const float* p, float* out,
-                               int64_t value_dim) {
-  if (num_rows == kRows) {
-    weigh_rows<kBf16, kRows>(args, slots, next, range, p, out, value_dim);
-  } else if constexpr (kRows > 1) {
-    weigh_some<kBf16, kRows - 1>(num_rows, args, slots, next, range, p, out, value_dim);
+    if (column < value_dim) weigh_columns<kBf16, kRows, 2>(args, slots, wanted, range, column, p, out, value_dim);
   }
 }
 

@@ -30,12 +30,13 @@ class AttentionTasks {
   void run(const AttentionStep& step);
 
  private:
-  /** Tokens of one request, for one KV head. */
+  /** Tokens of one request, for some KV heads. */
   struct Tile {
     int64_t request;
     int64_t token;
     int64_t num_tokens;
     int64_t kv_head;
+    int64_t num_kv_heads;
     KeyRange spans = {0, 0};
     int64_t first_state = 0;  // where its spans' states begin, in floats of states_
   };
@@ -46,6 +47,7 @@ class AttentionTasks {
     int64_t span;
   };
 
+  int64_t heads_a_tile(const AttentionStep& step) const;
   void cut_tiles(const AttentionStep& step);
   void cut_spans(const AttentionStep& step);
   AttentionArgs args_of(const AttentionStep& step, const Tile& tile, int thread);

@@ -41,22 +41,23 @@ struct MatmulArgs {
   const int32_t* column_sums;  // (num_panels * kPanel): of the int8 weights
 };
 
-/** Consecutive tokens of one request, and the query heads that share one KV head. */
+/** Consecutive tokens of one request, and consecutive KV heads with the query heads that share them. */
 struct AttentionArgs {
-  const float* q;  // (num_tokens, group_size, head_dim), tokens `q_stride` apart
+  const float* q;  // (num_tokens, num_kv_heads, group_size, head_dim), tokens `q_stride` apart
   int64_t q_stride;
   const int32_t* positions;  // (num_tokens)
   int64_t num_tokens;
+  int64_t num_kv_heads;
   int64_t group_size;
   int64_t head_dim;
   const int32_t* block_table;
   bool is_bfloat16;       // of keys and values; else float
-  const uint8_t* keys;    // (block_size, head_dim) in block 0, blocks `block_stride` bytes apart
+  const uint8_t* keys;    // (num_kv_heads, block_size, head_dim) in block 0, blocks `block_stride` bytes apart
   const uint8_t* values;  // likewise
   int64_t block_stride;
   int64_t block_size;
   int64_t sliding_window;  // keys that a query sees at most, its own included; 0 = all
-  float* out;              // (num_tokens, group_size, head_dim), tokens `out_stride` apart
+  float* out;              // (num_tokens, num_kv_heads, group_size, head_dim), tokens `out_stride` apart
   int64_t out_stride;
   float* scratch;  // attention_scratch_floats()
 };
@@ -88,17 +89,24 @@ static inline KeyRange spans_of(const KeyRange& keys) {
 /** head_dim, padded to whole panels. */
 static inline int64_t value_dim_of(int64_t head_dim) { return (head_dim + kPanel - 1) / kPanel * kPanel; }
 
-/** Floats of what `attention_span` leaves behind of num_rows = num_tokens * group_size queries. */
+/** Rows of queries that one KV head has in a tile. */
+static inline int64_t rows_of(const AttentionArgs& args) { return args.num_tokens * args.group_size; }
+
+/** Floats of what `attention_span` leaves behind of `num_rows` queries of one KV head: whole cache lines. */
 static inline int64_t attention_state_floats(int64_t num_rows, int64_t head_dim) {
-  return num_rows * (value_dim_of(head_dim) + 2);
+  return num_rows * value_dim_of(head_dim) + 2 * ((num_rows + 15) / 16 * 16);
 }
 
-/** Floats that the attention kernels need for a tile of `num_rows` queries. */
-static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t head_dim) {
+/** Rows of queries whose scores are kept at once. */
+constexpr int64_t kScoreRows = 64;
+
+/** Floats that the attention kernels need for a tile of `num_rows` queries of each of its KV heads. */
+static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t num_kv_heads, int64_t head_dim) {
   const int64_t value_dim = value_dim_of(head_dim);
-  const int64_t packed = kSegment * (head_dim + value_dim);
-  const int64_t segment = num_rows * (head_dim + kSegment + value_dim + 2);
-  return packed + segment + 2 * attention_state_floats(num_rows, head_dim);
+  const int64_t packed = 2 * kSegment * value_dim;
+  const int64_t to_line_begin = 16;
+  return packed + kScoreRows * kSegment + num_kv_heads * num_rows * value_dim + to_line_begin +
+         2 * num_kv_heads * attention_state_floats(num_rows, head_dim);
 }
 
 struct Kernels {
@@ -117,7 +125,7 @@ struct Kernels {
   /** (k) floats as matmul_int8 takes them; returns the scale, the row's largest magnitude / 127. */
   float (*quantize_row)(const float* x, int64_t k, int64_t padded_k, void* out);
   void (*attention)(const AttentionArgs& args);
-  /** The same in pieces: one span into `state`, attention_state_floats() of it… */
+  /** The same in pieces: one span into `state`, attention_state_floats() of each KV head… */
   void (*attention_span)(const AttentionArgs& args, int64_t span, float* state);
   /** …and all spans' states, one after the other and in order, into args.out. */
   void (*attention_join)(const AttentionArgs& args, const float* states, int64_t num_states);

@@ -11,6 +11,10 @@ namespace {
 struct Slots {
   int64_t offset[kSegment];
   int64_t count;
+  /** The same as runs of neighbours. */
+  int64_t run_offset[kSegment];
+  int64_t run_bytes[kSegment];
+  int64_t num_runs;
 };
 
 VLLM_PD_INLINE int64_t row_bytes_of(const AttentionArgs& args) {
@@ -18,30 +22,95 @@ VLLM_PD_INLINE int64_t row_bytes_of(const AttentionArgs& args) {
 }
 
 /** Up to a segment of the `count` keys from position `begin`. */
-VLLM_PD_INLINE Slots find_slots(const AttentionArgs& args, int64_t begin, int64_t count) {
+VLLM_PD_INLINE void find_slots(const AttentionArgs& args, int64_t begin, int64_t count, Slots* slots) {
   const int64_t row_bytes = row_bytes_of(args);
-  Slots slots;
-  slots.count = count < 0 ? 0 : count < kSegment ? count : kSegment;
+  slots->count = count < 0 ? 0 : count < kSegment ? count : kSegment;
+  slots->num_runs = 0;
   int64_t block = begin / args.block_size;
   int64_t within = begin % args.block_size;
-  for (int64_t key = 0; key < slots.count; ++block, within = 0) {
+  for (int64_t key = 0; key < slots->count; ++block, within = 0) {
     const int64_t first = args.block_table[block] * args.block_stride + within * row_bytes;
     const int64_t run = args.block_size - within;
-    const int64_t end = key + run < slots.count ? key + run : slots.count;
-    for (int64_t i = 0; key + i < end; ++i) slots.offset[key + i] = first + i * row_bytes;
+    const int64_t end = key + run < slots->count ? key + run : slots->count;
+    slots->run_offset[slots->num_runs] = first;
+    slots->run_bytes[slots->num_runs++] = (end - key) * row_bytes;
+    for (int64_t i = 0; key + i < end; ++i) slots->offset[key + i] = first + i * row_bytes;
     key = end;
   }
-  return slots;
 }
 
-/** Blocks lie far apart, so the processor does not see the next segment coming. */
-VLLM_PD_INLINE void prefetch_rows(const uint8_t* from, const Slots& slots, int64_t begin, int64_t end,
-                                  int64_t row_bytes) {
-  if (end > slots.count) end = slots.count;
-  for (int64_t key = begin; key < end; ++key) {
-    for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(from + slots.offset[key] + i, 0, 2);
+/** One KV head's K and V of a segment, in the order in which they are used. */
+struct SegmentRows {
+  const uint8_t* keys;
+  const uint8_t* values;
+  const Slots* slots;
+};
+
+/**
+ * What is used next, asked for a few lines at a time while something else is computed: blocks lie far apart, so the
+ * processor does not see them coming, and what is asked for in bursts waits for one another. Two runs at a time, which
+ * more than one channel of the memory answers, and three quarters of a head's segment ahead: what is asked for earlier is
+ * pushed out again.
+ */
+class Wanted {
+ public:
+  /** What lies so far ahead while `now` is computed, of which `next` follows. */
+  Wanted(const SegmentRows& now, const SegmentRows& next)
+      : rows_{now, next},
+        run_(now.slots->num_runs * 3 / 2 / kStreams * kStreams),
+        runs_left_(2 * now.slots->num_runs) {
+    begin_runs();
   }
-}
+
+  /** Asks for kLines more of each stream. */
+  template <int kLines>
+  VLLM_PD_INLINE void ask() {
+    if (line_ >= end_) return;
+#pragma GCC unroll 8
+    for (int i = 0; i < kLines; ++i) {
+      __builtin_prefetch(line_ + 64 * i, 0, 3);
+      __builtin_prefetch(line_ + other_ + 64 * i, 0, 3);
+    }
+    line_ += 64 * kLines;
+    if (line_ >= end_ && runs_left_ > 0) begin_runs();
+  }
+
+ private:
+  static constexpr int64_t kStreams = 2;
+
+  /** Run `run` of both segments' K, V, K, V; null behind them. */
+  VLLM_PD_INLINE const uint8_t* find(int64_t run, int64_t* bytes) const {
+    for (const SegmentRows& rows : rows_) {
+      const int64_t num_runs = rows.slots->num_runs;
+      if (run < 2 * num_runs) {
+        const uint8_t* const base = run < num_runs ? rows.keys : rows.values;
+        if (run >= num_runs) run -= num_runs;
+        *bytes = rows.slots->run_bytes[run];
+        return base + rows.slots->run_offset[run];
+      }
+      run -= 2 * num_runs;
+    }
+    return nullptr;
+  }
+
+  VLLM_PD_INLINE void begin_runs() {
+    int64_t bytes = 0;
+    line_ = find(run_, &bytes);
+    end_ = line_ + bytes;
+    int64_t other_bytes = 0;
+    const uint8_t* const other = find(run_ + 1, &other_bytes);
+    other_ = other && line_ ? other - line_ : 0;
+    run_ += kStreams;
+    runs_left_ -= kStreams;
+  }
+
+  SegmentRows rows_[2];
+  int64_t run_;
+  int64_t runs_left_;
+  const uint8_t* line_;
+  const uint8_t* end_;
+  int64_t other_;
+};
 
 typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
 
@@ -126,43 +195,23 @@ VLLM_PD_INLINE V16 second_of_pair(const V16& pairs) {
 }
 
 /**
- * Elements [d, d + 16), of bfloat16 [d, d + 32), of keys [key, key + 16) into columns: element d + i of key + j goes to
- * panel[i * stride + j]. Columns beyond the segment's last key repeat it. Elements from head_dim on are left out.
+ * Words [word, word + num_words) of keys [key, key + 16), four bytes each and 16 words at most, into columns: word
+ * word + i of key + j is lane j of out[i]. Keys behind the segment's last one repeat it.
  */
-template <bool kBf16>
-VLLM_PD_INLINE void transpose_keys(const AttentionArgs& args, const Slots& slots, int64_t key, int64_t d, float* panel,
-                                   int64_t stride) {
-  // A lane of 32 bits holds one float or two bfloat16.
-  constexpr int64_t kPack = kBf16 ? 2 : 1;
-  const int64_t left = (args.head_dim - d) / kPack;
-  const int64_t num_words = left < kLanes ? left : kLanes;
-  const uint8_t* const keys = args.keys + d * (kBf16 ? 2 : 4);
-  const auto row = [&](int64_t i) {
-    return reinterpret_cast<const float*>(keys + slots.offset[key + i < slots.count ? key + i : slots.count - 1]);
-  };
+VLLM_PD_INLINE void transpose_keys(const AttentionArgs& args, const Slots& slots, int64_t key, int64_t word,
+                                   int64_t num_words, V16 out[kLanes]) {
+  const uint8_t* const keys = args.keys + 4 * word;
   V16 in[kLanes];
-  V16 out[kLanes];
   if (num_words == kLanes && key + kLanes <= slots.count) {
 #pragma GCC unroll 16
     for (int i = 0; i < kLanes; ++i) in[i] = load(reinterpret_cast<const float*>(keys + slots.offset[key + i]));
   } else {
-    for (int i = 0; i < kLanes; ++i) in[i] = load_some(row(i), num_words);
+    for (int i = 0; i < kLanes; ++i) {
+      const int64_t from = key + i < slots.count ? key + i : slots.count - 1;
+      in[i] = load_some(reinterpret_cast<const float*>(keys + slots.offset[from]), num_words);
+    }
   }
   transpose_16x16(in, out);
-  const auto put = [&](int64_t i) {
-    if constexpr (kBf16) {
-      store(panel + 2 * i * stride, first_of_pair(out[i]));
-      store(panel + (2 * i + 1) * stride, second_of_pair(out[i]));
-    } else {
-      store(panel + i * stride, out[i]);
-    }
-  };
-  if (num_words == kLanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) put(i);
-  } else {
-    for (int64_t i = 0; i < num_words; ++i) put(i);
-  }
 }
 
 }  // namespace

@@ -187,6 +187,20 @@ VLLM_PD_INLINE void store_some(float* to, const V16& v, int64_t count) {
 #endif
 }
 
+/** Lanes whose number, counted from `first`, lies in [begin, end); `other` in the rest. */
+VLLM_PD_INLINE V16 within(const V16& x, int64_t first, int64_t begin, int64_t end, float other) {
+  V16 r;
+  VLLM_PD_EACH_PART {
+    NativeInt number;
+    for (int lane = 0; lane < kWidth; ++lane) number[lane] = i * kWidth + lane;
+    const NativeInt low = static_cast<int32_t>(begin - first) - NativeInt{};
+    const NativeInt high = static_cast<int32_t>(end - first) - NativeInt{};
+    const NativeInt inside = (number >= low) & (number < high);
+    r.part[i] = (Native)(((NativeInt)x.part[i] & inside) | ((NativeInt)splat(other).part[i] & ~inside));
+  }
+  return r;
+}
+
 /**
  * e^x to about 1 ulp: x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7
  * (remainder below 2^-26), 2^n by adding n to the exponent. Outside of [-87, 88] the argument is clamped, so
@@ -216,10 +230,25 @@ VLLM_PD_INLINE V16 exp(const V16& x) {
   return p * power;
 }
 
-VLLM_PD_INLINE float exp(float x) {
-  float lanes[kLanes];
-  store(lanes, exp(splat(x)));
-  return lanes[0];
+/**
+ * 2^x for x <= 0 to about 2 ulp: x = n + f with |f| <= 1/2, 2^f by the polynomial of degree 5 whose largest relative
+ * error is least (2^-23) among those that give 1 at 0, 2^n by adding n to the exponent. Clamped at -125, so the result
+ * is normal.
+ */
+VLLM_PD_INLINE V16 exp2(const V16& x) {
+  const V16 clamped = max(x, splat(-125.0f));
+  const V16 shifter = splat(12582912.0f);
+  const V16 shifted = clamped + shifter;
+  const V16 f = clamped - (shifted - shifter);
+  V16 p = splat(0.001326472731307149f);
+  p = fma(p, f, splat(0.009671512991189957f));
+  p = fma(p, f, splat(0.05550733581185341f));
+  p = fma(p, f, splat(0.24022242426872253f));
+  p = fma(p, f, splat(0.6931470036506653f));
+  p = fma(p, f, splat(1.0f));
+  V16 r;
+  VLLM_PD_EACH_PART r.part[i] = (Native)((NativeInt)p.part[i] + ((NativeInt)shifted.part[i] << 23));
+  return r;
 }
 
 /** out[j * out_stride + i] = rows[i][j] for i, j < 4. */

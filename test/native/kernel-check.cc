@@ -1,5 +1,5 @@
-// Compares one build's matrix products with plain ones: bf16 within rounding, int8 exactly. Prints the first
-// that differs and ends with 1. Built by kernel-check.test.ts, with AMX's tiles done in plain C++.
+// Compares one build's matrix products with plain ones, bf16 within rounding, int8 exactly, and its attention over
+// bfloat16 likewise. Prints the first that differs and ends with 1. Built by kernel-check.test.ts, with AMX's tiles done in plain C++.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -148,6 +148,102 @@ bool check(WeightType type, int64_t num_rows, int64_t k, int64_t n) {
   return true;
 }
 
+/** Paged K and V in bfloat16, NaN where no token was: queries of some tokens over all those before them. */
+struct AttentionProblem {
+  static constexpr int64_t kBlockSize = 16;
+  static constexpr int64_t kGroup = 3;
+  int64_t head_dim;
+  int64_t num_heads;  // of K and V
+  int64_t num_keys;
+  int64_t num_tokens;          // the last ones
+  std::vector<float> q;        // (num_tokens, num_heads, kGroup, head_dim)
+  std::vector<uint16_t> pool;  // (num_blocks, 2, num_heads, kBlockSize, head_dim)
+  std::vector<int32_t> table;
+
+  int64_t q_stride() const { return num_heads * kGroup * head_dim; }
+  int64_t kv_size() const { return num_heads * kBlockSize * head_dim; }
+  int64_t place(bool value, int64_t head, int64_t key) const {
+    return (table[key / kBlockSize] * 2 + value) * kv_size() + (head * kBlockSize + key % kBlockSize) * head_dim;
+  }
+
+  /** Attention of tokens [begin, end) at once. */
+  std::vector<float> attend(int64_t begin, int64_t end) const {
+    std::vector<int32_t> positions;
+    for (int64_t token = begin; token < end; ++token) {
+      positions.push_back(static_cast<int32_t>(num_keys - num_tokens + token));
+    }
+    std::vector<float> out((end - begin) * q_stride(), 7.0f);
+    std::vector<float> scratch(attention_scratch_floats((end - begin) * kGroup, num_heads, head_dim));
+    AttentionArgs args{};
+    args.q = q.data() + begin * q_stride();
+    args.q_stride = args.out_stride = q_stride();
+    args.positions = positions.data();
+    args.num_tokens = end - begin;
+    args.num_kv_heads = num_heads;
+    args.group_size = kGroup;
+    args.head_dim = head_dim;
+    args.block_table = table.data();
+    args.is_bfloat16 = true;
+    args.keys = reinterpret_cast<const uint8_t*>(pool.data());
+    args.values = reinterpret_cast<const uint8_t*>(pool.data() + kv_size());
+    args.block_stride = 2 * kv_size() * static_cast<int64_t>(sizeof(uint16_t));
+    args.block_size = kBlockSize;
+    args.out = out.data();
+    args.scratch = scratch.data();
+    VLLM_PD_KERNELS.attention(args);
+    return out;
+  }
+
+  /** One row's weighted values, (head_dim). */
+  std::vector<double> expected(int64_t token, int64_t head, int64_t member) const {
+    const float* const query = q.data() + token * q_stride() + (head * kGroup + member) * head_dim;
+    std::vector<double> sums(head_dim);
+    double total = 0;
+    for (int64_t key = 0; key <= num_keys - num_tokens + token; ++key) {
+      double score = 0;
+      for (int64_t d = 0; d < head_dim; ++d) score += query[d] * from_bfloat16(pool[place(false, head, key) + d]);
+      const double p = std::exp(score / std::sqrt(head_dim));
+      total += p;
+      for (int64_t d = 0; d < head_dim; ++d) sums[d] += p * from_bfloat16(pool[place(true, head, key) + d]);
+    }
+    for (double& sum : sums) sum /= total;
+    return sums;
+  }
+};
+
+AttentionProblem attention_problem(int64_t head_dim, int64_t num_keys, int64_t num_tokens) {
+  AttentionProblem p{head_dim, 2, num_keys, num_tokens, {}, {}, {}};
+  const int64_t num_blocks = (num_keys + p.kBlockSize - 1) / p.kBlockSize;
+  for (int64_t i = 0; i < num_blocks; ++i) p.table.push_back(static_cast<int32_t>(num_blocks - 1 - i));
+  for (int64_t i = 0; i < num_tokens * p.q_stride(); ++i) p.q.push_back(2 * random_float());
+  p.pool.assign(num_blocks * 2 * p.kv_size(), 0xffff);
+  for (int64_t key = 0; key < num_keys; ++key) {
+    for (int64_t i = 0; i < 2 * p.num_heads * head_dim; ++i) {
+      const bool value = i % 2 != 0;
+      p.pool[p.place(value, i / 2 / head_dim, key) + i / 2 % head_dim] = to_bfloat16(random_float());
+    }
+  }
+  return p;
+}
+
+bool check_attention(const AttentionProblem& p) {
+  const std::vector<float> all = p.attend(0, p.num_tokens);
+  for (int64_t token = 0; token < p.num_tokens; ++token) {
+    const std::vector<float> alone = p.attend(token, token + 1);
+    for (int64_t i = 0; i < p.q_stride(); ++i) {
+      const int64_t row = i / p.head_dim;
+      const double wanted = p.expected(token, row / p.kGroup, row % p.kGroup)[i % p.head_dim];
+      const float received = all[token * p.q_stride() + i];
+      // Queries and probabilities are rounded to eight bits.
+      if (std::fabs(received - wanted) <= 1e-2 && alone[i] == received) continue;
+      std::fprintf(stderr, "attention, head size %ld, token %ld, element %ld: expected %.9g, among others %.9g, alone %.9g\n",
+                   p.head_dim, token, i, wanted, received, alone[i]);
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace
 
 int main() {
@@ -160,6 +256,13 @@ int main() {
       }
     }
   }
-  std::printf("%s: %d products\n", VLLM_PD_KERNELS.isa, num_checked);
+  int num_attended = 0;
+  for (const int64_t head_dim : {16, 20, 64}) {
+    for (const auto& [num_keys, num_tokens] : {std::pair<int64_t, int64_t>{30, 30}, {150, 41}, {600, 3}}) {
+      if (!check_attention(attention_problem(head_dim, num_keys, num_tokens))) return 1;
+      ++num_attended;
+    }
+  }
+  std::printf("%s: %d products, %d times attention\n", VLLM_PD_KERNELS.isa, num_checked, num_attended);
   return 0;
 }

@@ -42,11 +42,11 @@ function runCheck(extraFlags: readonly string[] = []): { code: number | null; ou
   }
 }
 
-test('products in AMX tiles are right for every number of rows, and the same alone as among others', () => {
+test('products and attention in AMX tiles are right for every number of rows, and the same alone as among others', () => {
   const result = runCheck();
   if (result === null) return console.log(`skipped: there is no compiler ${compiler}`);
   assert.is(result.code, 0, result.output);
-  assert.match(result.output, /amx in plain C\+\+: 80 products/);
+  assert.match(result.output, /amx in plain C\+\+: 80 products, 9 times attention/);
 });
 
 test.run();

@@ -3,11 +3,15 @@ import type { RandomModel } from './random-model.js';
 
 type Vector = Float64Array;
 
-/** `roundKv` does to each number of K and V what the pool's dtype does. */
+/**
+ * `roundKv` does to each number of K and V what the pool's dtype does, `roundQuery` to each of a query, scaled so that
+ * scores are powers of two, what the instructions do that multiply it with K.
+ */
 export function referenceLogits(
   model: RandomModel,
   tokens: readonly number[],
   roundKv: (value: number) => number = (value) => value,
+  roundQuery: (value: number) => number = (value) => value,
 ): Vector[] {
   const { config, weights } = model;
   const { hiddenSize, headDim, numHeads, numKvHeads, rmsNormEps } = config;
@@ -57,7 +61,10 @@ export function referenceLogits(
         rotate(config.qkNorm ? rmsNorm(`${prefix}.self_attn.${name}_norm`, head) : head, position, layer),
       );
     const normed = residual.map((x) => rmsNorm(`${prefix}.input_layernorm`, x));
-    const q = normed.map((x, position) => project(x, 'q', numHeads, position));
+    const queryScale = Math.LOG2E / Math.sqrt(headDim);
+    const q = normed.map((x, position) =>
+      project(x, 'q', numHeads, position).map((head) => head.map((value) => roundQuery(value * queryScale))),
+    );
     const k = normed.map((x, position) =>
       project(x, 'k', numKvHeads, position).map((head) => head.map(roundKv)),
     );
@@ -68,11 +75,9 @@ export function referenceLogits(
         const kvHead = Math.floor(head / (numHeads / numKvHeads));
         const scores = k
           .slice(0, position + 1)
-          .map((keys, at) =>
-            at > position - window ? dot(query, keys[kvHead]!) / Math.sqrt(headDim) : -Infinity,
-          );
+          .map((keys, at) => (at > position - window ? dot(query, keys[kvHead]!) : -Infinity));
         const highest = Math.max(...scores);
-        const exponentials = scores.map((score) => Math.exp(score - highest));
+        const exponentials = scores.map((score) => 2 ** (score - highest));
         const total = exponentials.reduce((sum, value) => sum + value, 0);
         return Array.from({ length: headDim }, (_, d) =>
           exponentials.reduce((sum, p, j) => sum + (p / total) * v[j]![kvHead]![d]!, 0),
