@@ -1,6 +1,8 @@
 // A pool's blocks in device memory.
 #include "cuda/device_blocks.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -14,6 +16,46 @@ constexpr int64_t kStagingBytes = 16 << 20;
 
 /** The driver cuts smaller allocations out of pieces of this size, and an IPC handle opens the whole piece. */
 constexpr int64_t kSharedGranularity = 2 << 20;
+
+/** Where the driver shares no memory, one that nobody else can open: peers read over tcp then. */
+CUipcMemHandle handle_of(const DeviceMemory& memory) {
+  try {
+    return memory.ipc_handle();
+  } catch (const Error&) {
+    CUipcMemHandle handle{};
+    const uint64_t name[] = {static_cast<uint64_t>(getpid()), memory.address()};
+    std::memcpy(handle.reserved, name, sizeof name);
+    return handle;
+  }
+}
+
+/** What this process has allocated: CUDA opens a handle in other processes only. */
+struct OwnBlocks {
+  std::mutex mutex;
+  std::vector<std::weak_ptr<DeviceBlocks>> all;
+
+  void add(const std::shared_ptr<DeviceBlocks>& blocks) {
+    const std::lock_guard<std::mutex> guard(mutex);
+    const auto gone = [](const std::weak_ptr<DeviceBlocks>& weak) { return weak.expired(); };
+    all.erase(std::remove_if(all.begin(), all.end(), gone), all.end());
+    all.push_back(blocks);
+  }
+
+  /** Null where they are another process's. */
+  std::shared_ptr<DeviceBlocks> find(const CUipcMemHandle& handle) {
+    const std::lock_guard<std::mutex> guard(mutex);
+    for (const auto& weak : all) {
+      const std::shared_ptr<DeviceBlocks> blocks = weak.lock();
+      if (blocks && std::memcmp(&blocks->ipc_handle(), &handle, sizeof handle) == 0) return blocks;
+    }
+    return nullptr;
+  }
+};
+
+OwnBlocks& own_blocks() {
+  static OwnBlocks blocks;
+  return blocks;
+}
 
 std::shared_ptr<Device> device_for_peer() {
   try {
@@ -36,6 +78,8 @@ std::shared_ptr<DeviceBlocks> DeviceBlocks::allocate(const KvLayout& layout) {
   const int64_t pieces = (layout.num_blocks * layout.block_bytes() + kSharedGranularity - 1) / kSharedGranularity;
   blocks->memory_ = DeviceMemory(blocks->device_, pieces * kSharedGranularity);
   blocks->base_ = blocks->memory_.address();
+  blocks->ipc_handle_ = handle_of(blocks->memory_);
+  own_blocks().add(blocks);
   blocks->stream_.fill(blocks->base_, 0, blocks->memory_.num_bytes());
   blocks->stream_.synchronize();
   return blocks;
@@ -43,8 +87,13 @@ std::shared_ptr<DeviceBlocks> DeviceBlocks::allocate(const KvLayout& layout) {
 
 std::shared_ptr<DeviceBlocks> DeviceBlocks::open_peer(const KvLayout& layout, const CUipcMemHandle& handle) {
   std::shared_ptr<DeviceBlocks> blocks(new DeviceBlocks(device_for_peer(), layout.block_bytes()));
-  blocks->peer_memory_ = std::make_unique<PeerMemory>(blocks->device_, handle);
-  blocks->base_ = blocks->peer_memory_->address();
+  blocks->owner_ = own_blocks().find(handle);
+  if (blocks->owner_) {
+    blocks->base_ = blocks->owner_->base_;
+  } else {
+    blocks->peer_memory_ = std::make_unique<PeerMemory>(blocks->device_, handle);
+    blocks->base_ = blocks->peer_memory_->address();
+  }
   return blocks;
 }
 

@@ -18,12 +18,12 @@ class DeviceBlocks {
  public:
   /** Zeros. Throws INVALID_ARGUMENT where they do not fit, NOT_SUPPORTED without a device. */
   static std::shared_ptr<DeviceBlocks> allocate(const KvLayout& layout);
-  /** Throws PEER_FAILED where this process has no device that reaches them. */
+  /** Also of blocks of this very process. Throws PEER_FAILED where it has no device that reaches them. */
   static std::shared_ptr<DeviceBlocks> open_peer(const KvLayout& layout, const CUipcMemHandle& handle);
 
   uint8_t* address() const { return reinterpret_cast<uint8_t*>(base_); }
   /** Of blocks made by `allocate`. */
-  CUipcMemHandle ipc_handle() const { return memory_.ipc_handle(); }
+  const CUipcMemHandle& ipc_handle() const { return ipc_handle_; }
 
   /** Block ids[i] → block_bytes at to[i]. */
   void to_host(const std::vector<int32_t>& ids, const std::vector<uint8_t*>& to);
@@ -40,7 +40,10 @@ class DeviceBlocks {
   std::shared_ptr<Device> device_;
   int64_t block_bytes_;
   DeviceMemory memory_;
+  CUipcMemHandle ipc_handle_{};
   std::unique_ptr<PeerMemory> peer_memory_;
+  /** Whose memory this is, where that is this process. */
+  std::shared_ptr<DeviceBlocks> owner_;
   CUdeviceptr base_ = 0;
   Kernels kernels_;
   Stream stream_;

@@ -72,7 +72,12 @@ if (useEmulatedDevice()) {
     float16: texts(await aggregated(float16)),
   };
 
+  const isEmulated = process.env.VLLM_PD_LIBCUDA!.endsWith('libcuda_emulated.so');
   for (const [name, mode] of Object.entries(modes)) {
+    if (mode.env && !isEmulated) {
+      console.log(`skipped: ${name}: a device's driver cannot be told to`);
+      continue;
+    }
     test(`${name}: answers are an aggregated node's, and the ledger is the closed form`, async () => {
       const answers = await play(mode);
       assert.equal(texts(answers), answersOf[mode.engine.dtype === 'float16' ? 'float16' : 'bfloat16']);

@@ -300,6 +300,7 @@ EXPORT cuEventElapsedTime(float* milliseconds, CUevent begin, CUevent end) {
   return *milliseconds = static_cast<float>(end->milliseconds - begin->milliseconds), CUDA_SUCCESS;
 }
 EXPORT cuIpcGetMemHandle(CUipcMemHandle* handle, CUdeviceptr memory) {
+  if (!shares_memory()) return CUDA_ERROR_INVALID_VALUE;
   const std::lock_guard<std::mutex> guard(mutex);
   const auto found = allocations.find(memory);
   if (found == allocations.end()) return CUDA_ERROR_INVALID_VALUE;
@@ -313,6 +314,8 @@ EXPORT cuIpcOpenMemHandle_v2(CUdeviceptr* memory, CUipcMemHandle handle, unsigne
   if (!shares_memory()) return CUDA_ERROR_INVALID_VALUE;
   SharedMemory shared;
   std::memcpy(&shared, handle.reserved, sizeof shared);
+  // As a device's driver: the process that made it has the memory already.
+  if (shared.pid == getpid()) return CUDA_ERROR_INVALID_VALUE;
   const std::string path = "/proc/" + std::to_string(shared.pid) + "/fd/" + std::to_string(shared.fd);
   const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
   if (fd < 0) return CUDA_ERROR_INVALID_VALUE;
