@@ -82,6 +82,11 @@ export class ChaosSystem {
     this.#armed.push(fault);
   }
 
+  /** A fault that lasts for a while is at work. */
+  get isStricken(): boolean {
+    return this.#underWay.size > 0;
+  }
+
   /** Resolves when no fault is at work any more; what is armed stays armed. Throws what kept a node from coming back. */
   async settle(): Promise<void> {
     while (this.#underWay.size > 0) await Promise.all(this.#underWay);

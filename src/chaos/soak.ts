@@ -61,6 +61,7 @@ export interface SoakReport {
   readonly complete: boolean;
 }
 
+/** Attempts with no fault at work: a node that starts on a busy machine takes what it takes. */
 const maxAttempts = 40;
 const retryDelayMs = 150;
 const maxTurnsOfConversation = 5;
@@ -214,7 +215,7 @@ class Soak {
     };
     const expected = await this.#reference.chat(request);
     const name = `${plan.id} turn ${conversation.turn}`;
-    for (let attempt = 1; ; attempt++) {
+    for (let numAttempts = 0; ; ) {
       try {
         const answer = await this.#client.chat(request);
         if (
@@ -227,7 +228,8 @@ class Soak {
       } catch (error) {
         if (this.#options.signal.aborted) return;
         this.#numFailedAttempts += 1;
-        if (attempt === maxAttempts) {
+        if (!this.#system.isStricken) numAttempts += 1;
+        if (numAttempts === maxAttempts) {
           this.#lost.push(`${name}: ${messageOf(error)}`);
           break;
         }
