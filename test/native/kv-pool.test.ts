@@ -126,7 +126,7 @@ test('layouts that cannot be are refused with the number at fault', () => {
   assert.match(create({ headDim: 2.5 }), /headDim but received 2.5/);
   assert.match(create({ numLayers: '2' }), /numLayers but received "2"/);
   assert.match(create({ numKvHeads: undefined }), /numKvHeads but received undefined/);
-  assert.match(create({ dtype: 'float16' }), /float32 or bfloat16 for dtype but received "float16"/);
+  assert.match(create({ dtype: 'int4' }), /one of .* for dtype but received "int4"/);
   assert.match(create({ headDim: 2 ** 30 }), /blocks of at most/);
   assert.match(create({ numBlocks: 2 ** 31 - 1 }), /the memory available here/);
 });
