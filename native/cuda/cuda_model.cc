@@ -43,7 +43,7 @@ KvType kv_type(KvDtype dtype) {
   }
 }
 
-/** fp8 is kept from chips that would convert every element by hand. */
+/** fp8 is for chips that have it. */
 std::shared_ptr<Device> device_for(KvDtype dtype) {
   std::shared_ptr<Device> device = shared_device();
   const DeviceInfo& info = device->info();

@@ -20,7 +20,7 @@ struct DeviceInfo {
 
   /** Whether our kernels run on it: tensor cores with bf16 and asynchronous copies came with 8.0. */
   bool usable() const { return capability_major >= 8; }
-  /** Whether it converts fp8 by itself. */
+  /** Whether it has instructions for fp8. */
   bool has_fp8() const { return capability_major * 10 + capability_minor >= 89; }
 };
 

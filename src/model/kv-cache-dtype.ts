@@ -34,7 +34,7 @@ function keptAs(backend: Backend, weights: Dtype): readonly KvCacheDtype[] {
   return weights === 'bfloat16' ? ['bfloat16', 'float32'] : ['float32', 'bfloat16'];
 }
 
-/** Chips without it would convert each element by hand. */
+/** fp8 is for chips that have it. */
 function checkFp8(): void {
   const [device] = loadNative().cudaFacts().devices;
   if (device && Number(device.capability) >= 8.9) return;
