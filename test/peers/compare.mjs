@@ -1,22 +1,28 @@
 // vllm-pd beside other ways to run a decoder from Node: the same generated weights, prompts and thread counts.
-// Usage, in this folder: npm install && node compare.mjs [--cycles 2] [--results-dir ../../results]
+// Usage, in this folder: npm install && node compare.mjs [--cycles 2] [--keep | --results-dir ../../results]
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import Table from 'cli-table3';
 import { gitCommit, hostInfo } from '../../dist/src/bench/host.js';
-import { keepFiles, runId } from '../../dist/src/bench/results.js';
+import { checkResultsDir, keepFiles, runId } from '../../dist/src/bench/results.js';
+import { loadNative } from '../../dist/src/native.js';
 import { makePeerModel } from './peer-model.mjs';
 
 const { values: flags } = parseArgs({
   options: {
     cycles: { type: 'string', default: '2' },
+    keep: { type: 'boolean', default: false },
     'results-dir': { type: 'string' },
   },
 });
 
 const here = path.dirname(fileURLToPath(import.meta.url));
+const resultsDir = flags['results-dir'] ?? (flags.keep ? path.join(here, '..', '..', 'results') : null);
+if (resultsDir) checkResultsDir(resultsDir);
+const startedAt = new Date();
 const trialScript = path.join(here, 'trial.mjs');
 const trialLimitMs = 180_000;
 
@@ -128,8 +134,11 @@ for (const row of rows) {
 }
 console.log(table.toString());
 
-if (flags['results-dir']) {
-  const startedAt = new Date();
+const versionOf = (name) =>
+  JSON.parse(readFileSync(path.join(here, 'node_modules', name, 'package.json'), 'utf8')).version;
+
+if (resultsDir) {
+  const endedAt = new Date();
   const id = runId(startedAt, 'peers', '91m');
   const run = {
     id,
@@ -137,9 +146,31 @@ if (flags['results-dir']) {
     command: `node compare.mjs ${process.argv.slice(2).join(' ')}`.trim(),
     ...gitCommit(),
     host: hostInfo(),
-    ended_at: startedAt.toISOString(),
+    isa: loadNative().isa,
+    config: {
+      cycles: Number(flags.cycles),
+      threads: threadCounts,
+      num_prompt_tokens: trials[0].numPromptTokens,
+      num_decoded_tokens: trials[0].numDecodedTokens,
+      peers: Object.fromEntries(
+        ['node-llama-cpp', '@huggingface/transformers'].map((name) => [name, versionOf(name)]),
+      ),
+    },
+    started_at: startedAt.toISOString(),
+    ended_at: endedAt.toISOString(),
+    duration_s: Math.round((endedAt - startedAt) / 100) / 10,
   };
   const json = (value) => `${JSON.stringify(value, null, 2)}\n`;
-  const files = { 'run.json': json(run), 'rows.json': json(rows), 'table.txt': `${table.toString()}\n` };
-  console.log(keepFiles(flags['results-dir'], id, files));
+  // Every round as it was measured; the table can be made of them again.
+  const rounds = trials.flatMap(({ engine, weights, threads, rounds }) =>
+    rounds.map((round) => JSON.stringify({ weights, engine, threads, ...round })),
+  );
+  console.log(
+    keepFiles(resultsDir, id, {
+      'run.json': json(run),
+      'rounds.jsonl': `${rounds.join('\n')}\n`,
+      'summary.json': json(rows),
+      'table.txt': `${table.toString()}\n`,
+    }),
+  );
 }
