@@ -137,12 +137,12 @@ struct Kernels {
   void (*rotate)(float* x, int64_t head_dim, const float* cos, const float* sin);
   /** out (dim) = silu(gate) * up */
   void (*swiglu)(const float* gate, const float* up, int64_t dim, float* out);
-  /** For probe.cc: about `count` multiply-adds that never leave the registers; returns something of them. */
+  /** For probe/machine_limits.cc: about `count` multiply-adds that never leave the registers; returns something of them. */
   float (*fma_loop)(int64_t count);
   /** The same in the instructions that multiply bf16 and int8 weights. */
   float (*bf16_loop)(int64_t count);
   float (*int8_loop)(int64_t count);
-  /** For probe.cc: the sum of (count) floats, as fast as they can be read. */
+  /** For probe/machine_limits.cc: the sum of (count) floats, as fast as they can be read. */
   float (*read_loop)(const float* x, int64_t count);
 };
 

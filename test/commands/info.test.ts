@@ -80,7 +80,7 @@ test('a driver without a device, an old device and a good one are told apart', (
     memory_bytes: 4 * 2 ** 30,
   });
   assert.equal(two.backends.cuda, { works: true, why_not: null, detail: 'Emulated GPU' });
-  assert.match(info(env), /GPU 0\s+│ Emulated GPU, compute capability 9\.0, 4\.0 GiB/);
+  assert.match(info(env), /GPU 0\s+│ Emulated GPU, compute capability 9\.0, 4\.00 GiB/);
 });
 
 test('an unknown flag is refused with the help to ask for', () => {
