@@ -7,6 +7,14 @@ import type { Side, Step } from './fault.js';
 /** What a fault does to the hop that it struck. */
 export type HopVerdict = 'go on' | 'cut';
 
+/** Idle connections go soon, whatever the node offers: what a burst of retries has opened would pass for a leak of the node. */
+const poolOptions = {
+  headersTimeout: 0,
+  bodyTimeout: 0,
+  keepAliveTimeout: 1000,
+  keepAliveMaxTimeout: 1000,
+} as const;
+
 export interface HopRelayOptions {
   readonly side: Side;
   /** Called when a hop gets to a step; the hop waits for the verdict. */
@@ -39,7 +47,7 @@ export class HopRelay {
   /** From now on hops go to the node at `url`; null = there is none, and hops lose their connections. */
   async connectTo(url: string | null): Promise<void> {
     const previous = this.#pool;
-    this.#pool = url === null ? null : new Pool(url, { headersTimeout: 0, bodyTimeout: 0 });
+    this.#pool = url === null ? null : new Pool(url, poolOptions);
     await previous?.destroy();
   }
 
