@@ -44,6 +44,14 @@ export type Backend = 'cpu' | 'cuda' | 'onnx';
 /** What the elements of a KV pool are; float16 and fp8 (e4m3, scale 1) on a GPU only. */
 export type KvCacheDtype = 'float32' | 'bfloat16' | 'float16' | 'fp8';
 
+/** In bytes. */
+export const kvElementBytes: Readonly<Record<KvCacheDtype, number>> = {
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  fp8: 1,
+};
+
 /** `auto`: on a GPU as the weights, bfloat16 where the CPU computes with it, float32 elsewhere and on ONNX Runtime. */
 export type KvCacheDtypeChoice = 'auto' | KvCacheDtype;
 

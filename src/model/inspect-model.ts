@@ -1,6 +1,6 @@
 // What `vllm-pd model inspect` shows: everything about a model folder that decides what serving it costs.
 import path from 'node:path';
-import type { Backend } from '../config.js';
+import { type Backend, kvElementBytes } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import { hasCheckpoint, readCheckpoint } from './checkpoint.js';
 import { type HistoryChange, historyChanges } from './history-changes.js';
@@ -61,8 +61,6 @@ export interface DecoderReport {
   readonly kv_bytes_per_block: number;
 }
 
-const bytesPerElement = { float32: 4, bfloat16: 2 } as const;
-
 /**
  * Reads headers only, no weights. Throws NOT_FOUND, or BAD_FILE for what no backend can run, with the field's name. A
  * folder that ONNX Runtime alone can run is described without its decoder.
@@ -114,9 +112,9 @@ function describeDecoder(config: ModelConfig, blockSize: number): DecoderReport 
       num_layers: config.window.layers.length,
     },
     block_size: blockSize,
-    kv_bytes_per_token: numElementsPerToken * bytesPerElement.float32,
-    kv_bytes_per_token_bfloat16: numElementsPerToken * bytesPerElement.bfloat16,
-    kv_bytes_per_block: numElementsPerToken * bytesPerElement.float32 * blockSize,
+    kv_bytes_per_token: numElementsPerToken * kvElementBytes.float32,
+    kv_bytes_per_token_bfloat16: numElementsPerToken * kvElementBytes.bfloat16,
+    kv_bytes_per_block: numElementsPerToken * kvElementBytes.float32 * blockSize,
   };
 }
 

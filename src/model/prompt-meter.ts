@@ -1,5 +1,5 @@
 // Lengths of prompts without running a model: tokens of texts, tokens of the chat template, bytes of KV.
-import type { KvCacheDtypeChoice } from '../config.js';
+import { type KvCacheDtypeChoice, kvElementBytes } from '../config.js';
 import { loadModelTexts } from './model-folder.js';
 import { type PublishedShape, publishedShapeNames, publishedShapes } from './published-shapes.js';
 import { resolveModel } from './resolve-model.js';
@@ -42,7 +42,7 @@ export async function openPromptMeter(model: string, kvCacheDtype: KvCacheDtypeC
       added.set(key, numTokens);
       return numTokens;
     },
-    kv: { model, dtype, bytes_per_token: elements * (dtype === 'float32' ? 4 : 2) },
+    kv: { model, dtype, bytes_per_token: elements * kvElementBytes[dtype] },
   };
 }
 

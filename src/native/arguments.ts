@@ -1,6 +1,6 @@
 // Checks what is about to cross into the native module, and brings it into the form in which it crosses.
 import { isAbsolute } from 'node:path';
-import type { KvCacheDtype } from '../config.js';
+import { type KvCacheDtype, kvElementBytes } from '../config.js';
 import { VllmPdError } from '../errors.js';
 import type { KvPoolLayout } from './kv-pool-layout.js';
 import type { CudaModelOptions, NativeModelConfig, NativeWeights, TensorLocation } from './model-config.js';
@@ -31,12 +31,6 @@ function positiveNumber(name: string, value: unknown): void {
 
 /** In the order of KvDtype in native/kv_cache.h. */
 const kvDtypes: readonly KvCacheDtype[] = ['float32', 'bfloat16', 'float16', 'fp8'];
-const kvElementBytes: Readonly<Record<KvCacheDtype, number>> = {
-  float32: 4,
-  bfloat16: 2,
-  float16: 2,
-  fp8: 1,
-};
 
 /** The number under which the native module knows it. */
 export function kvDtypeNumber(dtype: unknown): number {
