@@ -11,11 +11,6 @@
 namespace vllm_pd::cpu {
 namespace {
 
-float* sized(std::vector<float>& floats, int64_t count) {
-  if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
-  return floats.data();
-}
-
 const float* data_or_null(const std::vector<float>& floats) {
   return floats.empty() ? nullptr : floats.data();
 }
@@ -30,13 +25,15 @@ void add_bias(const std::vector<float>& bias, int64_t num_rows, float* x) {
   for (int64_t i = 0; i < num_rows * size; ++i) x[i] += bias[i % size];
 }
 
-void gather_rows(std::vector<float>& from, int64_t row_floats, const std::vector<int32_t>& rows) {
-  std::vector<float> kept(rows.size() * row_floats);
+void gather_rows(FloatBuffer& from, int64_t row_floats, const std::vector<int32_t>& rows) {
+  // More rows than there were when one is asked for twice.
+  const int64_t count = static_cast<int64_t>(rows.size()) * row_floats;
+  float* const floats = from.sized(count);
+  std::vector<float> kept(count);
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(&kept[i * row_floats], &from[rows[i] * row_floats], row_floats * sizeof(float));
+    std::memcpy(&kept[i * row_floats], floats + rows[i] * row_floats, row_floats * sizeof(float));
   }
-  // Not swapped: `from` keeps the capacity that the next call needs.
-  std::copy(kept.begin(), kept.end(), from.begin());
+  std::copy(kept.begin(), kept.end(), floats);
 }
 
 }  // namespace
@@ -124,7 +121,7 @@ void CpuModel::forward(const KvRegion& pool, const Batch& batch, float* logits) 
                 "Expected a KV pool of float32 or bfloat16 on the CPU but received " + pool.layout.to_string() + ".");
   }
   compute_rotary(batch);
-  ops_->embed(batch.token_ids.data(), num_rows, *embed_, sized(x_, num_rows * hidden));
+  ops_->embed(batch.token_ids.data(), num_rows, *embed_, x_.sized(num_rows * hidden));
   for (int64_t i = 0; i < config_.num_layers; ++i) {
     const Layer& layer = layers_[i];
     attend(layer, i, pool, batch);
@@ -138,7 +135,7 @@ void CpuModel::forward(const KvRegion& pool, const Batch& batch, float* logits) 
     feed_forward(layer, num_rows);
   }
   ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps,
-                 sized(normed_, num_rows * hidden));
+                 normed_.sized(num_rows * hidden));
   ops_->matmul(normed_.data(), num_rows, lm_head_ ? *lm_head_ : *embed_, nullptr, logits);
 }
 
@@ -146,8 +143,8 @@ void CpuModel::forward(const KvRegion& pool, const Batch& batch, float* logits) 
 void CpuModel::compute_rotary(const Batch& batch) {
   const int64_t half = static_cast<int64_t>(config_.inv_freq.size());
   const int64_t count = batch.num_tokens() * half;
-  float* const cos = sized(cos_, count);
-  float* const sin = sized(sin_, count);
+  float* const cos = cos_.sized(count);
+  float* const sin = sin_.sized(count);
   for (int64_t i = 0; i < count; ++i) {
     const float angle = static_cast<float>(batch.positions[i / half]) * config_.inv_freq[i % half];
     cos[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * config_.rope_attention_scaling;
@@ -160,8 +157,8 @@ void CpuModel::attend(const Layer& layer, int64_t index, const KvRegion& pool, c
   AttentionShape shape = config_.attention;
   if (!config_.sliding_windows.empty()) shape.sliding_window = config_.sliding_windows[index];
   const int64_t num_tokens = batch.num_tokens();
-  float* const normed = sized(normed_, num_tokens * config_.hidden_size);
-  float* const qkv = sized(qkv_, num_tokens * shape.qkv_dim());
+  float* const normed = normed_.sized(num_tokens * config_.hidden_size);
+  float* const qkv = qkv_.sized(num_tokens * shape.qkv_dim());
   ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps,
                  normed);
   ops_->matmul(normed, num_tokens, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
@@ -172,13 +169,10 @@ void CpuModel::attend(const Layer& layer, int64_t index, const KvRegion& pool, c
                           config_.rms_norm_eps,
                           2 * static_cast<int64_t>(config_.inv_freq.size())};
   ops_->rotate_and_cache(qkv, shape, rotary, batch, pool, index);
-  ops_->paged_attention(qkv, shape, batch, pool, index, sized(attended_, num_tokens * shape.q_dim()));
+  ops_->paged_attention(qkv, shape, batch, pool, index, attended_.sized(num_tokens * shape.q_dim()));
 }
 
 void CpuModel::keep_rows(const std::vector<int32_t>& rows) {
-  // More rows than tokens when an index is asked for twice.
-  sized(x_, rows.size() * config_.hidden_size);
-  sized(attended_, rows.size() * config_.attention.q_dim());
   gather_rows(x_, config_.hidden_size, rows);
   gather_rows(attended_, config_.attention.q_dim(), rows);
 }
@@ -186,9 +180,9 @@ void CpuModel::keep_rows(const std::vector<int32_t>& rows) {
 void CpuModel::feed_forward(const Layer& layer, int64_t num_rows) {
   const int64_t hidden = config_.hidden_size;
   const int64_t intermediate = config_.intermediate_size;
-  float* const normed = sized(normed_, num_rows * hidden);
-  float* const gate_up = sized(gate_up_, num_rows * 2 * intermediate);
-  float* const gated = sized(gated_, num_rows * intermediate);
+  float* const normed = normed_.sized(num_rows * hidden);
+  float* const gate_up = gate_up_.sized(num_rows * 2 * intermediate);
+  float* const gated = gated_.sized(num_rows * intermediate);
   ops_->rms_norm(x_.data(), num_rows, hidden, layer.post_attention_norm.data(), config_.rms_norm_eps, normed);
   ops_->matmul(normed, num_rows, *layer.gate_up, data_or_null(layer.gate_up_bias), gate_up);
   ops_->swiglu(gate_up, num_rows, intermediate, gated);

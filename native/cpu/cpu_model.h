@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "float_buffer.h"
 #include "model.h"
 
 namespace vllm_pd::cpu {
@@ -54,14 +55,14 @@ class CpuModel : public Model {
   std::unique_ptr<PackedMatrix> lm_head_;  // (vocab_size, hidden_size), or null where tied
 
   // Activations, kept from call to call.
-  std::vector<float> x_;         // (num_tokens, hidden_size): the residual stream
-  std::vector<float> normed_;    // (num_tokens, hidden_size)
-  std::vector<float> qkv_;       // (num_tokens, q_dim + 2 kv_dim)
-  std::vector<float> attended_;  // (num_tokens, q_dim)
-  std::vector<float> gate_up_;   // (num_tokens, 2 intermediate_size)
-  std::vector<float> gated_;     // (num_tokens, intermediate_size)
-  std::vector<float> cos_;       // (num_tokens, rotary_dim / 2)
-  std::vector<float> sin_;       // (num_tokens, rotary_dim / 2)
+  FloatBuffer x_;         // (num_tokens, hidden_size): the residual stream
+  FloatBuffer normed_;    // (num_tokens, hidden_size)
+  FloatBuffer qkv_;       // (num_tokens, q_dim + 2 kv_dim)
+  FloatBuffer attended_;  // (num_tokens, q_dim)
+  FloatBuffer gate_up_;   // (num_tokens, 2 intermediate_size)
+  FloatBuffer gated_;     // (num_tokens, intermediate_size)
+  FloatBuffer cos_;       // (num_tokens, rotary_dim / 2)
+  FloatBuffer sin_;       // (num_tokens, rotary_dim / 2)
 };
 
 }  // namespace vllm_pd::cpu

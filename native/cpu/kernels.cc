@@ -8,7 +8,7 @@
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 #if defined(VLLM_PD_AMX)
-#include "cpu/matmul_amx.h"
+#include "cpu/matmul_amx_blocked.h"
 #else
 #include "cpu/matmul_narrow.h"
 #endif
@@ -72,9 +72,12 @@ void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
 }
 
 #if defined(VLLM_PD_AMX)
-constexpr auto matmul_bf16 = matmul_amx<AmxBf16>;
-constexpr auto matmul_int8 = matmul_amx<AmxInt8>;
-constexpr int64_t kNarrowTileRows = 2 * kAmxRows;
+constexpr auto matmul_bf16 = matmul_amx_blocked<AmxBf16>;
+constexpr auto matmul_int8 = matmul_amx_blocked<AmxInt8>;
+constexpr int64_t kNarrowTileRows = kAmxPassRows;
+constexpr int64_t kRowBlock = kAmxRows;
+/** Chips with AMX have 2 MiB. */
+constexpr int64_t kTaskBytes = 768 * 1024;
 using Bf16Element = uint16_t;
 using Int8Element = int8_t;
 constexpr int32_t kInt8Offset = 0;
@@ -82,6 +85,8 @@ constexpr int32_t kInt8Offset = 0;
 constexpr auto matmul_bf16 = matmul_narrow<Bf16Format>;
 constexpr auto matmul_int8 = matmul_narrow<Int8Format>;
 constexpr int64_t kNarrowTileRows = kNarrowRows;
+constexpr int64_t kRowBlock = 1;
+constexpr int64_t kTaskBytes = 384 * 1024;
 using Bf16Element = Bf16Format::Element;
 using Int8Element = Int8Format::Element;
 constexpr int32_t kInt8Offset = Int8Format::kRowOffset;
@@ -96,6 +101,8 @@ const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
                                  matmul_int8,
                                  kTileRows,
                                  kNarrowTileRows,
+                                 kTaskBytes,
+                                 kRowBlock,
                                  sizeof(Bf16Element),
                                  sizeof(Int8Element),
                                  round_row<Bf16Element>,

@@ -21,7 +21,7 @@ constexpr int64_t kSpan = 8 * kSegment;
 struct MatmulArgs {
   /** (num_rows, k) as the kernel takes them: float32, or what `round_row` or `quantize_row` made of them. */
   const void* a;
-  /** Bytes from one row to the next. */
+  /** Bytes of a row and what lies behind it; of narrow rows as `Kernels::row_block` says. */
   int64_t a_stride;
   int64_t num_rows;
   /** Padded as in packed_matrix.h. */
@@ -35,6 +35,10 @@ struct MatmulArgs {
   const float* init;
   int64_t init_stride;
   float* out;  // (num_rows, n)
+  /** The product is larger than caches are, and its rows are whole cache lines: it may be written past them. */
+  bool stream;
+  /** matmul_scratch_floats(), aligned to 64 bytes. */
+  float* scratch;
   // For int8 weights alone:
   const float* row_scales;     // (num_rows)
   const float* column_scales;  // (num_panels * kPanel)
@@ -109,6 +113,12 @@ static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t num_kv_
          2 * num_kv_heads * attention_state_floats(num_rows, head_dim);
 }
 
+/** Floats that keep sums of `num_rows` rows while they are not complete. */
+static inline int64_t matmul_scratch_floats(int64_t num_rows) { return (num_rows + 31) / 32 * 32 * kPanel; }
+
+/** Rows of activations are cut into pieces of so many bytes, where they do not lie in a row. */
+constexpr int64_t kRowPiece = 64;
+
 struct Kernels {
   const char* isa;
   void (*matmul_f32)(const MatmulArgs& args);
@@ -117,13 +127,20 @@ struct Kernels {
   /** Rows that a kernel takes at a time: float32, and the other two. */
   int64_t f32_tile_rows;
   int64_t narrow_tile_rows;
+  /** Bytes of rows that one task goes through for each panel of weights: what the second-level cache has room for. */
+  int64_t task_bytes;
+  /**
+   * Narrow rows lie in blocks of so many, which hold the first piece of each row, then the second of each and so on;
+   * 1 = row by row.
+   */
+  int64_t row_block;
   /** Bytes of one element of a row in front of bf16 weights, and of int8 weights. */
   int64_t bf16_row_element;
   int64_t int8_row_element;
-  /** (k) floats as matmul_bf16 takes them, zeros up to `padded_k`. */
-  void (*round_row)(const float* x, int64_t k, int64_t padded_k, void* out);
-  /** (k) floats as matmul_int8 takes them; returns the scale, the row's largest magnitude / 127. */
-  float (*quantize_row)(const float* x, int64_t k, int64_t padded_k, void* out);
+  /** (k) floats as matmul_bf16 takes them, zeros up to `padded_k`; pieces lie `piece_stride` bytes apart. */
+  void (*round_row)(const float* x, int64_t k, int64_t padded_k, int64_t piece_stride, void* out);
+  /** (k) floats as matmul_int8 takes them, likewise; returns the scale, the row's largest magnitude / 127. */
+  float (*quantize_row)(const float* x, int64_t k, int64_t padded_k, int64_t piece_stride, void* out);
   void (*attention)(const AttentionArgs& args);
   /** The same in pieces: one span into `state`, attention_state_floats() of each KV head… */
   void (*attention_span)(const AttentionArgs& args, int64_t span, float* state);

@@ -1,8 +1,9 @@
-// Rows times packed bf16 or int8 panels in AMX tiles: up to 32 rows by one panel at a time, in four tiles of
-// sums. Every sum runs over k in order, one tile multiplication after the other, whatever the number of rows.
+// Few rows, where they lie, times packed bf16 panels in AMX tiles: up to 32 rows by one panel at a time, in four tiles
+// of sums. Every sum runs over k in order, one tile multiplication after the other, whatever the number of rows.
 #pragma once
 
 #include "cpu/amx_tiles.h"
+#include "cpu/formats.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
@@ -21,7 +22,7 @@ struct AmxBf16 {
   static void multiply() {
     multiply_bf16<kSums, kRows, kColumns>();
   }
-  static float finish(float sum, const MatmulArgs&, int64_t, int64_t) { return sum; }
+  static V16 finish(const float* sums, const MatmulArgs&, int64_t, int64_t) { return load(sums); }
 };
 
 struct AmxInt8 {
@@ -31,8 +32,8 @@ struct AmxInt8 {
   static void multiply() {
     multiply_int8<kSums, kRows, kColumns>();
   }
-  static float finish(int32_t sum, const MatmulArgs& args, int64_t row, int64_t column) {
-    return static_cast<float>(sum) * (args.row_scales[row] * args.column_scales[column]);
+  static V16 finish(const int32_t* sums, const MatmulArgs& args, int64_t row, int64_t column) {
+    return to_floats(load_i16(sums)) * (splat(args.row_scales[row]) * load(args.column_scales + column));
   }
 };
 
@@ -87,18 +88,28 @@ void sum_panel(const MatmulArgs& args, int64_t row, int64_t panel_index, typenam
   }
 }
 
+/** Sixteen columns of a row of products, as far as there are so many, onto what they are added to. */
+VLLM_PD_INLINE void finish_columns(const MatmulArgs& args, int64_t row, int64_t column, const V16& product) {
+  const int64_t count = args.n - column;
+  if (count <= 0) return;
+  float* const out = args.out + row * args.n + column;
+  const float* const init = args.init ? args.init + row * args.init_stride + column : nullptr;
+  if (count < kLanes) return store_some(out, init ? product + load_some(init, count) : product, count);
+  const V16 sum = init ? product + load(init) : product;
+  if (args.stream) {
+    stream(out, sum);
+  } else {
+    store(out, sum);
+  }
+}
+
 /** `sums`: (num_rows, kPanel). */
 template <typename Format>
 void finish_panel(const MatmulArgs& args, int64_t row, int64_t num_rows, int64_t panel,
                   const typename Format::Sum* sums) {
-  const int64_t column = panel * kPanel;
-  const int64_t num_columns = args.n - column < kPanel ? args.n - column : kPanel;
-  for (int64_t r = 0; r < num_rows; ++r, sums += kPanel) {
-    float* const out = args.out + (row + r) * args.n + column;
-    const float* const init = args.init ? args.init + (row + r) * args.init_stride + column : nullptr;
-    for (int64_t c = 0; c < num_columns; ++c) {
-      const float product = Format::finish(sums[c], args, row + r, column + c);
-      out[c] = init ? product + init[c] : product;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    for (int64_t column = panel * kPanel; column < (panel + 1) * kPanel; column += kLanes, sums += kLanes) {
+      finish_columns(args, row + r, column, Format::finish(sums, args, row + r, column));
     }
   }
 }

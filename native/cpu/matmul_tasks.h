@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/op_threads.h"
 #include "cpu/packed_matrix.h"
+#include "float_buffer.h"
 
 namespace vllm_pd::cpu {
 
@@ -34,8 +34,8 @@ class MatmulTasks {
   const Kernels& kernels_;
   OpThreads& threads_;
   // Converted rows of one call; kept for the memory.
-  std::vector<uint8_t> rows_;
-  std::vector<float> row_scales_;
+  FloatBuffer rows_;
+  FloatBuffer row_scales_;
 };
 
 }  // namespace vllm_pd::cpu

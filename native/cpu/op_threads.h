@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "float_buffer.h"
 #include "threads.h"
 
 namespace vllm_pd::cpu {
@@ -30,19 +31,15 @@ class OpThreads {
     pool_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
   }
 
-  /** This thread's own floats; what they held before is lost. */
-  float* scratch(int thread, int64_t count) {
-    std::vector<float>& floats = scratch_[thread];
-    if (static_cast<int64_t>(floats.size()) < count) floats.resize(count);
-    return floats.data();
-  }
+  /** This thread's own floats, from a cache line on. */
+  float* scratch(int thread, int64_t count) { return scratch_[thread].sized(count); }
 
  private:
   /** Below this many floats a loop over rows costs less than telling another thread of it. */
   static constexpr int64_t kSplitFloats = 16 * 1024;
 
   ThreadPool pool_;
-  std::vector<std::vector<float>> scratch_;
+  std::vector<FloatBuffer> scratch_;
 };
 
 }  // namespace vllm_pd::cpu

@@ -84,6 +84,21 @@ VLLM_PD_INLINE void store(float* to, const V16& v) {
   VLLM_PD_EACH_PART* reinterpret_cast<Unaligned*>(to + i * kWidth) = v.part[i];
 }
 
+/** Past the caches, where the instruction set can; `to` is aligned to 64 bytes. Others see it behind stream_end(). */
+VLLM_PD_INLINE void stream(float* to, const V16& v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, (__m512)v.part[0]);
+#else
+  store(to, v);
+#endif
+}
+
+VLLM_PD_INLINE void stream_end() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
+}
+
 VLLM_PD_INLINE V16 splat(float x) {
   V16 r;
   VLLM_PD_EACH_PART r.part[i] = x - Native{};

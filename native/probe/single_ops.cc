@@ -1,9 +1,8 @@
 // A product and paged attention, each with everything that it needs.
 #include "probe/single_ops.h"
 
-#include <vector>
-
 #include "cpu/cpu_ops.h"
+#include "float_buffer.h"
 #include "huge_floats.h"
 #include "probe/fill.h"
 
@@ -33,8 +32,8 @@ class MatmulProbe : public Probe {
   std::unique_ptr<Ops> ops_;
   int64_t num_rows_;
   std::unique_ptr<PackedMatrix> weights_;
-  std::vector<float> a_;    // (num_rows, k)
-  std::vector<float> out_;  // (num_rows, n)
+  HugeFloats a_;    // (num_rows, k)
+  HugeFloats out_;  // (num_rows, n)
 };
 
 class AttentionProbe : public Probe {
@@ -58,9 +57,8 @@ class AttentionProbe : public Probe {
       batch_.cu_blocks.push_back(static_cast<int32_t>(batch_.block_tables.size()));
     }
     const int64_t num_tokens = batch_.num_tokens();
-    qkv_.resize(num_tokens * shape_.qkv_dim());
-    out_.resize(num_tokens * shape_.q_dim());
-    fill(qkv_.data(), static_cast<int64_t>(qkv_.size()), 1);
+    fill(qkv_.sized(num_tokens * shape_.qkv_dim()), num_tokens * shape_.qkv_dim(), 1);
+    out_.sized(num_tokens * shape_.q_dim());
     const KvLayout& layout = cache_.layout();
     const int64_t count = layout.num_blocks * layout.block_bytes() / layout.element_bytes();
     if (layout.dtype == KvDtype::kF32) {
@@ -81,8 +79,8 @@ class AttentionProbe : public Probe {
   AttentionShape shape_;
   KvCache cache_;
   Batch batch_;
-  std::vector<float> qkv_;  // (num_tokens, q_dim + 2 kv_dim)
-  std::vector<float> out_;  // (num_tokens, q_dim)
+  FloatBuffer qkv_;  // (num_tokens, q_dim + 2 kv_dim)
+  FloatBuffer out_;  // (num_tokens, q_dim)
 };
 
 }  // namespace

@@ -63,6 +63,11 @@ inline void load_tile(const void* from, int64_t stride) {
 }
 
 template <int kTile>
+inline void load_tile_once(const void* from, int64_t stride) {
+  load_tile<kTile>(from, stride);
+}
+
+template <int kTile>
 inline void store_tile_to(void* to, int64_t stride) {
   expect(tiles.configured, "no configuration");
   for (int row = 0; row < tiles.config.num_rows[kTile]; ++row) {

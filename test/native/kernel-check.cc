@@ -11,6 +11,7 @@
 #include "bfloat16.h"
 #include "cpu/kernels.h"
 #include "cpu/packed_matrix.h"
+#include "float_buffer.h"
 
 namespace vllm_pd::cpu {
 extern const Kernels VLLM_PD_KERNELS;
@@ -62,17 +63,20 @@ struct Multiplier {
     const Kernels& kernels = VLLM_PD_KERNELS;
     const int64_t element = int8 ? kernels.int8_row_element : kernels.bf16_row_element;
     MatmulArgs args{};
-    args.a_stride = matrix->padded_k() * element + 64;
+    const int64_t block = kernels.row_block;
+    args.a_stride = matrix->padded_k() * element + (block == 1 ? 64 : 0);
     args.num_rows = end - begin;
-    std::vector<uint8_t> rows(args.num_rows * args.a_stride + 64, 0xff);
+    std::vector<uint8_t> rows((args.num_rows + block) * args.a_stride, 0xff);
+    FloatBuffer scratch;
+    args.scratch = scratch.sized(matmul_scratch_floats(args.num_rows));
     std::vector<float> scales(args.num_rows);
     for (int64_t r = 0; r < args.num_rows; ++r) {
       const float* const from = problem.a.data() + (begin + r) * problem.k;
-      uint8_t* const to = rows.data() + r * args.a_stride;
+      uint8_t* const to = rows.data() + r / block * block * args.a_stride + r % block * kRowPiece;
       if (int8) {
-        scales[r] = kernels.quantize_row(from, problem.k, matrix->padded_k(), to);
+        scales[r] = kernels.quantize_row(from, problem.k, matrix->padded_k(), block * kRowPiece, to);
       } else {
-        kernels.round_row(from, problem.k, matrix->padded_k(), to);
+        kernels.round_row(from, problem.k, matrix->padded_k(), block * kRowPiece, to);
       }
     }
     std::vector<float> out(args.num_rows * problem.n + 16, 7.0f);
@@ -250,7 +254,7 @@ int main() {
   int num_checked = 0;
   for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
     for (const int64_t num_rows : {1, 2, 15, 16, 17, 31, 32, 33, 47, 70}) {
-      for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 32}, {37, 51}, {130, 16}, {200, 65}}) {
+      for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 32}, {37, 51}, {130, 16}, {200, 65}, {1100, 40}}) {
         if (!check(type, num_rows, k, n)) return 1;
         ++num_checked;
       }
