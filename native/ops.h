@@ -65,6 +65,34 @@ struct AttentionShape {
   int64_t qkv_dim() const { return q_dim() + 2 * kv_dim(); }
 };
 
+/** RMS norm of a row: x / sqrt(mean(x²) + eps) * weight. */
+struct RmsNorm {
+  const float* weight;  // (row length)
+  float eps;
+};
+
+/**
+ * Rows of a matrix of gates and of what they gate, `size` of each: sixteen gates, then the sixteen that they gate, and
+ * so on, so that a kernel has both at hand. Rows of zeros make both a multiple of 32.
+ */
+struct GatedRows {
+  static constexpr int64_t kRun = 16;
+  int64_t size;
+
+  int64_t padded_size() const { return (size + 31) / 32 * 32; }
+  int64_t num_rows() const { return 2 * padded_size(); }
+  bool is_gate(int64_t row) const { return row / kRun % 2 == 0; }
+  /** Number of the gate, or of what is gated; a row of zeros from `size` on. */
+  int64_t index(int64_t row) const { return row / (2 * kRun) * kRun + row % kRun; }
+};
+
+struct FeedForward {
+  RmsNorm norm;
+  const PackedMatrix* gate_up;  // (GatedRows, k)
+  const float* gate_up_bias;    // (GatedRows), or null
+  const PackedMatrix* down;     // (k, size)
+};
+
 /** What turns a projected row into queries, keys and values. */
 struct RotaryArgs {
   const float* cos;     // (num_tokens, rotary_dim / 2), or null in a layer without positions
@@ -103,13 +131,9 @@ class Ops {
   /** out (num_rows, k) = rows `ids` of `table` (n, k). */
   virtual void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) = 0;
 
-  /** out (num_rows, dim) = x / sqrt(mean(x²) + eps) * weight */
-  virtual void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
-                        float* out) = 0;
-
-  /** out (num_rows, n) = a (num_rows, k) · wᵀ + bias (n), or + 0 where bias is null. */
-  virtual void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias,
-                      float* out) = 0;
+  /** out (num_rows, n) = a (num_rows, k) · wᵀ + bias (n): a normed, unless norm is null, and 0 where bias is null. */
+  virtual void matmul(const float* a, int64_t num_rows, const RmsNorm* norm, const PackedMatrix& w,
+                      const float* bias, float* out) = 0;
 
   /** out (num_rows, n) += a (num_rows, k) · wᵀ */
   virtual void matmul_add(const float* a, int64_t num_rows, const PackedMatrix& w, float* out) = 0;
@@ -129,8 +153,8 @@ class Ops {
   virtual void paged_attention(const float* qkv, const AttentionShape& shape, const Batch& batch,
                                const KvRegion& pool, int64_t layer, float* out) = 0;
 
-  /** out (num_rows, dim) = silu(gate) * up, from gate_up (num_rows, 2 dim). */
-  virtual void swiglu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) = 0;
+  /** x (num_rows, k) += (silu(gate) * up) · downᵀ, gate and up being norm(x) · gate_upᵀ + bias. */
+  virtual void feed_forward(float* x, int64_t num_rows, const FeedForward& layer) = 0;
 };
 
 }  // namespace vllm_pd

@@ -1,6 +1,8 @@
 // Packs a model's matrices, or finds them packed.
 #include "packed_weights.h"
 
+#include <algorithm>
+
 #include "huge_floats.h"
 
 namespace vllm_pd {
@@ -11,6 +13,28 @@ void read_concatenated(const void* context, int64_t row, float* out) {
     if (row < part.num_rows) return part.read_row(row, out);
     row -= part.num_rows;
   }
+}
+
+struct GatedTensors {
+  const Tensor& gate;
+  const Tensor& up;
+  GatedRows rows;
+};
+
+void read_gated(const void* context, int64_t row, float* out) {
+  const auto& [gate, up, rows] = *static_cast<const GatedTensors*>(context);
+  const int64_t index = rows.index(row);
+  if (index >= rows.size) {
+    std::fill_n(out, gate.row_floats, 0.0f);
+  } else {
+    (rows.is_gate(row) ? gate : up).read_row(index, out);
+  }
+}
+
+MatrixShape shape_of(const std::vector<Tensor>& parts, WeightType type) {
+  MatrixShape shape{0, parts.front().row_floats, type};
+  for (const Tensor& part : parts) shape.n += part.num_rows;
+  return shape;
 }
 
 }  // namespace
@@ -32,16 +56,19 @@ PackedWeights::PackedWeights(Ops& ops, const WeightOptions& options) : ops_(ops)
 }
 
 std::unique_ptr<PackedMatrix> PackedWeights::matrix(const std::vector<Tensor>& parts) {
-  return load(parts, options_.int8 ? WeightType::kInt8 : options_.type);
+  return load(shape_of(parts, multiplied_type()), read_concatenated, &parts);
+}
+
+std::unique_ptr<PackedMatrix> PackedWeights::gated(const Tensor& gate, const Tensor& up) {
+  const GatedTensors tensors{gate, up, {gate.num_rows}};
+  return load({tensors.rows.num_rows(), gate.row_floats, multiplied_type()}, read_gated, &tensors);
 }
 
 std::unique_ptr<PackedMatrix> PackedWeights::table(const std::vector<Tensor>& parts) {
-  return load(parts, options_.type);
+  return load(shape_of(parts, options_.type), read_concatenated, &parts);
 }
 
-std::unique_ptr<PackedMatrix> PackedWeights::load(const std::vector<Tensor>& parts, WeightType type) {
-  MatrixShape shape{0, parts.front().row_floats, type};
-  for (const Tensor& part : parts) shape.n += part.num_rows;
+std::unique_ptr<PackedMatrix> PackedWeights::load(const MatrixShape& shape, RowSource source, const void* context) {
   const int64_t num_bytes = ops_.packed_bytes(shape);
   if (reader_) {
     const uint8_t* const packed = reader_->next(num_bytes);
@@ -51,13 +78,13 @@ std::unique_ptr<PackedMatrix> PackedWeights::load(const std::vector<Tensor>& par
   if (writer_) {
     const auto pages = writer_->append(num_bytes);
     if (!pages) throw CacheUnusable();
-    ops_.pack(shape, read_concatenated, &parts, pages->data());
+    ops_.pack(shape, source, context, pages->data());
     pages->make_read_only();
     return ops_.open(shape, pages->data(), pages);
   }
   const auto memory = std::make_shared<HugeFloats>((num_bytes + 3) / 4);
   auto* const bytes = reinterpret_cast<uint8_t*>(memory->data());
-  ops_.pack(shape, read_concatenated, &parts, bytes);
+  ops_.pack(shape, source, context, bytes);
   return ops_.open(shape, bytes, memory);
 }
 

@@ -41,14 +41,18 @@ class PackedWeights {
   /** Tensors of equal row length, one below the other, to be multiplied with. Throws CacheUnusable. */
   std::unique_ptr<PackedMatrix> matrix(const std::vector<Tensor>& parts);
 
-  /** Likewise, to look up rows in. */
+  /** Gates and what they gate, in the order of GatedRows. */
+  std::unique_ptr<PackedMatrix> gated(const Tensor& gate, const Tensor& up);
+
+  /** Tensors as for `matrix`, to look up rows in. */
   std::unique_ptr<PackedMatrix> table(const std::vector<Tensor>& parts);
 
   /** All matrices have been asked for. Throws CacheUnusable. */
   WeightSource finish();
 
  private:
-  std::unique_ptr<PackedMatrix> load(const std::vector<Tensor>& parts, WeightType type);
+  WeightType multiplied_type() const { return options_.int8 ? WeightType::kInt8 : options_.type; }
+  std::unique_ptr<PackedMatrix> load(const MatrixShape& shape, RowSource source, const void* context);
 
   Ops& ops_;
   WeightOptions options_;

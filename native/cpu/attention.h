@@ -21,8 +21,8 @@ struct AttentionState {
 struct AttentionScratch {
   float* keys;    // one head's segment in panels
   float* values;  // likewise
-  float* scores;  // (kScoreRows, kSegment)
-  float* q;       // (num_kv_heads, num_rows, …) as the format takes them
+  float* scores;  // (kScoreRows, kSegment), and a line behind them
+  float* q;       // (num_kv_heads, head_q_floats()) as the format takes them
   float* span;    // states of this span's segments so far, one a KV head
   float* total;   // states of all spans so far
 };
@@ -41,7 +41,7 @@ VLLM_PD_INLINE AttentionScratch carve(const AttentionArgs& args) {
   s.keys = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(args.scratch) + 63) & ~uintptr_t{63});
   s.values = s.keys + kSegment * value_dim;
   s.scores = s.values + kSegment * value_dim;
-  s.span = s.scores + kScoreRows * kSegment;
+  s.span = s.scores + kScoreRows * kSegment + kLanes;
   s.total = s.span + args.num_kv_heads * attention_state_floats(num_rows, args.head_dim);
   s.q = s.total + args.num_kv_heads * attention_state_floats(num_rows, args.head_dim);
   return s;
@@ -71,16 +71,26 @@ VLLM_PD_INLINE AttentionArgs args_of_head(const AttentionArgs& args, int64_t hea
   return one;
 }
 
+/** Whether K and V are read where they lie. */
+template <typename Format>
+VLLM_PD_INLINE bool is_in_place(const AttentionArgs& args) {
+  return rows_of(args) <= Format::kMaxDirectRows && Format::reads_in_place(args);
+}
+
 /** Queries over sqrt(head_dim) ln 2, so that products are scores in powers of two. */
 template <typename Format>
 VLLM_PD_INLINE void take_queries(const AttentionArgs& args, float* q) {
   const float scale = 1.44269504088896341f / __builtin_sqrtf(static_cast<float>(args.head_dim));
+  const int64_t num_rows = rows_of(args);
   for (int64_t head = 0; head < args.num_kv_heads; ++head) {
     const AttentionArgs one = args_of_head(args, head);
-    for (int64_t row = 0; row < rows_of(args); ++row, q += Format::q_floats(args.head_dim)) {
+    float* row_q = q;
+    for (int64_t row = 0; row < num_rows; ++row, row_q += Format::q_floats(args.head_dim)) {
       const float* const from = one.q + row / args.group_size * args.q_stride + row % args.group_size * args.head_dim;
-      Format::take_query(from, args.head_dim, scale, q);
+      Format::take_query(from, args.head_dim, scale, row_q);
     }
+    if (is_in_place<Format>(args)) Format::arrange_queries(q, num_rows, args.head_dim);
+    q += head_q_floats(num_rows, args.head_dim);
   }
 }
 
@@ -94,7 +104,7 @@ VLLM_PD_INLINE KeyRange keys_in_segment(const AttentionArgs& args, int64_t token
 
 struct Segment {
   int64_t begin;
-  const Slots& slots;
+  const Slots* slots;
 };
 
 /** Rows [row, row + num_rows) of one KV head with a segment, and the keys that any of them sees. */
@@ -137,79 +147,95 @@ VLLM_PD_INLINE void load_scores(const float* scores, const RowBlock& block, cons
 template <typename Format>
 VLLM_PD_INLINE void soften(const AttentionArgs& args, const RowBlock& block, int64_t begin, float* scores,
                            Wanted& wanted, const AttentionState& state) {
-  alignas(64) float maxima[kScoreRows];
-  alignas(64) float keep[kScoreRows];
-  alignas(64) float sums[kScoreRows];
   const auto keys_of_row = [&](int64_t r) {
     return block.sees_all ? KeyRange{0, kSegment} : keys_in_segment(args, (block.row + r) / args.group_size, begin);
   };
-  for (int64_t r = 0; r < block.num_rows; ++r) {
-    wanted.ask<2>();
-    V16 x[kSegmentVecs];
-    load_scores(scores + r * kSegment, block, keys_of_row(r), x);
-    maxima[r] = reduce_max(max(max(x[0], x[1]), max(x[2], x[3])));
-  }
-  for (int64_t r = 0; r < block.num_rows; r += kLanes) {
-    const int64_t count = block.num_rows - r < kLanes ? block.num_rows - r : kLanes;
-    const V16 before = load_some(state.maxima + block.row + r, count);
-    const V16 now = max(before, load(maxima + r));
-    store(maxima + r, now);
-    store(keep + r, exp2(before - now));
-    store_some(state.maxima + block.row + r, now, count);
-  }
-  for (int64_t r = 0; r < block.num_rows; ++r) {
-    const KeyRange keys = keys_of_row(r);
-    float* const row = scores + r * kSegment;
-    wanted.ask<2>();
-    V16 p[kSegmentVecs];
-#pragma GCC unroll 4
-    for (int i = 0; i < kSegmentVecs; ++i) {
-      p[i] = exp2(load(row + i * kLanes) - splat(maxima[r]));
-      if (!block.sees_all) p[i] = within(p[i], i * kLanes, keys.begin, keys.end, 0.0f);
-    }
-    sums[r] = reduce_add((p[0] + p[1]) + (p[2] + p[3]));
-    Format::put_row(p, row);
-  }
-  for (int64_t r = 0; r < block.num_rows; r += kLanes) {
-    const int64_t count = block.num_rows - r < kLanes ? block.num_rows - r : kLanes;
-    const V16 weights = load_some(state.weights + block.row + r, count);
-    store_some(state.weights + block.row + r, fma(weights, load(keep + r), load(sums + r)), count);
-  }
   const int64_t value_dim = value_dim_of(args.head_dim);
-  for (int64_t r = 0; r < block.num_rows; ++r) {
-    if (keep[r] == 1.0f) continue;
-    float* const row = state.sums + (block.row + r) * value_dim;
-    for (int64_t d = 0; d < value_dim; d += kLanes) store(row + d, load(row + d) * splat(keep[r]));
+  for (int64_t first = 0; first < block.num_rows; first += kLanes) {
+    const int64_t count = block.num_rows - first < kLanes ? block.num_rows - first : kLanes;
+    float* const state_maxima = state.maxima + block.row + first;
+    float* const state_weights = state.weights + block.row + first;
+    V16 rows[kLanes];
+    for (int64_t r = 0; r < count; ++r) {
+      wanted.ask<2>();
+      V16 x[kSegmentVecs];
+      load_scores(scores + (first + r) * kSegment, block, keys_of_row(first + r), x);
+      rows[r] = max(max(x[0], x[1]), max(x[2], x[3]));
+    }
+    for (int64_t r = count; r < kLanes; ++r) rows[r] = splat(0.0f);
+    alignas(64) float maxima[kLanes];
+    alignas(64) float keep[kLanes];
+    const V16 before = load_some(state_maxima, count);
+    const V16 now = max(before, reduce_rows(rows, native_max));
+    const V16 kept = exp2(before - now);
+    store(maxima, now);
+    store(keep, kept);
+    store_some(state_maxima, now, count);
+    for (int64_t r = 0; r < count; ++r) {
+      const KeyRange keys = keys_of_row(first + r);
+      float* const row = scores + (first + r) * kSegment;
+      wanted.ask<2>();
+      V16 p[kSegmentVecs];
+#pragma GCC unroll 4
+      for (int i = 0; i < kSegmentVecs; ++i) {
+        p[i] = exp2(load(row + i * kLanes) - splat(maxima[r]));
+        if (!block.sees_all) p[i] = within(p[i], i * kLanes, keys.begin, keys.end, 0.0f);
+      }
+      rows[r] = (p[0] + p[1]) + (p[2] + p[3]);
+      Format::put_row(p, row);
+    }
+    const V16 sums = reduce_rows(rows, [](const Native& a, const Native& b) { return a + b; });
+    store_some(state_weights, fma(load_some(state_weights, count), kept, sums), count);
+    for (int64_t r = 0; r < count; ++r) {
+      if (keep[r] == 1.0f) continue;
+      float* const row = state.sums + (block.row + first + r) * value_dim;
+      for (int64_t d = 0; d < value_dim; d += kLanes) store(row + d, load(row + d) * splat(keep[r]));
+    }
   }
+  Format::end_rows(scores + block.num_rows * kSegment);
 }
 
-/** Few rows: K and V are read where they lie. */
+/** One KV head's few rows with one segment, whose K and V are read where they lie. */
+struct InPlace {
+  AttentionArgs args;  // of the head
+  Segment segment;
+  Wanted wanted;
+  const float* q;
+  float* scores;
+  AttentionState into;
+};
+
 template <typename Format>
-VLLM_PD_INLINE void attend_in_place(const AttentionArgs& args, const AttentionScratch& s, const float* q,
-                                    const Segment& segment, Wanted& wanted, const AttentionState& into) {
+VLLM_PD_INLINE void score_in_place(typename Format::Unit& unit, InPlace& step) {
+  Format::score_rows(unit, step.args, *step.segment.slots, step.wanted, step.q, rows_of(step.args), step.scores);
+}
+
+template <typename Format>
+VLLM_PD_INLINE void attend_in_place(typename Format::Unit& unit, InPlace& step) {
+  const AttentionArgs& args = step.args;
+  const Segment& segment = step.segment;
   const int64_t group = args.group_size;
   const RowBlock all = block_of_rows(args, 0, rows_of(args), segment.begin);
-  Format::score_rows(args, segment.slots, wanted, q, all.num_rows, s.scores);
-  soften<Format>(args, all, segment.begin, s.scores, wanted, into);
   // Rows that see the whole segment are taken together, others token by token: no row touches a V that lies behind it.
-  const int64_t step = all.sees_all ? all.num_rows : group;
-  for (int64_t row = 0; row < all.num_rows; row += step) {
+  const int64_t share = all.sees_all ? all.num_rows : group;
+  soften<Format>(args, all, segment.begin, step.scores, step.wanted, step.into);
+  for (int64_t row = 0; row < all.num_rows; row += share) {
     const KeyRange keys = keys_in_segment(args, row / group, segment.begin);
     if (keys.begin >= keys.end) continue;
-    Format::weigh_rows(args, segment.slots, wanted, keys, s.scores + row * kSegment, step,
-                       into.sums + row * value_dim_of(args.head_dim));
+    Format::weigh_rows(unit, args, *segment.slots, step.wanted, keys, step.scores + row * kSegment, share,
+                       step.into.sums + row * value_dim_of(args.head_dim));
   }
 }
 
 /** Many rows: K and V are packed once for all of them. */
 template <typename Format>
-VLLM_PD_INLINE void attend_packed(const AttentionArgs& args, const AttentionScratch& s, const float* q,
-                                  const Segment& segment, Wanted& wanted, const AttentionState& into) {
+VLLM_PD_INLINE void attend_packed(typename Format::Unit& unit, const AttentionArgs& args, const AttentionScratch& s,
+                                  const float* q, const Segment& segment, Wanted& wanted, const AttentionState& into) {
   const int64_t value_dim = value_dim_of(args.head_dim);
   const int64_t num_rows = rows_of(args);
-  Format::pack_keys(args, segment.slots, s.keys);
+  Format::pack_keys(args, *segment.slots, s.keys);
   const RowBlock all = block_of_rows(args, 0, num_rows, segment.begin);
-  bool together = Format::pack_values(args, segment.slots, all.keys, s.values);
+  bool together = Format::pack_values(args, *segment.slots, all.keys, s.values);
   together = together || args.num_tokens == 1;
   // What a row does not see is multiplied by zero, unless that would not be zero: then each token packs its own.
   const int64_t share = together ? num_rows : args.group_size;
@@ -219,46 +245,100 @@ VLLM_PD_INLINE void attend_packed(const AttentionArgs& args, const AttentionScra
       const RowBlock block =
           block_of_rows(args, row, left < Format::kBlockRows ? left : Format::kBlockRows, segment.begin);
       if (block.sees_none()) continue;
-      if (!together) Format::pack_values(args, segment.slots, block.keys, s.values);
-      Format::score_panels(q + row * Format::q_floats(args.head_dim), args.head_dim, s.keys, block.num_rows,
+      if (!together) Format::pack_values(args, *segment.slots, block.keys, s.values);
+      Format::score_panels(unit, q + row * Format::q_floats(args.head_dim), args.head_dim, s.keys, block.num_rows,
                            block.keys.end, s.scores);
       soften<Format>(args, block, segment.begin, s.scores, wanted, into);
-      Format::weigh_panels(s.scores, s.values, block.keys, block.num_rows, value_dim, into.sums + row * value_dim);
+      Format::weigh_panels(unit, s.scores, s.values, block.keys, block.num_rows, value_dim, into.sums + row * value_dim);
     }
   }
 }
 
 /** All segments of a span, of each all KV heads: a layer's K and V are read in the order in which they lie. */
 template <typename Format>
-void attend_span(const AttentionArgs& args, const AttentionScratch& s, int64_t span, float* states) {
-  clear(args, states);
-  const KeyRange all = keys_of(args);
-  const int64_t span_end = (span + 1) * kSpan;
-  const KeyRange keys{all.begin > span * kSpan ? all.begin : span * kSpan, all.end < span_end ? all.end : span_end};
-  const bool in_place = rows_of(args) <= Format::kMaxDirectRows && Format::reads_in_place(args);
-  const int64_t q_floats = rows_of(args) * Format::q_floats(args.head_dim);
-  const int64_t head_bytes = args.block_size * row_bytes_of(args);
-  Slots slots[2];
-  find_slots(args, keys.begin, keys.end - keys.begin, &slots[keys.begin / kSegment % 2]);
-  for (int64_t begin = keys.begin; begin < keys.end; begin += kSegment) {
-    const int64_t index = begin / kSegment % 2;
-    find_slots(args, begin + kSegment, keys.end - begin - kSegment, &slots[1 - index]);
-    for (int64_t head = 0; head < args.num_kv_heads; ++head) {
-      const AttentionArgs one = args_of_head(args, head);
-      const Segment segment{begin, slots[index]};
-      const SegmentRows rows{one.keys, one.values, &slots[index]};
-      const SegmentRows next_head{one.keys + head_bytes, one.values + head_bytes, &slots[index]};
-      const SegmentRows next_segment{args.keys, args.values, &slots[1 - index]};
-      Wanted wanted(rows, head + 1 < args.num_kv_heads ? next_head : next_segment);
-      const AttentionState into = state_of_head(states, args, head);
-      if (in_place) {
-        attend_in_place<Format>(one, s, s.q + head * q_floats, segment, wanted, into);
-      } else {
-        attend_packed<Format>(one, s, s.q + head * q_floats, segment, wanted, into);
+class SpanOfKeys {
+ public:
+  SpanOfKeys(const AttentionArgs& args, const AttentionScratch& s, int64_t span, float* states)
+      : args_(args), s_(s), states_(states) {
+    clear(args, states);
+    const KeyRange all = keys_of(args);
+    const int64_t span_end = (span + 1) * kSpan;
+    keys_ = {all.begin > span * kSpan ? all.begin : span * kSpan, all.end < span_end ? all.end : span_end};
+    for (int64_t i = 0; i < kSegmentsAhead; ++i) find(keys_.begin + i * kSegment);
+  }
+
+  void attend() {
+    const int64_t num_steps = (keys_.end - keys_.begin + kSegment - 1) / kSegment * args_.num_kv_heads;
+    if (is_in_place<Format>(args_)) {
+      // Scores are a step ahead of what is made of them: tiles, stores and loads of one wait for each other only.
+      InPlace step = in_place(0);
+      score_in_place<Format>(unit_, step);
+      for (int64_t i = 1; i < num_steps; ++i) {
+        InPlace next = in_place(i);
+        score_in_place<Format>(unit_, next);
+        attend_in_place<Format>(unit_, step);
+        step = next;
       }
+      attend_in_place<Format>(unit_, step);
+      return;
+    }
+    for (int64_t i = 0; i < num_steps; ++i) {
+      const Place place = begin_step(i);
+      Wanted wanted(rows_of_step(i), rows_of_step(i + 1));
+      attend_packed<Format>(unit_, args_of_head(args_, place.head), s_, q_of(place.head), {place.begin, &slots_of(place.begin)},
+                            wanted, state_of_head(states_, args_, place.head));
     }
   }
-}
+
+ private:
+  /** Of a step: one KV head with one segment, all heads of a segment before the next one. */
+  struct Place {
+    int64_t head;
+    int64_t begin;
+  };
+
+  Place place_of(int64_t step) const {
+    return {step % args_.num_kv_heads, keys_.begin + step / args_.num_kv_heads * kSegment};
+  }
+
+  Place begin_step(int64_t step) {
+    const Place place = place_of(step);
+    if (place.head == 0) find(place.begin + kSegmentsAhead * kSegment);
+    return place;
+  }
+
+  InPlace in_place(int64_t step) {
+    const auto [head, begin] = begin_step(step);
+    // The next step's scores are computed before this step's values are used.
+    return {args_of_head(args_, head),
+            {begin, &slots_of(begin)},
+            Wanted(rows_of_step(step + 1), rows_of_step(step + 2)),
+            q_of(head),
+            s_.scores + step % 2 * (kScoreRows / 2) * kSegment,
+            state_of_head(states_, args_, head)};
+  }
+
+  const float* q_of(int64_t head) const { return s_.q + head * head_q_floats(rows_of(args_), args_.head_dim); }
+
+  /** Of the segment before, which may not be done with, to so many ahead. */
+  static constexpr int64_t kSegmentsAhead = 2;
+  static constexpr int64_t kKnownSegments = kSegmentsAhead + 2;
+  const Slots& slots_of(int64_t begin) const { return slots_[begin / kSegment % kKnownSegments]; }
+  void find(int64_t begin) { find_slots(args_, begin, keys_.end - begin, &slots_[begin / kSegment % kKnownSegments]); }
+
+  SegmentRows rows_of_step(int64_t step) const {
+    const auto [head, begin] = place_of(step);
+    const int64_t bytes = head * args_.block_size * row_bytes_of(args_);
+    return {args_.keys + bytes, args_.values + bytes, &slots_of(begin)};
+  }
+
+  const AttentionArgs& args_;
+  const AttentionScratch& s_;
+  float* const states_;
+  KeyRange keys_;
+  Slots slots_[kKnownSegments];
+  typename Format::Unit unit_;
+};
 
 /** Adds a span's states; rows that see nothing of it stay as they are. */
 VLLM_PD_INLINE void merge_span(const AttentionArgs& args, float* totals, float* spans) {
@@ -284,6 +364,7 @@ VLLM_PD_INLINE void merge_span(const AttentionArgs& args, float* totals, float* 
 }
 
 /** out = sums over weights. */
+template <typename Format>
 VLLM_PD_INLINE void write_out(const AttentionArgs& args, float* totals) {
   const int64_t head_dim = args.head_dim;
   const int64_t value_dim = value_dim_of(head_dim);
@@ -293,8 +374,7 @@ VLLM_PD_INLINE void write_out(const AttentionArgs& args, float* totals) {
     for (int64_t row = 0; row < rows_of(args); ++row) {
       float* const out = one.out + row / args.group_size * args.out_stride + row % args.group_size * head_dim;
       const float* const sums = total.sums + row * value_dim;
-      const float weight = 1.0f / total.weights[row];
-      for (int64_t d = 0; d < head_dim; ++d) out[d] = sums[d] * weight;
+      Format::put_sums(sums, 1.0f / total.weights[row], head_dim, out);
     }
   }
 }
@@ -317,11 +397,11 @@ void attention(const AttentionArgs& args) {
     take_queries<Format>(args, s.q);
     const KeyRange spans = spans_of(keys_of(args));
     for (int64_t span = spans.begin; span < spans.end; ++span) {
-      attend_span<Format>(args, s, span, s.span);
+      SpanOfKeys<Format>(args, s, span, s.span).attend();
       merge_span(args, s.total, s.span);
     }
+    write_out<Format>(args, s.total);
   });
-  write_out(args, s.total);
 }
 
 void attention_span(const AttentionArgs& args, int64_t span, float* states) {
@@ -329,7 +409,7 @@ void attention_span(const AttentionArgs& args, int64_t span, float* states) {
   with_format(args, [&](auto format) {
     using Format = decltype(format);
     take_queries<Format>(args, s.q);
-    attend_span<Format>(args, s, span, states);
+    SpanOfKeys<Format>(args, s, span, states).attend();
   });
 }
 
@@ -338,7 +418,7 @@ void attention_join(const AttentionArgs& args, const float* states, int64_t num_
   clear(args, s.total);
   const int64_t floats = args.num_kv_heads * attention_state_floats(rows_of(args), args.head_dim);
   for (int64_t i = 0; i < num_states; ++i) merge_span(args, s.total, const_cast<float*>(states) + i * floats);
-  write_out(args, s.total);
+  with_format(args, [&](auto format) { write_out<decltype(format)>(args, s.total); });
 }
 
 }  // namespace

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "cpu/attention_rows.h"
+#include "cpu/attention_widened.h"
 #include "cpu/kernels.h"
+#include "cpu/matmul_narrow.h"
 #include "cpu/paged_rows.h"
 #include "cpu/simd.h"
 
@@ -148,6 +150,113 @@ void weigh_pairs(const AttentionArgs& args, const Slots& slots, Wanted& wanted, 
     weigh_pair_columns<kRows, columns_of(kRows)>(args, slots, wanted, range, column, p, sums);
   }
 }
+
+/** Pairs of `count` columns, kPanel at most, of two rows (null: zeros); returns the largest magnitude. */
+VLLM_PD_INLINE int interleave_pairs(const uint8_t* first, const uint8_t* second, int64_t count, float* out) {
+  const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
+  const __m512i a = first ? _mm512_maskz_loadu_epi16(mask, first) : _mm512_setzero_si512();
+  const __m512i b = second ? _mm512_maskz_loadu_epi16(mask, second) : _mm512_setzero_si512();
+  const __m512i low = _mm512_unpacklo_epi16(a, b);
+  const __m512i high = _mm512_unpackhi_epi16(a, b);
+  const __m512i first_columns = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i last_columns = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  _mm512_storeu_si512(out, _mm512_permutex2var_epi64(low, first_columns, high));
+  _mm512_storeu_si512(out + kLanes, _mm512_permutex2var_epi64(low, last_columns, high));
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  const __m512i larger = _mm512_max_epi16(_mm512_and_si512(a, magnitude), _mm512_and_si512(b, magnitude));
+  return _mm512_cmpge_epi16_mask(larger, _mm512_set1_epi16(kInfiniteHalf)) == 0 ? 0 : kInfiniteHalf;
+}
+
+/** Products in the instructions of AVX-512 with bf16. */
+struct PairUnit {
+  /** Rows whose scores, probabilities and sums stay in the nearest cache together. */
+  static constexpr int64_t kBlockRows = 24;
+  /** Elements of k that one instruction takes. */
+  static constexpr int64_t kStep = 2;
+  static constexpr int64_t kMaxDirectRows = 8;
+
+  static bool reads_in_place(const AttentionArgs& args) {
+    return args.block_size % kLanes == 0 && (args.head_dim == 64 || args.head_dim == 128);
+  }
+
+  static void score_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
+                         float* scores) {
+    with_rows<8>(num_rows, [&](auto rows) {
+      if (args.head_dim == 64) return score_pairs<rows.value, 128>(args, slots, wanted, q, scores);
+      score_pairs<rows.value, 256>(args, slots, wanted, q, scores);
+    });
+  }
+
+  static void arrange_queries(float*, int64_t, int64_t) {}
+
+  static void weigh_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const KeyRange& range,
+                         const float* p, int64_t num_rows, float* sums) {
+    with_rows<8>(num_rows, [&](auto rows) { weigh_pairs<rows.value>(args, slots, wanted, range, p, sums); });
+  }
+
+  static void put_row(const V16 p[kSegment / kLanes], float* row) {
+    for (int i = 0; i < kSegment / kLanes; i += 2) {
+      const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)p[i + 1].part[0], (__m512)p[i].part[0]);
+      std::memcpy(row + i / 2 * kLanes, &halves, sizeof(halves));
+    }
+  }
+
+  static void end_rows(float*) {}
+
+  static void put_sums(const float* sums, float factor, int64_t head_dim, float* out) {
+    for (int64_t d = 0; d < head_dim; ++d) out[d] = sums[d] * factor;
+  }
+
+  /** Panels (value_dim / kPanel, kSegment / 2, kPanel) of pairs of keys. */
+  static bool pack_values(const AttentionArgs& args, const Slots& slots, const KeyRange& range, float* panels) {
+    int largest = 0;
+    for (int64_t column = 0; column < args.head_dim; column += kPanel) {
+      const int64_t left = args.head_dim - column;
+      const int64_t count = left < kPanel ? left : kPanel;
+      for (int64_t key = 0; key < kSegment; key += 2) {
+        const auto row = [&](int64_t k) {
+          const bool exists = k >= range.begin && k < range.end;
+          return exists ? args.values + slots.offset[k] + column * 2 : nullptr;
+        };
+        const int magnitude =
+            interleave_pairs(row(key), row(key + 1), count, panels + column * kSegment / 2 + key / 2 * kPanel);
+        largest = magnitude > largest ? magnitude : largest;
+      }
+    }
+    return largest < kInfiniteHalf;
+  }
+
+  void score_panels(const float* q, int64_t k, const float* panels, int64_t num_rows, int64_t num_panels, float* scores) {
+    MatmulArgs args{};
+    args.a = q;
+    args.a_stride = k * static_cast<int64_t>(sizeof(uint16_t));
+    args.num_rows = num_rows;
+    args.k = k;
+    args.panels = panels;
+    args.panel_end = num_panels;
+    args.n = kSegment;
+    args.out = scores;
+    matmul_narrow<Bf16Format>(args);
+  }
+
+  void weigh_panels(const float* p, const float* panels, const KeyRange& range, int64_t num_rows, int64_t value_dim,
+                    float* sums) {
+    const int64_t begin = range.begin / kStep * kStep;
+    MatmulArgs args{};
+    args.a = p + begin / 2;
+    args.a_stride = kSegment * static_cast<int64_t>(sizeof(float));
+    args.num_rows = num_rows;
+    args.k = (range.end + kStep - 1) / kStep * kStep - begin;
+    args.panel_end = 1;
+    args.n = value_dim;
+    args.init_stride = value_dim;
+    for (int64_t column = 0; column < value_dim; column += kPanel) {
+      args.panels = panels + column * kSegment / 2 + begin / 2 * kPanel;
+      args.init = args.out = sums + column;
+      matmul_narrow<Bf16Format>(args);
+    }
+  }
+};
 
 }  // namespace
 }  // namespace vllm_pd::cpu

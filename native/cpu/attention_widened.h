@@ -24,6 +24,8 @@ VLLM_PD_INLINE void with_rows(int64_t num_rows, Body&& body) {
 
 template <bool kBf16>
 struct Widened {
+  /** What multiplies needs no setting up. */
+  struct Unit {};
   static constexpr int kPack = kBf16 ? 2 : 1;
   /** Tiles of at most this many rows read K and V where they lie; larger ones pack them once for all rows. */
   static constexpr int64_t kMaxDirectRows = 8;
@@ -38,12 +40,20 @@ struct Widened {
     for (int64_t i = 0; i < head_dim; ++i) out[i] = q[i] * scale;
   }
 
+  static void arrange_queries(float*, int64_t, int64_t) {}
+
   /** Probabilities of one row, in place of its scores. */
   static void put_row(const V16 p[kSegment / kLanes], float* row) {
     for (int i = 0; i < kSegment / kLanes; ++i) store(row + i * kLanes, p[i]);
   }
 
-  static void score_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
+  static void end_rows(float*) {}
+
+  static void put_sums(const float* sums, float factor, int64_t head_dim, float* out) {
+    for (int64_t d = 0; d < head_dim; ++d) out[d] = sums[d] * factor;
+  }
+
+  static void score_rows(Unit&, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
                          float* scores) {
     for (int64_t row = 0; row < num_rows; row += kDirectRows) {
       const int64_t count = num_rows - row < kDirectRows ? num_rows - row : kDirectRows;
@@ -53,7 +63,7 @@ struct Widened {
     }
   }
 
-  static void weigh_rows(const AttentionArgs& args, const Slots& slots, Wanted& wanted, const KeyRange& range,
+  static void weigh_rows(Unit&, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const KeyRange& range,
                          const float* p, int64_t num_rows, float* sums) {
     const int64_t value_dim = value_dim_of(args.head_dim);
     for (int64_t row = 0; row < num_rows; row += kDirectRows) {
@@ -100,7 +110,7 @@ struct Widened {
   }
 
   /** scores (num_rows, kSegment) of q with keys [0, num_keys), in whole panels. */
-  static void score_panels(const float* q, int64_t head_dim, const float* panels, int64_t num_rows, int64_t num_keys,
+  static void score_panels(Unit&, const float* q, int64_t head_dim, const float* panels, int64_t num_rows, int64_t num_keys,
                            float* scores) {
     for (int64_t key = 0; key < num_keys; key += kPanel) {
       matmul_panel({q, head_dim, head_dim, panels + key * head_dim, nullptr, 0, scores + key, kSegment}, num_rows, kPanel);
@@ -108,7 +118,7 @@ struct Widened {
   }
 
   /** sums (num_rows, value_dim) += p (num_rows, kSegment) · V; p is zero outside the range. */
-  static void weigh_panels(const float* p, const float* panels, const KeyRange& range, int64_t num_rows,
+  static void weigh_panels(Unit&, const float* p, const float* panels, const KeyRange& range, int64_t num_rows,
                            int64_t value_dim, float* sums) {
     for (int64_t column = 0; column < value_dim; column += kPanel) {
       matmul_panel({p + range.begin, kSegment, range.end - range.begin,

@@ -89,8 +89,8 @@ CpuModel::Layer CpuModel::load_layer(const Weights& weights, PackedWeights& pack
     layer.k_norm = weights.vector(prefix + "self_attn.k_norm.weight", shape.head_dim);
   }
   layer.o = packed.matrix({weights.tensor(prefix + "self_attn.o_proj.weight", hidden, shape.q_dim())});
-  layer.gate_up = packed.matrix({weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
-                                 weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden)});
+  layer.gate_up = packed.gated(weights.tensor(prefix + "mlp.gate_proj.weight", intermediate, hidden),
+                               weights.tensor(prefix + "mlp.up_proj.weight", intermediate, hidden));
   layer.down = packed.matrix({weights.tensor(prefix + "mlp.down_proj.weight", hidden, intermediate)});
   load_biases_behind_attention(weights, prefix, layer);
   const auto& no_rope = config_.no_rope_layers;
@@ -104,9 +104,12 @@ void CpuModel::load_biases_behind_attention(const Weights& weights, const std::s
     layer.o_bias = weights.vector(prefix + "self_attn.o_proj.bias", config_.hidden_size);
   }
   if (!config_.mlp_bias) return;
-  for (const char* name : {"gate", "up"}) {
-    append(layer.gate_up_bias,
-           weights.vector(prefix + "mlp." + name + "_proj.bias", config_.intermediate_size));
+  const GatedRows rows{config_.intermediate_size};
+  const std::vector<float> gate = weights.vector(prefix + "mlp.gate_proj.bias", rows.size);
+  const std::vector<float> up = weights.vector(prefix + "mlp.up_proj.bias", rows.size);
+  for (int64_t row = 0; row < rows.num_rows(); ++row) {
+    const int64_t index = rows.index(row);
+    layer.gate_up_bias.push_back(index >= rows.size ? 0.0f : (rows.is_gate(row) ? gate : up)[index]);
   }
   layer.down_bias = weights.vector(prefix + "mlp.down_proj.bias", config_.hidden_size);
 }
@@ -132,11 +135,13 @@ void CpuModel::forward(const KvRegion& pool, const Batch& batch, float* logits) 
     }
     ops_->matmul_add(attended_.data(), num_rows, *layer.o, x_.data());
     add_bias(layer.o_bias, num_rows, x_.data());
-    feed_forward(layer, num_rows);
+    ops_->feed_forward(x_.data(), num_rows,
+                       {norm_of(layer.post_attention_norm), layer.gate_up.get(), data_or_null(layer.gate_up_bias),
+                        layer.down.get()});
+    add_bias(layer.down_bias, num_rows, x_.data());
   }
-  ops_->rms_norm(x_.data(), num_rows, hidden, norm_.data(), config_.rms_norm_eps,
-                 normed_.sized(num_rows * hidden));
-  ops_->matmul(normed_.data(), num_rows, lm_head_ ? *lm_head_ : *embed_, nullptr, logits);
+  const RmsNorm norm = norm_of(norm_);
+  ops_->matmul(x_.data(), num_rows, &norm, lm_head_ ? *lm_head_ : *embed_, nullptr, logits);
 }
 
 /** Cosines and sines as Hugging Face has them: the angle rounded to float32 first. */
@@ -157,11 +162,9 @@ void CpuModel::attend(const Layer& layer, int64_t index, const KvRegion& pool, c
   AttentionShape shape = config_.attention;
   if (!config_.sliding_windows.empty()) shape.sliding_window = config_.sliding_windows[index];
   const int64_t num_tokens = batch.num_tokens();
-  float* const normed = normed_.sized(num_tokens * config_.hidden_size);
   float* const qkv = qkv_.sized(num_tokens * shape.qkv_dim());
-  ops_->rms_norm(x_.data(), num_tokens, config_.hidden_size, layer.input_norm.data(), config_.rms_norm_eps,
-                 normed);
-  ops_->matmul(normed, num_tokens, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
+  const RmsNorm norm = norm_of(layer.input_norm);
+  ops_->matmul(x_.data(), num_tokens, &norm, *layer.qkv, data_or_null(layer.qkv_bias), qkv);
   const RotaryArgs rotary{layer.has_rope ? cos_.data() : nullptr,
                           sin_.data(),
                           data_or_null(layer.q_norm),
@@ -175,19 +178,6 @@ void CpuModel::attend(const Layer& layer, int64_t index, const KvRegion& pool, c
 void CpuModel::keep_rows(const std::vector<int32_t>& rows) {
   gather_rows(x_, config_.hidden_size, rows);
   gather_rows(attended_, config_.attention.q_dim(), rows);
-}
-
-void CpuModel::feed_forward(const Layer& layer, int64_t num_rows) {
-  const int64_t hidden = config_.hidden_size;
-  const int64_t intermediate = config_.intermediate_size;
-  float* const normed = normed_.sized(num_rows * hidden);
-  float* const gate_up = gate_up_.sized(num_rows * 2 * intermediate);
-  float* const gated = gated_.sized(num_rows * intermediate);
-  ops_->rms_norm(x_.data(), num_rows, hidden, layer.post_attention_norm.data(), config_.rms_norm_eps, normed);
-  ops_->matmul(normed, num_rows, *layer.gate_up, data_or_null(layer.gate_up_bias), gate_up);
-  ops_->swiglu(gate_up, num_rows, intermediate, gated);
-  ops_->matmul_add(gated, num_rows, *layer.down, x_.data());
-  add_bias(layer.down_bias, num_rows, x_.data());
 }
 
 }  // namespace vllm_pd::cpu

@@ -31,8 +31,8 @@ class CpuModel : public Model {
     std::vector<float> k_norm;               // (head_dim), or empty
     std::unique_ptr<PackedMatrix> o;         // (hidden_size, q_dim)
     std::vector<float> o_bias;               // (hidden_size), or empty
-    std::unique_ptr<PackedMatrix> gate_up;   // (2 intermediate_size, hidden_size)
-    std::vector<float> gate_up_bias;         // (2 intermediate_size), or empty
+    std::unique_ptr<PackedMatrix> gate_up;   // (GatedRows, hidden_size)
+    std::vector<float> gate_up_bias;         // (GatedRows), or empty
     std::unique_ptr<PackedMatrix> down;      // (hidden_size, intermediate_size)
     std::vector<float> down_bias;            // (hidden_size), or empty
     bool has_rope;
@@ -41,9 +41,9 @@ class CpuModel : public Model {
   void load(const std::vector<TensorLocation>& locations, const WeightOptions& options);
   Layer load_layer(const Weights& weights, PackedWeights& packed, int64_t index) const;
   void load_biases_behind_attention(const Weights& weights, const std::string& prefix, Layer& layer) const;
+  RmsNorm norm_of(const std::vector<float>& weight) const { return {weight.data(), config_.rms_norm_eps}; }
   void compute_rotary(const Batch& batch);
   void attend(const Layer& layer, int64_t index, const KvRegion& pool, const Batch& batch);
-  void feed_forward(const Layer& layer, int64_t num_rows);
   void keep_rows(const std::vector<int32_t>& rows);
 
   ModelConfig config_;
@@ -56,11 +56,8 @@ class CpuModel : public Model {
 
   // Activations, kept from call to call.
   FloatBuffer x_;         // (num_tokens, hidden_size): the residual stream
-  FloatBuffer normed_;    // (num_tokens, hidden_size)
   FloatBuffer qkv_;       // (num_tokens, q_dim + 2 kv_dim)
   FloatBuffer attended_;  // (num_tokens, q_dim)
-  FloatBuffer gate_up_;   // (num_tokens, 2 intermediate_size)
-  FloatBuffer gated_;     // (num_tokens, intermediate_size)
   FloatBuffer cos_;       // (num_tokens, rotary_dim / 2)
   FloatBuffer sin_;       // (num_tokens, rotary_dim / 2)
 };

@@ -43,23 +43,18 @@ class CpuOps : public Ops {
   void embed(const int32_t* ids, int64_t num_rows, const PackedMatrix& table, float* out) override {
     const PanelMatrix& panels = panels_of(table);
     threads_.for_rows(num_rows, table.k(),
-                      [&](int64_t row) { panels.read_row(ids[row], out + row * table.k()); });
+                      [&](int64_t row, int) { panels.read_row(ids[row], out + row * table.k()); });
   }
 
-  void rms_norm(const float* x, int64_t num_rows, int64_t dim, const float* weight, float eps,
-                float* out) override {
-    threads_.for_rows(num_rows, dim, [&](int64_t row) {
-      kernels_.rms_norm(x + row * dim, dim, weight, eps, out + row * dim);
-    });
-  }
-
-  void matmul(const float* a, int64_t num_rows, const PackedMatrix& w, const float* bias,
+  void matmul(const float* a, int64_t num_rows, const RmsNorm* norm, const PackedMatrix& w, const float* bias,
               float* out) override {
-    products_.run(a, num_rows, panels_of(w), bias, 0, out);
+    const PanelMatrix& panels = panels_of(w);
+    products_.run(products_.rows(a, num_rows, norm, panels), panels, {bias, 0}, out);
   }
 
   void matmul_add(const float* a, int64_t num_rows, const PackedMatrix& w, float* out) override {
-    products_.run(a, num_rows, panels_of(w), out, w.n(), out);
+    const PanelMatrix& panels = panels_of(w);
+    products_.run(products_.rows(a, num_rows, nullptr, panels), panels, {out, w.n()}, out);
   }
 
   void rotate_and_cache(float* qkv, const AttentionShape& shape, const RotaryArgs& rotary, const Batch& batch,
@@ -73,7 +68,7 @@ class CpuOps : public Ops {
         kernels_.rotate(head, rotary.rotary_dim, rotary.cos + token * half, rotary.sin + token * half);
       }
     };
-    threads_.for_rows(batch.num_tokens(), shape.qkv_dim(), [&](int64_t token) {
+    threads_.for_rows(batch.num_tokens(), shape.qkv_dim(), [&](int64_t token, int) {
       float* const q = qkv + token * shape.qkv_dim();
       float* const k = q + shape.q_dim();
       const float* const v = k + shape.kv_dim();
@@ -102,11 +97,11 @@ class CpuOps : public Ops {
     attention_.run({qkv, shape, batch, pool, layer, out});
   }
 
-  void swiglu(const float* gate_up, int64_t num_rows, int64_t dim, float* out) override {
-    threads_.for_rows(num_rows, 2 * dim, [&](int64_t row) {
-      const float* const gate = gate_up + row * 2 * dim;
-      kernels_.swiglu(gate, gate + dim, dim, out + row * dim);
-    });
+  void feed_forward(float* x, int64_t num_rows, const FeedForward& layer) override {
+    const PanelMatrix& gate_up = panels_of(*layer.gate_up);
+    const PanelMatrix& down = panels_of(*layer.down);
+    const Rows normed = products_.rows(x, num_rows, &layer.norm, gate_up);
+    products_.run(products_.gated_rows(normed, gate_up, layer.gate_up_bias, down), down, {x, down.n()}, x);
   }
 
  private:

@@ -8,7 +8,7 @@
 #include "cpu/rows.h"
 #include "cpu/simd.h"
 #if defined(VLLM_PD_AMX)
-#include "cpu/matmul_amx_blocked.h"
+#include "cpu/matmul_amx.h"
 #else
 #include "cpu/matmul_narrow.h"
 #endif
@@ -63,19 +63,23 @@ void round_to_bfloat16(const float* x, int64_t count, uint16_t* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = vllm_pd::to_bfloat16(x[i]);
 }
 
-VLLM_PD_INLINE V16 silu(const V16& x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
-
-void swiglu(const float* gate, const float* up, int64_t dim, float* out) {
-  int64_t i = 0;
-  for (; i + kLanes <= dim; i += kLanes) store(out + i, silu(load(gate + i)) * load(up + i));
-  if (i < dim) store_some(out + i, silu(load_some(gate + i, dim - i)) * load_some(up + i, dim - i), dim - i);
+void swiglu(const float* gate_up, int64_t size, float* out) {
+  for (int64_t i = 0; i < size; i += kLanes, gate_up += 2 * kLanes) {
+    const V16 gated = silu(load(gate_up)) * load(gate_up + kLanes);
+    if (i + kLanes <= size) {
+      store(out + i, gated);
+    } else {
+      store_some(out + i, gated, size - i);
+    }
+  }
 }
 
 #if defined(VLLM_PD_AMX)
-constexpr auto matmul_bf16 = matmul_amx_blocked<AmxBf16>;
-constexpr auto matmul_int8 = matmul_amx_blocked<AmxInt8>;
+constexpr auto matmul_bf16 = matmul_amx<AmxBf16>;
+constexpr auto matmul_int8 = matmul_amx<AmxInt8>;
 constexpr int64_t kNarrowTileRows = kAmxPassRows;
 constexpr int64_t kRowBlock = kAmxRows;
+constexpr bool kGates = true;
 /** Chips with AMX have 2 MiB. */
 constexpr int64_t kTaskBytes = 768 * 1024;
 using Bf16Element = uint16_t;
@@ -86,6 +90,7 @@ constexpr auto matmul_bf16 = matmul_narrow<Bf16Format>;
 constexpr auto matmul_int8 = matmul_narrow<Int8Format>;
 constexpr int64_t kNarrowTileRows = kNarrowRows;
 constexpr int64_t kRowBlock = 1;
+constexpr bool kGates = false;
 constexpr int64_t kTaskBytes = 384 * 1024;
 using Bf16Element = Bf16Format::Element;
 using Int8Element = Int8Format::Element;
@@ -103,6 +108,7 @@ const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
                                  kNarrowTileRows,
                                  kTaskBytes,
                                  kRowBlock,
+                                 kGates,
                                  sizeof(Bf16Element),
                                  sizeof(Int8Element),
                                  round_row<Bf16Element>,

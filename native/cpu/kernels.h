@@ -39,6 +39,11 @@ struct MatmulArgs {
   bool stream;
   /** matmul_scratch_floats(), aligned to 64 bytes. */
   float* scratch;
+  /** Elements of a row of gated products, where a panel's columns are gates and what they gate (GatedRows); 0 elsewhere. */
+  int64_t gated_size;
+  /** Where rows of gated products go, as `round_row` places them, `gated_stride` apart; null = to `out` (num_rows, gated_size). */
+  void* gated_rows;
+  int64_t gated_stride;
   // For int8 weights alone:
   const float* row_scales;     // (num_rows)
   const float* column_scales;  // (num_panels * kPanel)
@@ -104,12 +109,17 @@ static inline int64_t attention_state_floats(int64_t num_rows, int64_t head_dim)
 /** Rows of queries whose scores are kept at once. */
 constexpr int64_t kScoreRows = 64;
 
+/** Floats for the queries of one KV head, at least sixteen rows. */
+static inline int64_t head_q_floats(int64_t num_rows, int64_t head_dim) {
+  return (num_rows < 16 ? 16 : num_rows) * value_dim_of(head_dim);
+}
+
 /** Floats that the attention kernels need for a tile of `num_rows` queries of each of its KV heads. */
 static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t num_kv_heads, int64_t head_dim) {
   const int64_t value_dim = value_dim_of(head_dim);
   const int64_t packed = 2 * kSegment * value_dim;
   const int64_t to_line_begin = 16;
-  return packed + kScoreRows * kSegment + num_kv_heads * num_rows * value_dim + to_line_begin +
+  return packed + kScoreRows * kSegment + 16 + num_kv_heads * head_q_floats(num_rows, head_dim) + to_line_begin +
          2 * num_kv_heads * attention_state_floats(num_rows, head_dim);
 }
 
@@ -134,6 +144,8 @@ struct Kernels {
    * 1 = row by row.
    */
   int64_t row_block;
+  /** matmul_bf16 and matmul_int8 heed `gated_size`. */
+  bool gates;
   /** Bytes of one element of a row in front of bf16 weights, and of int8 weights. */
   int64_t bf16_row_element;
   int64_t int8_row_element;
@@ -152,8 +164,8 @@ struct Kernels {
   void (*round_to_bfloat16)(const float* x, int64_t count, uint16_t* out);
   /** Rotates (head_dim) by (head_dim / 2) cosines and sines, element i with element i + head_dim / 2. */
   void (*rotate)(float* x, int64_t head_dim, const float* cos, const float* sin);
-  /** out (dim) = silu(gate) * up */
-  void (*swiglu)(const float* gate, const float* up, int64_t dim, float* out);
+  /** out (size) = silu(gate) * up, from gate_up (GatedRows). */
+  void (*swiglu)(const float* gate_up, int64_t size, float* out);
   /** For probe/machine_limits.cc: about `count` multiply-adds that never leave the registers; returns something of them. */
   float (*fma_loop)(int64_t count);
   /** The same in the instructions that multiply bf16 and int8 weights. */

@@ -1,92 +1,40 @@
-// Few rows, where they lie, times packed bf16 panels in AMX tiles: up to 32 rows by one panel at a time, in four tiles
-// of sums. Every sum runs over k in order, one tile multiplication after the other, whatever the number of rows.
+// Many rows times a packed matrix in AMX tiles, blocked for the caches: a panel's next sixteen tiles stay in the nearest
+// cache while all rows, which lie in the second one in the order in which tiles take them, pass by. Every sum runs over k
+// in order, one tile multiplication after the other, whatever the number of rows.
 #pragma once
 
+#include "cpu/amx_formats.h"
 #include "cpu/amx_tiles.h"
-#include "cpu/formats.h"
 #include "cpu/kernels.h"
+#include "cpu/rows.h"
 #include "cpu/simd.h"
 
 namespace vllm_pd::cpu {
 namespace {
 
-constexpr int64_t kAmxRows = 16;      // of one tile
-constexpr int64_t kAmxRowBytes = 64;  // 16 columns, or one tile's k of a row
-constexpr int64_t kAmxSteps = 16;     // of a panel in one tile
-constexpr int64_t kPanelStride = 4 * kPanel;
+/** Tiles of a panel that stay in the nearest cache: 32 KiB. */
+constexpr int64_t kAmxDepth = 16;
+/** Rows of one pass: two tiles. */
+constexpr int64_t kAmxPassRows = 2 * kAmxRows;
+/** A pass's sums, as they leave the tiles: (first rows, left), (first, right), (second, left), (second, right). */
+constexpr int64_t kAmxPassSums = kAmxPassRows * kPanel;
+constexpr int64_t kAmxPanelTileBytes = kAmxSteps * kPanelStride;
 
-struct AmxBf16 {
-  using Sum = float;
-  static constexpr int64_t kTileK = 32;
-  template <int kSums, int kRows, int kColumns>
-  static void multiply() {
-    multiply_bf16<kSums, kRows, kColumns>();
+/** Lines that will be read next, asked for a few at a time. */
+class LinesAhead {
+ public:
+  LinesAhead(const uint8_t* begin, const uint8_t* end, int64_t num_steps)
+      : line_(begin), end_(end), lines_a_step_(((end - begin) / 64 + num_steps - 1) / num_steps) {}
+
+  VLLM_PD_INLINE void step() {
+    for (int64_t i = 0; i < lines_a_step_ && line_ < end_; ++i, line_ += 64) __builtin_prefetch(line_, 0, 2);
   }
-  static V16 finish(const float* sums, const MatmulArgs&, int64_t, int64_t) { return load(sums); }
+
+ private:
+  const uint8_t* line_;
+  const uint8_t* end_;
+  int64_t lines_a_step_;
 };
-
-struct AmxInt8 {
-  using Sum = int32_t;
-  static constexpr int64_t kTileK = 64;
-  template <int kSums, int kRows, int kColumns>
-  static void multiply() {
-    multiply_int8<kSums, kRows, kColumns>();
-  }
-  static V16 finish(const int32_t* sums, const MatmulArgs& args, int64_t row, int64_t column) {
-    return to_floats(load_i16(sums)) * (splat(args.row_scales[row]) * load(args.column_scales + column));
-  }
-};
-
-// Tiles 0 to 3: sums of (first rows, left), (first, right), (second rows, left), (second, right); 4 and 5:
-// rows; 6 and 7: the panel's left and right 16 columns.
-inline TileConfig tiles_for(int64_t first_rows, int64_t second_rows) {
-  TileConfig config;
-  const int64_t num_rows[8] = {first_rows, first_rows,  second_rows, second_rows,
-                               first_rows, second_rows, kAmxSteps,   kAmxSteps};
-  for (int i = 0; i < 8; ++i) {
-    // A tile of no rows may not be configured as such; it stays unused.
-    config.num_rows[i] = static_cast<uint8_t>(num_rows[i] == 0 ? 1 : num_rows[i]);
-    config.row_bytes[i] = kAmxRowBytes;
-  }
-  return config;
-}
-
-template <typename Format, bool kBoth>
-void sum_panel(const MatmulArgs& args, int64_t row, int64_t panel_index, typename Format::Sum* sums) {
-  const int64_t num_tiles = args.k / Format::kTileK;
-  const auto* first = static_cast<const uint8_t*>(args.a) + row * args.a_stride;
-  const auto* second = first + kAmxRows * args.a_stride;
-  const auto* panel =
-      static_cast<const uint8_t*>(args.panels) + panel_index * num_tiles * kAmxSteps * kPanelStride;
-  zero_tile<0>();
-  zero_tile<1>();
-  if constexpr (kBoth) {
-    zero_tile<2>();
-    zero_tile<3>();
-  }
-  for (int64_t i = 0; i < num_tiles; ++i) {
-    load_tile<6>(panel, kPanelStride);
-    load_tile<4>(first, args.a_stride);
-    load_tile<7>(panel + kAmxRowBytes, kPanelStride);
-    Format::template multiply<0, 4, 6>();
-    Format::template multiply<1, 4, 7>();
-    if constexpr (kBoth) {
-      load_tile<5>(second, args.a_stride);
-      Format::template multiply<2, 5, 6>();
-      Format::template multiply<3, 5, 7>();
-    }
-    first += kAmxRowBytes;
-    second += kAmxRowBytes;
-    panel += kAmxSteps * kPanelStride;
-  }
-  constexpr int64_t kStride = kPanel * sizeof(typename Format::Sum);
-  store_tile_to<0>(sums, kStride);
-  store_tile_to<1>(sums + kPanel / 2, kStride);
-  if constexpr (kBoth) {
-    store_tile_to<2>(sums + kAmxRows * kPanel, kStride);
-    store_tile_to<3>(sums + kAmxRows * kPanel + kPanel / 2, kStride);
-  }
-}
 
 /** Sixteen columns of a row of products, as far as there are so many, onto what they are added to. */
 VLLM_PD_INLINE void finish_columns(const MatmulArgs& args, int64_t row, int64_t column, const V16& product) {
@@ -103,36 +51,202 @@ VLLM_PD_INLINE void finish_columns(const MatmulArgs& args, int64_t row, int64_t 
   }
 }
 
-/** `sums`: (num_rows, kPanel). */
+/**
+ * Sums of one pass on their way to the product. They are written a row or two at a time while the next pass multiplies:
+ * stores that come in a burst, each to a line that no cache holds, wait for one another.
+ */
 template <typename Format>
-void finish_panel(const MatmulArgs& args, int64_t row, int64_t num_rows, int64_t panel,
-                  const typename Format::Sum* sums) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    for (int64_t column = panel * kPanel; column < (panel + 1) * kPanel; column += kLanes, sums += kLanes) {
-      finish_columns(args, row + r, column, Format::finish(sums, args, row + r, column));
+class PassRows {
+ public:
+  explicit PassRows(const MatmulArgs& args) : args_(args) {}
+
+  void take(const typename Format::Sum* sums, int64_t row, int64_t num_rows, int64_t panel) {
+    sums_ = sums;
+    row_ = row;
+    num_left_ = num_rows;
+    num_written_ = 0;
+    column_ = panel * kPanel;
+  }
+
+  int64_t num_left() const { return num_left_; }
+
+  VLLM_PD_INLINE void write(int64_t count) {
+    for (; count > 0 && num_left_ > 0; --count, --num_left_, ++row_) {
+      const V16 left = Format::finish(sums_, args_, row_, column_);
+      const V16 right = Format::finish(sums_ + kAmxTileSums, args_, row_, column_ + kLanes);
+      if (args_.gated_size > 0) {
+        gate(left, right);
+      } else {
+        finish_columns(args_, row_, column_, left);
+        finish_columns(args_, row_, column_ + kLanes, right);
+      }
+      sums_ += kLanes;
+      ++num_written_;
+      if (num_written_ == kAmxRows) sums_ += kAmxTileSums;
     }
   }
-}
+
+ private:
+  VLLM_PD_INLINE void gate(V16 left, V16 right) {
+    if (args_.init) {
+      left = left + load(args_.init + column_);
+      right = right + load(args_.init + column_ + kLanes);
+    }
+    const V16 gated = silu(left) * right;
+    const int64_t at = column_ / 2;
+    if (args_.gated_rows) {
+      auto* const rows = static_cast<uint8_t*>(args_.gated_rows) + row_ / kAmxRows * kAmxRows * args_.gated_stride;
+      write_elements(gated, element_of<uint16_t>(rows + row_ % kAmxRows * kRowPiece, at, kAmxTileBytes));
+      return;
+    }
+    float* const out = args_.out + row_ * args_.gated_size + at;
+    const int64_t count = args_.gated_size - at;
+    if (args_.stream) {
+      stream(out, gated);
+    } else if (count >= kLanes) {
+      store(out, gated);
+    } else if (count > 0) {
+      store_some(out, gated, count);
+    }
+  }
+
+  const MatmulArgs& args_;
+  const typename Format::Sum* sums_ = nullptr;
+  int64_t row_ = 0;
+  int64_t num_left_ = 0;
+  int64_t num_written_ = 0;
+  int64_t column_ = 0;
+};
+
+template <typename Format>
+class BlockedProduct {
+ public:
+  explicit BlockedProduct(const MatmulArgs& args)
+      : args_(args),
+        num_tiles_(args.k / Format::kTileK),
+        num_passes_((args.num_rows + kAmxPassRows - 1) / kAmxPassRows),
+        finished_(args) {}
+
+  void run() {
+    for (int64_t panel = args_.panel_begin; panel < args_.panel_end; ++panel) {
+      for (int64_t tile = 0; tile < num_tiles_; tile += depth()) multiply(panel, tile);
+    }
+    finished_.write(kAmxPassRows);
+    if (args_.stream) stream_end();
+    release_tiles();
+  }
+
+ private:
+  using Sum = typename Format::Sum;
+
+  /** One pass keeps its sums in the tiles for all of k. */
+  int64_t depth() const { return num_passes_ == 1 ? num_tiles_ : kAmxDepth; }
+
+  const uint8_t* panel_tile(int64_t panel, int64_t tile) const {
+    return static_cast<const uint8_t*>(args_.panels) + (panel * num_tiles_ + tile) * kAmxPanelTileBytes;
+  }
+
+  /** All rows with `depth()` tiles of a panel from `begin` on. */
+  void multiply(int64_t panel, int64_t begin) {
+    const int64_t end = begin + depth() < num_tiles_ ? begin + depth() : num_tiles_;
+    const uint8_t* const next = panel_tile(panel, end);
+    const uint8_t* const last = panel_tile(args_.panel_end, 0);
+    const int64_t num_bytes = (end - begin) * kAmxPanelTileBytes;
+    LinesAhead ahead(next, last - next < num_bytes ? last : next + num_bytes, num_passes_ * (end - begin));
+    for (int64_t pass = 0; pass < num_passes_; ++pass) {
+      const int64_t row = pass * kAmxPassRows;
+      const int64_t rows = args_.num_rows - row < kAmxPassRows ? args_.num_rows - row : kAmxPassRows;
+      configure(rows);
+      Sum* const kept = reinterpret_cast<Sum*>(args_.scratch) + pass * kAmxPassSums;
+      Sum* const to = end == num_tiles_ ? sums_[turn_] : kept;
+      const uint8_t* const a = static_cast<const uint8_t*>(args_.a) + row * args_.a_stride;
+      if (rows > kAmxRows) {
+        add_pass<true>(a, panel_tile(panel, 0), begin, end, kept, ahead, to);
+      } else {
+        add_pass<false>(a, panel_tile(panel, 0), begin, end, kept, ahead, to);
+      }
+      if (end < num_tiles_) continue;
+      finished_.write(kAmxPassRows);
+      finished_.take(to, row, rows, panel);
+      turn_ = 1 - turn_;
+    }
+  }
+
+  void configure(int64_t rows) {
+    if (configured_ == rows) return;
+    const int64_t first = rows < kAmxRows ? rows : kAmxRows;
+    configure_tiles(tiles_for(first, rows - first));
+    configured_ = rows;
+  }
+
+  /** Tiles [begin, end) of k, on top of what `kept` holds of those before them. */
+  template <bool kBoth>
+  VLLM_PD_INLINE void add_pass(const uint8_t* a, const uint8_t* panel, int64_t begin, int64_t end, const Sum* kept,
+                               LinesAhead& ahead, Sum* to) {
+    load_sums<kBoth>(begin == 0 ? nullptr : kept);
+    const uint8_t* first = a + begin * kAmxTileBytes;
+    const uint8_t* second = first + kAmxRows * args_.a_stride;
+    panel += begin * kAmxPanelTileBytes;
+    const int64_t rows_a_step = (finished_.num_left() + end - begin - 1) / (end - begin);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      // Rows are used once for each panel: they pass by the nearest cache, where the panel stays.
+      load_tile_once<4>(first, kAmxRowBytes);
+      load_tile<6>(panel, kPanelStride);
+      load_tile<7>(panel + kAmxRowBytes, kPanelStride);
+      if constexpr (kBoth) load_tile_once<5>(second, kAmxRowBytes);
+      finished_.write(rows_a_step);
+      Format::template multiply<0, 4, 6>();
+      Format::template multiply<1, 4, 7>();
+      if constexpr (kBoth) {
+        Format::template multiply<2, 5, 6>();
+        Format::template multiply<3, 5, 7>();
+      }
+      ahead.step();
+      first += kAmxTileBytes;
+      second += kAmxTileBytes;
+      panel += kAmxPanelTileBytes;
+    }
+    store_tile_to<0>(to, kAmxRowBytes);
+    store_tile_to<1>(to + kAmxTileSums, kAmxRowBytes);
+    if constexpr (kBoth) {
+      store_tile_to<2>(to + 2 * kAmxTileSums, kAmxRowBytes);
+      store_tile_to<3>(to + 3 * kAmxTileSums, kAmxRowBytes);
+    }
+  }
+
+  /** Null: zeros. */
+  template <bool kBoth>
+  VLLM_PD_INLINE static void load_sums(const Sum* kept) {
+    if (kept == nullptr) {
+      zero_tile<0>();
+      zero_tile<1>();
+      if constexpr (kBoth) {
+        zero_tile<2>();
+        zero_tile<3>();
+      }
+      return;
+    }
+    load_tile<0>(kept, kAmxRowBytes);
+    load_tile<1>(kept + kAmxTileSums, kAmxRowBytes);
+    if constexpr (kBoth) {
+      load_tile<2>(kept + 2 * kAmxTileSums, kAmxRowBytes);
+      load_tile<3>(kept + 3 * kAmxTileSums, kAmxRowBytes);
+    }
+  }
+
+  const MatmulArgs& args_;
+  const int64_t num_tiles_;
+  const int64_t num_passes_;
+  int64_t configured_ = 0;
+  /** Of the pass that is being multiplied and the one that is being written. */
+  alignas(64) Sum sums_[2][kAmxPassSums];
+  int turn_ = 0;
+  PassRows<Format> finished_;
+};
 
 template <typename Format>
 void matmul_amx(const MatmulArgs& args) {
-  alignas(64) typename Format::Sum sums[2 * kAmxRows * kPanel];
-  int64_t configured = 0;
-  for (int64_t panel = args.panel_begin; panel < args.panel_end; ++panel) {
-    for (int64_t row = 0; row < args.num_rows; row += 2 * kAmxRows) {
-      const int64_t rows = args.num_rows - row < 2 * kAmxRows ? args.num_rows - row : 2 * kAmxRows;
-      const int64_t first = rows < kAmxRows ? rows : kAmxRows;
-      if (configured != rows) configure_tiles(tiles_for(first, rows - first));
-      configured = rows;
-      if (rows > first) {
-        sum_panel<Format, true>(args, row, panel, sums);
-      } else {
-        sum_panel<Format, false>(args, row, panel, sums);
-      }
-      finish_panel<Format>(args, row, rows, panel, sums);
-    }
-  }
-  release_tiles();
+  BlockedProduct<Format>(args).run();
 }
 
 }  // namespace

@@ -10,32 +10,51 @@
 
 namespace vllm_pd::cpu {
 
+/** Rows of activations as a matrix's kernel takes them. */
+struct Rows {
+  const uint8_t* data;
+  int64_t num_rows;
+  int64_t stride;  // bytes, as MatmulArgs::a_stride
+  /** One a row, in front of int8 weights. */
+  const float* scales;
+};
+
+/** What products are added to: null = zeros, else rows, `stride` floats apart (0 = one row for all). */
+struct Addend {
+  const float* rows;
+  int64_t stride;
+};
+
 class MatmulTasks {
  public:
   MatmulTasks(const Kernels& kernels, OpThreads& threads) : kernels_(kernels), threads_(threads) {}
 
-  /**
-   * out (num_rows, n) = a (num_rows, k) times w, plus `init`: null = nothing, else rows of n floats,
-   * `init_stride` apart (0 = one row for all). `init` may be `out`.
-   */
-  void run(const float* a, int64_t num_rows, const PanelMatrix& w, const float* init, int64_t init_stride,
-           float* out);
+  /** `a` (num_rows, k), normed where asked, in the form that `w` is multiplied with. Until the next call. */
+  Rows rows(const float* a, int64_t num_rows, const RmsNorm* norm, const PanelMatrix& w);
+
+  /** out (num_rows, n) = rows · wᵀ + addend, which may be `out`. */
+  void run(const Rows& rows, const PanelMatrix& w, const Addend& addend, float* out);
+
+  /** silu(gate) * up of rows · gate_upᵀ + bias (may be null), in the form that `down` is multiplied with. Until the next call. */
+  Rows gated_rows(const Rows& rows, const PanelMatrix& gate_up, const float* bias, const PanelMatrix& down);
 
  private:
-  /** Rows of activations as a matrix's kernel takes them. */
-  struct Rows {
-    const uint8_t* data;
-    int64_t stride;  // bytes
-    const float* scales;
-  };
+  struct Gate;
+  /** Where rows for a matrix lie, and how. */
+  struct Place;
 
-  Rows convert_rows(const float* a, int64_t num_rows, const PanelMatrix& w);
+  Place place(FloatBuffer& buffer, int64_t num_rows, const PanelMatrix& w) const;
+  Rows convert(FloatBuffer& buffer, const float* a, int64_t num_rows, const RmsNorm* norm, const PanelMatrix& w);
+  void multiply(const Rows& rows, const PanelMatrix& w, const Addend& addend, const Gate& gate, float* out);
 
   const Kernels& kernels_;
   OpThreads& threads_;
-  // Converted rows of one call; kept for the memory.
+  // Kept for the memory.
   FloatBuffer rows_;
+  FloatBuffer gated_rows_;
   FloatBuffer row_scales_;
+  FloatBuffer gate_up_;
+  FloatBuffer gated_;
 };
 
 }  // namespace vllm_pd::cpu

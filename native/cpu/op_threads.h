@@ -21,14 +21,14 @@ class OpThreads {
     pool_.parallel_for(count, body);
   }
 
-  /** Calls `body(row)` for every row, on one thread where that costs less than telling another of it. */
+  /** Calls `body(row, thread)` for every row, on one thread where that costs less than telling another of it. */
   template <typename Body>
   void for_rows(int64_t num_rows, int64_t floats_a_row, Body&& body) {
     if (num_rows * floats_a_row < kSplitFloats) {
-      for (int64_t row = 0; row < num_rows; ++row) body(row);
+      for (int64_t row = 0; row < num_rows; ++row) body(row, 0);
       return;
     }
-    pool_.parallel_for(num_rows, [&](int64_t row, int) { body(row); });
+    pool_.parallel_for(num_rows, body);
   }
 
   /** This thread's own floats, from a cache line on. */

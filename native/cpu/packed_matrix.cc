@@ -107,16 +107,23 @@ PanelMatrix::PanelMatrix(const MatrixShape& shape, const uint8_t* packed, std::s
 void PanelMatrix::read_row(int64_t n, float* out) const {
   const uint8_t* const column =
       packed_ + n / kPanel * panel_bytes({this->n(), k(), type()}) + 4 * (n % kPanel);
-  for (int64_t i = 0; i < k(); ++i) {
-    const int64_t of_a_step = step_k(type());
-    const uint8_t* const at = column + i / of_a_step * kStepBytes + i % of_a_step * (4 / of_a_step);
-    if (type() == WeightType::kFloat32) std::memcpy(out + i, at, sizeof(float));
-    if (type() == WeightType::kBFloat16) {
-      uint16_t bits;
-      std::memcpy(&bits, at, sizeof(bits));
-      out[i] = from_bfloat16(bits);
-    }
-    if (type() == WeightType::kInt8) out[i] = static_cast<float>(static_cast<int8_t>(*at)) * scales_[n];
+  switch (type()) {
+    case WeightType::kFloat32:
+      for (int64_t i = 0; i < k(); ++i) std::memcpy(out + i, column + i * kStepBytes, sizeof(float));
+      return;
+    case WeightType::kBFloat16:
+      for (int64_t i = 0; i < k(); ++i) {
+        uint16_t bits;
+        std::memcpy(&bits, column + i / 2 * kStepBytes + i % 2 * 2, sizeof(bits));
+        out[i] = from_bfloat16(bits);
+      }
+      return;
+    case WeightType::kInt8:
+      for (int64_t i = 0; i < k(); ++i) {
+        const auto weight = static_cast<int8_t>(column[i / 4 * kStepBytes + i % 4]);
+        out[i] = static_cast<float>(weight) * scales_[n];
+      }
+      return;
   }
 }
 

@@ -11,8 +11,8 @@
 
 namespace vllm_pd::cpu {
 
-/** Changes when the bytes that `pack_panel` and `pack_tail` write do. */
-constexpr const char* kPackedLayout = "cpu-panel32-1";
+/** Changes when the bytes that `pack_panel` writes do, or the order of rows in which a model asks for them. */
+constexpr const char* kPackedLayout = "cpu-panel32-2";
 
 /** k, with zeros up to whole AMX tiles for the narrow types. */
 int64_t padded_k(const MatrixShape& shape);

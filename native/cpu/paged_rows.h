@@ -7,6 +7,9 @@
 namespace vllm_pd::cpu {
 namespace {
 
+/** Magnitude of bfloat16 infinity; NaN is above it. */
+constexpr int kInfiniteHalf = 0x7f80;
+
 /** Where the segment's keys lie, in bytes from `keys` (and their values from `values`). */
 struct Slots {
   int64_t offset[kSegment];

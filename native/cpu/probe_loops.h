@@ -5,7 +5,7 @@
 #include "cpu/matmul.h"
 #include "cpu/simd.h"
 #if defined(VLLM_PD_AMX)
-#include "cpu/matmul_amx.h"
+#include "cpu/amx_formats.h"
 #endif
 
 namespace vllm_pd::cpu {

@@ -67,7 +67,7 @@ VLLM_PD_INLINE void write_quantized(const V16& shifted, Element* out) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(Element) == 1) {
     const __m512i lanes = _mm512_add_epi32(_mm512_loadu_si512(bits), _mm512_set1_epi32(kOffset));
-    return _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(lanes));
+    return _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_maskz_cvtepi32_epi8(0xffff, lanes));
   }
 #endif
   for (int64_t j = 0; j < kLanes; ++j) {

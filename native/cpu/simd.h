@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -179,6 +180,47 @@ VLLM_PD_INLINE float reduce_add(const V16& v) {
 
 VLLM_PD_INLINE float reduce_max(const V16& v) { return reduce(v, native_max); }
 
+/** Lane r: `reduce` of rows[r], to the bit. All at once, where a single row's steps would wait for one another. */
+template <typename Join>
+VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kLanes], Join join) {
+#if defined(__AVX512F__)
+  const auto quarters = [](const Native& a, const Native& b, auto order) {
+    return (Native)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)a, (__m512)b, order.value);
+  };
+  using LowHalves = std::integral_constant<int, 0x44>;
+  using HighHalves = std::integral_constant<int, 0xee>;
+  using EvenQuarters = std::integral_constant<int, 0x88>;
+  using OddQuarters = std::integral_constant<int, 0xdd>;
+  // Sixteen rows of sixteen lanes, of eight, of four, of two: rows r, 4 + r, 8 + r and 12 + r side by side, a quarter each.
+  Native fours[4];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    Native eights[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Native& a = rows[r + 8 * i].part[0];
+      const Native& b = rows[r + 8 * i + 4].part[0];
+      eights[i] = join(quarters(a, b, LowHalves()), quarters(a, b, HighHalves()));
+    }
+    fours[r] = join(quarters(eights[0], eights[1], EvenQuarters()), quarters(eights[0], eights[1], OddQuarters()));
+  }
+  Native twos[2];
+#pragma GCC unroll 2
+  for (int r = 0; r < 2; ++r) {
+    const auto a = (__m512d)fours[2 * r];
+    const auto b = (__m512d)fours[2 * r + 1];
+    twos[r] = join((Native)_mm512_maskz_unpacklo_pd(0xff, a, b), (Native)_mm512_maskz_unpackhi_pd(0xff, a, b));
+  }
+  const auto a = (__m512)twos[0];
+  const auto b = (__m512)twos[1];
+  return {{join((Native)_mm512_maskz_shuffle_ps(0xffff, a, b, 0x88), (Native)_mm512_maskz_shuffle_ps(0xffff, a, b, 0xdd))}};
+#else
+  float lanes[kLanes];
+  for (int r = 0; r < kLanes; ++r) lanes[r] = reduce(rows[r], join);
+  return load(lanes);
+#endif
+}
+
 /** The first `count` <= 16 floats, the other lanes zero. */
 VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
 #if defined(__AVX512F__)
@@ -244,6 +286,8 @@ VLLM_PD_INLINE V16 exp(const V16& x) {
   }
   return p * power;
 }
+
+VLLM_PD_INLINE V16 silu(const V16& x) { return x / (splat(1.0f) + exp(splat(0.0f) - x)); }
 
 /**
  * 2^x for x <= 0 to about 2 ulp: x = n + f with |f| <= 1/2, 2^f by the polynomial of degree 5 whose largest relative

@@ -26,7 +26,7 @@ class MatmulProbe : public Probe {
     fill(a_.data(), num_rows * shape.k, 3);
   }
 
-  void run() override { ops_->matmul(a_.data(), num_rows_, *weights_, nullptr, out_.data()); }
+  void run() override { ops_->matmul(a_.data(), num_rows_, nullptr, *weights_, nullptr, out_.data()); }
 
  private:
   std::unique_ptr<Ops> ops_;

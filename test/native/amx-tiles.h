@@ -1,6 +1,7 @@
 // What AMX's tile instructions do, in plain C++: stands in for native/cpu/amx_tiles.h where there is no AMX.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -107,12 +108,29 @@ inline float bf16_at(const uint8_t* bytes) {
   return value;
 }
 
+/** A tile's products in two chains, over even and over odd k, then their sum to what was there: as the processor adds. */
 template <int kSums, int kRows, int kColumns>
 inline void multiply_bf16() {
-  multiply_tiles<float, kSums, kRows, kColumns>([](float sum, const uint8_t* a, const uint8_t* b) {
-    sum += bf16_at(a) * bf16_at(b);
-    return sum + bf16_at(a + 2) * bf16_at(b + 2);
-  });
+  uint8_t before[16][64];
+  std::memcpy(before, tiles.bytes[kSums], sizeof(before));
+  uint8_t chains[2][16][64];
+  for (int odd = 0; odd < 2; ++odd) {
+    std::memset(tiles.bytes[kSums], 0, sizeof(before));
+    multiply_tiles<float, kSums, kRows, kColumns>([odd](float sum, const uint8_t* a, const uint8_t* b) {
+      return std::fmaf(bf16_at(a + 2 * odd), bf16_at(b + 2 * odd), sum);
+    });
+    std::memcpy(chains[odd], tiles.bytes[kSums], sizeof(before));
+  }
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 64; column += 4) {
+      float sum[3];
+      std::memcpy(&sum[0], before[row] + column, sizeof(float));
+      std::memcpy(&sum[1], chains[0][row] + column, sizeof(float));
+      std::memcpy(&sum[2], chains[1][row] + column, sizeof(float));
+      const float total = sum[0] + (sum[1] + sum[2]);
+      std::memcpy(tiles.bytes[kSums][row] + column, &total, sizeof(float));
+    }
+  }
 }
 
 template <int kSums, int kRows, int kColumns>
