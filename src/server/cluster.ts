@@ -6,7 +6,8 @@ import { defaults, type EngineOptions, mergeEngineOptions } from '../engine-opti
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { ClusterNode } from './cluster-node.js';
-import { type ProxyOptions, startProxy } from './proxy/proxy.js';
+import { lastWordsMs } from './http.js';
+import { type ProxyOptions, type ProxyServer, startProxy } from './proxy/proxy.js';
 
 export type { ClusterNode };
 
@@ -92,11 +93,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
         for (const node of nodes) node.onDeath((error) => listener(error, node));
       },
       close() {
-        // Turns need their nodes to the end.
-        closed ??= proxy
-          .drain(drainTimeoutMs)
-          .then(() => Promise.all([proxy.close(), stopAll(nodes)]))
-          .then(() => {});
+        closed ??= drainAndClose(proxy, nodes, drainTimeoutMs);
         return closed;
       },
     };
@@ -201,6 +198,19 @@ function withOwnFolder(engine: EngineOptions, name: string): EngineOptions {
   return mergeEngineOptions(engine, { kvStore: { directory: path.join(directory, name) } });
 }
 
-async function stopAll(nodes: readonly ClusterNode[]): Promise<void> {
-  await Promise.all(nodes.map((node) => node.stop()));
+/** Turns need their nodes to the end, and the proxy to the last word that the nodes say about those that were cut off. */
+async function drainAndClose(
+  proxy: ProxyServer,
+  nodes: readonly ClusterNode[],
+  timeoutMs: number,
+): Promise<void> {
+  const deadlineMs = performance.now() + timeoutMs;
+  await proxy.drain(timeoutMs);
+  // Clients of the nodes themselves have what is left of the time.
+  const leftMs = Math.max(0, deadlineMs - performance.now());
+  await Promise.all([proxy.drain(leftMs + lastWordsMs).then(() => proxy.close()), stopAll(nodes, leftMs)]);
+}
+
+async function stopAll(nodes: readonly ClusterNode[], drainTimeoutMs?: number): Promise<void> {
+  await Promise.all(nodes.map((node) => node.stop(drainTimeoutMs)));
 }

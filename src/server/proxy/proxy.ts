@@ -2,7 +2,7 @@
 import type { FirstToken, KvLookup, KvTransferMode, RoutingPolicy } from '../../config.js';
 import { defaults } from '../../engine-options.js';
 import { VllmPdError } from '../../errors.js';
-import { createHttpServer, type HttpOptions, type Route, type RouteContext } from '../http.js';
+import { createHttpServer, type HttpOptions, lastWordsMs, type Route, type RouteContext } from '../http.js';
 import { disconnectSignal } from '../http-answer.js';
 import { readJson } from '../http-body.js';
 import { adminRoutes } from './admin.js';
@@ -82,8 +82,11 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
       port: server.port,
       drain: (timeoutMs) => server.drain(timeoutMs),
       async close() {
-        await server.close();
+        // Turns that have not ended by now end with an error that their clients can see.
+        const over = server.drain(lastWordsMs);
         await closeNodes();
+        await over;
+        await server.close();
       },
     };
   } catch (error) {
