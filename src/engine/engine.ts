@@ -15,6 +15,7 @@ import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
 import { checkFirstToken, checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
+import type { SampleGroup } from './sample-group.js';
 import type {
   EngineState,
   KvHopBytes,
@@ -37,6 +38,8 @@ export interface GenerateInput {
   readonly kvTransferParams?: KvTransferParams | null;
   /** Lower goes first; other than 0 only with the scheduling policy `priority`. */
   readonly priority?: number;
+  /** The answers to this prompt that are counted as those of one call; absent = this one alone. */
+  readonly samples?: SampleGroup;
 }
 
 export interface CacheQueryInput {
@@ -143,7 +146,7 @@ export class Engine {
     const firstTokenId = firstToken?.tokenId ?? null;
     const request = this.#createRequest({ ...input, samplingParams, kvTransferParams, firstTokenId });
     this.#core.addRequest(request);
-    return this.#outputs.addRequest(request, firstToken);
+    return this.#outputs.addRequest(request, firstToken, input.samples);
   }
 
   /** Which blocks of this prompt are cached here. Runs no model and counts in no statistics. */
