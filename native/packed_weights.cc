@@ -1,19 +1,28 @@
 // Packs a model's matrices, or finds them packed.
 #include "packed_weights.h"
 
+#include <atomic>
+
 #include "huge_floats.h"
 
 namespace vllm_pd {
 namespace {
 
+std::atomic<int64_t> packed_rows{0};
+
 void read_concatenated(const void* context, int64_t row, float* out) {
   for (const Tensor& part : *static_cast<const std::vector<Tensor>*>(context)) {
-    if (row < part.num_rows) return part.read_row(row, out);
+    if (row < part.num_rows) {
+      packed_rows.fetch_add(1, std::memory_order_relaxed);
+      return part.read_row(row, out);
+    }
     row -= part.num_rows;
   }
 }
 
 }  // namespace
+
+int64_t num_packed_rows() { return packed_rows.load(std::memory_order_relaxed); }
 
 PackedWeights::PackedWeights(Ops& ops, const WeightOptions& options) : ops_(ops), options_(options) {
   const std::string key = options.cache_key + " " + ops.packed_layout();

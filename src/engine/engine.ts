@@ -79,9 +79,12 @@ export class Engine {
     this.#core.start();
   }
 
-  /** Loads the model and listens for peers. Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE, NOT_SUPPORTED. */
-  static async start(config: EngineConfig): Promise<Engine> {
-    return new Engine(await startParts(config));
+  /**
+   * Loads the model and listens for peers. `onPacked` is told which share of the weights is packed, where they have to be.
+   * Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE, NOT_SUPPORTED.
+   */
+  static async start(config: EngineConfig, onPacked?: (fraction: number) => void): Promise<Engine> {
+    return new Engine(await startParts(config, onPacked));
   }
 
   get tokenizer(): Tokenizer {

@@ -80,13 +80,17 @@ export class ClusterNode {
     return this.#ready?.sideChannel ?? '';
   }
 
-  /** Resolves when the node serves. Throws what it died of, or TIMED_OUT; it is to be stopped then all the same. */
-  async untilReady(timeoutMs: number): Promise<void> {
+  /**
+   * Resolves when the node serves. `onPacked` is told which share of the weights it has packed, where it has to. Throws
+   * what it died of, or TIMED_OUT; it is to be stopped then all the same.
+   */
+  async untilReady(timeoutMs: number, onPacked?: (fraction: number) => void): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     try {
       this.#ready = await new Promise((resolve, reject) => {
         this.#child.on('message', (message: NodeMessage) => {
           if (message.type === 'ready') resolve(message);
+          else if (message.type === 'packing') onPacked?.(message.fraction);
           else reject(this.#startFailure(message));
         });
         void this.#exited.then(() => reject(this.#lastWords()));

@@ -48,6 +48,8 @@ export interface ClusterOptions {
   readonly signal?: AbortSignal;
   /** Share, 0–1, of a built-in model that is being made on its first use. */
   readonly onModelProgress?: (fraction: number) => void;
+  /** Share, 0–1, of weights that a node packs because nobody has yet. The other nodes wait for it. */
+  readonly onPacked?: (fraction: number) => void;
   /** What the nodes log also goes to this process's stderr. Default false. */
   readonly forwardLogs?: boolean;
 }
@@ -180,7 +182,9 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
   const abort = () => void stopAll(nodes);
   options.signal?.addEventListener('abort', abort);
   try {
-    await Promise.all(nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000)));
+    await Promise.all(
+      nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000, options.onPacked)),
+    );
     for (const node of nodes) node.introduce(nodes.map(({ sideChannel }) => sideChannel));
     return nodes;
   } catch (error) {

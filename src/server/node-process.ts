@@ -19,6 +19,8 @@ export interface NodeOptions {
   readonly apiKeys?: readonly string[] | undefined;
   /** How long requests that run may go on after the order to stop. */
   readonly drainTimeoutMs?: number | undefined;
+  /** Share, 0–1, of weights that are being packed, as on their first use. */
+  readonly onPacked?: (fraction: number) => void;
 }
 
 export interface RunningNode {
@@ -41,6 +43,7 @@ export type NodeMessage =
       readonly engineId: string;
       readonly sideChannel: string;
     }
+  | { readonly type: 'packing'; readonly fraction: number }
   | {
       readonly type: 'failed';
       readonly code: ErrorCode;
@@ -61,7 +64,7 @@ export async function startNode(node: NodeOptions): Promise<RunningNode> {
   const modelPath = await resolveModel(model, { backend });
   const engineId = randomUUID();
   const config = completeEngineConfig({ ...options, backend }, { modelPath, engineId, role });
-  const engine = await Engine.start(config);
+  const engine = await Engine.start(config, node.onPacked);
   try {
     const server = await startApiServer({ engine, host, port, apiKeys });
     let closed: Promise<void> | null = null;
@@ -99,7 +102,8 @@ export async function runUnderParent(options: NodeOptions): Promise<void> {
   // Ctrl-C on a terminal reaches the whole process group; the parent is the one who decides what it means.
   process.on('SIGINT', () => {});
   try {
-    const node = await startNode(options);
+    const onPacked = (fraction: number) => void tellParent({ type: 'packing', fraction });
+    const node = await startNode({ ...options, onPacked });
     const stop = (timeoutMs?: number) => void node.close(timeoutMs).finally(() => process.exit(0));
     process.on('message', (message: ParentMessage) => {
       if (message.type === 'peers') node.setKvPeers(message.peers);
