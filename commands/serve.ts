@@ -150,6 +150,7 @@ export default class Serve extends BaseCommand {
       decodeRouting: flags['decode-routing'],
       maxWaiting: flags['max-waiting'],
       trustKvTransferParams: flags['trust-kv-transfer-params'],
+      unstreamedDecode: flags['unstreamed-decode'],
       apiKeys: apiKeysOf(flags['api-key']),
     });
     await this.#printServed([

@@ -88,6 +88,45 @@ for (const lookup of ['query', 'ticket'] as const) {
   });
 }
 
+test('bi, --unstreamed-decode: D is asked for whole answers, their tickets go to P, and clients get streams', async () => {
+  await withProxy(onePair(), { unstreamedDecode: true }, async ({ post, prefill, decode }) => {
+    const options = { stream: true, stream_options: { include_usage: true } };
+    for (const path of [chat, completions]) {
+      const isChat = path === chat;
+      const prompt = isChat ? { messages } : { prompt: 'Hello' };
+      const body = { model: 'm', ...prompt, max_tokens: 4, ...options, conversation_id: path };
+      for (let turn = 0; turn < 2; turn++) {
+        const response = await post(path, body);
+        assert.match(response.headers.get('content-type')!, /^text\/event-stream/);
+        const received = await response.text();
+        assert.not.match(received, 'kv_transfer_params');
+        const events = received.trim().split('\n\n');
+        assert.is(events.at(-1), 'data: [DONE]');
+        const chunks = events.slice(0, -1).map((event) => JSON.parse(event.slice('data: '.length)));
+        const said = chunks.flatMap(({ choices }) => choices);
+        const texts = said.map(({ delta, text }) => (isChat ? delta.content : text));
+        assert.equal(texts, isChat ? ['', answer] : [answer]);
+        if (isChat) assert.is(said[0].delta.role, 'assistant');
+        assert.equal([said.at(-1).finish_reason, chunks.at(-1).choices], ['length', []]);
+        assert.is(chunks.at(-1).usage.completion_tokens, 4);
+        assert.is(chunks[0].object, isChat ? 'chat.completion.chunk' : 'text_completion');
+      }
+      const [first, second] = prefill[0]!.callsTo(path).map(paramsOf);
+      assert.equal(first, firstHop);
+      assert.equal([second!.do_remote_decode, second!.remote_num_tokens], [true, 43]);
+      for (const call of decode[0]!.callsTo(path)) {
+        assert.is(call.body.stream, false);
+        assert.not('stream_options' in call.body);
+      }
+    }
+    // Who names no conversation has no next turn, and gets the stream as it comes.
+    const alone = await post(chat, { model: 'm', messages, max_tokens: 4, stream: true });
+    assert.is(await alone.text(), streamBytes(chat, false));
+    const refused = await post(chat, { model: 'other', messages, stream: true, conversation_id: 'x' });
+    assert.is(refused.status, 404);
+  });
+});
+
 test('several vLLM nodes: none is asked for prefixes twice, turns alternate', async () => {
   const nodes = {
     prefill: [vllmNode('prefill', true)],

@@ -33,6 +33,11 @@ export interface ProxyOptions {
   readonly decodeRouting?: RoutingPolicy | undefined;
   /** Turns whose answer has not begun; more are refused with 429. Default 1024. */
   readonly maxWaiting?: number | undefined;
+  /**
+   * Default false. Otherwise decode nodes whose streams carry no tickets are asked for whole answers, and clients get what
+   * they wanted streamed in one piece.
+   */
+  readonly unstreamedDecode?: boolean;
   /** Default false: `kv_transfer_params` of clients are dropped, since they name peers and blocks. */
   readonly trustKvTransferParams?: boolean;
   /** Default 2000. */
@@ -132,6 +137,7 @@ function createPlayer(
     metrics,
     lookup: { mode, lookup, queryTimeoutMs, openings: new Openings() },
     firstToken: options.firstToken ?? defaults.firstToken,
+    unstreamedDecode: options.unstreamedDecode ?? false,
     // A node of another kind may give a ticket before it was first asked for anything else.
     keepsTicketsOf: (node) =>
       mode === 'bi' &&

@@ -6,6 +6,7 @@ import { drained } from '../http-answer.js';
 import { SseWriter } from '../sse.js';
 import type { NodeResponse, ProxyNode, WholeResponse } from './node.js';
 import type { JsonObject } from './request.js';
+import { streamAnswer } from './whole-answer.js';
 
 /** Headers that belong to one connection, not to the answer. */
 const hopByHop = new Set([
@@ -39,6 +40,25 @@ export function relayWhole(
   const bytes = takeTicket ? withoutTicket(response.bytes, takeTicket) : response.bytes;
   res.writeHead(response.status, { ...headersOf(response, requestId), 'content-length': bytes.length });
   res.end(bytes);
+}
+
+/** A whole answer for a client that asked for a stream. */
+export async function relayAsStream(
+  res: ServerResponse,
+  response: WholeResponse,
+  requestId: string,
+  takeTicket: TakeTicket | null,
+  asked: JsonObject,
+): Promise<void> {
+  if (res.destroyed) return;
+  const bytes = takeTicket ? withoutTicket(response.bytes, takeTicket) : response.bytes;
+  const answer = parseObject(bytes);
+  if (!answer || !Array.isArray(answer.choices)) {
+    relayWhole(res, response, requestId);
+    return;
+  }
+  res.setHeader('x-request-id', requestId);
+  await streamAnswer(res, answer, asked);
 }
 
 /** Sends events of P's ahead of the stream of D's that they belong to. */
