@@ -62,20 +62,25 @@ const shape = {
   vocabSize: 102,
 };
 
-// A device that was named has a cuBLASLt of its own, or none.
-if (!process.env.VLLM_PD_LIBCUDA && useEmulatedDevice()) {
-  process.env.VLLM_PD_LIBCUBLASLT = process.env.VLLM_PD_LIBCUDA;
+// A device that was named has a cuBLASLt of its own, or none; of that one it is not known when it sums as we do.
+const isNamed = Boolean(process.env.VLLM_PD_LIBCUDA);
+if (useEmulatedDevice()) {
+  if (!isNamed) process.env.VLLM_PD_LIBCUBLASLT = process.env.VLLM_PD_LIBCUDA;
+  const { whyNoCublasLt } = loadNative().cudaFacts();
+  const isThere = whyNoCublasLt === '';
+  if (!isThere && isNamed) console.log(`skipped: ${whyNoCublasLt}`);
 
-  for (const dtype of ['bfloat16', 'float16'] as const) {
+  for (const dtype of !isThere && isNamed ? [] : (['bfloat16', 'float16'] as const)) {
     test(`--no-batch-invariant computes with cuBLASLt, ${dtype}: as right as our own products, in other bits`, async () => {
-      assert.is(loadNative().cudaFacts().whyNoCublasLt, '');
+      assert.ok(isThere, whyNoCublasLt);
       const own = await logitsOf(shape, true, dtype);
       const theirs = await logitsOf(shape, false, dtype);
       const apart = distance(theirs, own);
       assert.ok(apart < 0.05, `they are ${apart} apart`);
-      assert.ok(apart > 0, 'cuBLASLt was not used');
       // Whoever asks for batch invariance gets it wherever cuBLASLt is.
       for (let i = 32; i < own.length; i += 2) assert.equal(own[i + 1], own[i], `row ${i}`);
+      if (isNamed) return;
+      assert.ok(apart > 0, 'cuBLASLt was not used');
       assert.ok(
         theirs.some((row, i) => i >= 32 && i % 2 === 0 && distance([theirs[i + 1]!], [row]) > 0),
         'products of many rows are summed as those of one',
@@ -84,6 +89,7 @@ if (!process.env.VLLM_PD_LIBCUDA && useEmulatedDevice()) {
   }
 
   test('a product that cuBLASLt has no algorithm for, or that has a bias, is our own', async () => {
+    if (isNamed) return;
     for (const changes of [{ vocabSize: 101 }, { attentionBias: true, outputBias: true, mlpBias: true }]) {
       const own = await logitsOf({ ...shape, ...changes }, true, 'float16');
       const theirs = await logitsOf({ ...shape, ...changes }, false, 'float16');
