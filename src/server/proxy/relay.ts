@@ -23,8 +23,8 @@ const hopByHop = new Set([
 
 const eventEnd = Buffer.from('\n\n');
 
-/** Called with `kv_transfer_params` found in an answer, which are then taken out of it. */
-export type TakeTicket = (params: KvTransferParams) => void;
+/** Called with `kv_transfer_params` found in an answer, which are then taken out of it, and with a whole answer itself. */
+export type TakeTicket = (params: KvTransferParams, answer: JsonObject | null) => void;
 
 export function isEventStream(response: Pick<NodeResponse, 'headers'>): boolean {
   return String(response.headers['content-type'] ?? '').startsWith('text/event-stream');
@@ -140,7 +140,8 @@ function eventsWithoutTicket(events: Buffer, takeTicket: TakeTicket): Buffer {
     .split('\n\n')
     .map((event) => {
       if (!event.startsWith('data: {')) return event;
-      return `data: ${withoutTicket(Buffer.from(event.slice('data: '.length)), takeTicket).toString('utf8')}`;
+      const data = Buffer.from(event.slice('data: '.length));
+      return `data: ${withoutTicket(data, (params) => takeTicket(params, null)).toString('utf8')}`;
     });
   return Buffer.from(kept.join('\n\n'));
 }
@@ -150,7 +151,7 @@ function withoutTicket(json: Buffer, takeTicket: TakeTicket): Buffer {
   const body = parseObject(json);
   if (!body?.kv_transfer_params) return json;
   const { kv_transfer_params, ...rest } = body;
-  takeTicket(kv_transfer_params as KvTransferParams);
+  takeTicket(kv_transfer_params as KvTransferParams, rest);
   return Buffer.from(JSON.stringify(rest));
 }
 

@@ -5,6 +5,7 @@ import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
 import { SseWriter } from '../sse.js';
 import type { ConversationTable } from './conversations.js';
+import { historyAfter } from './history.js';
 import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode } from './node.js';
@@ -207,8 +208,8 @@ export class TurnPlayer {
     isReplaceable: boolean,
   ): Promise<boolean> {
     const startedMs = performance.now();
-    const { path, headers, requestId, sessionId } = turn;
-    const takeTicket = this.#keepsTicketsOf(node) ? this.#ticketTaker(node, sessionId) : null;
+    const { path, headers, requestId } = turn;
+    const takeTicket = this.#keepsTicketsOf(node) ? this.#ticketTaker(node, turn) : null;
     const isUnstreamed = takeTicket !== null && this.#asksWhole(turn, node);
     const asked = decodeBody(turn, params);
     const response = await node.request({
@@ -242,10 +243,12 @@ export class TurnPlayer {
     return this.#unstreamedDecode && body.stream === true && sessionId !== null && !node.passesFirstTokens;
   }
 
-  #ticketTaker(node: ProxyNode, sessionId: string | null): TakeTicket {
-    return (granted) => {
+  #ticketTaker(node: ProxyNode, turn: TurnRequest): TakeTicket {
+    const { sessionId } = turn;
+    return (granted, answer) => {
       const params = withReachableHost(granted, node.url);
-      if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params });
+      const history = answer && { history: historyAfter(turn, answer) };
+      if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params, ...history });
       // Nobody will ever ask for it.
       else if (params.remote_request_id) release(node, params.remote_request_id);
     };
