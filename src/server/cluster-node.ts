@@ -135,7 +135,8 @@ export class ClusterNode {
   }
 
   #tell(message: ParentMessage): void {
-    if (this.#child.connected) this.#child.send(message);
+    // Of a process that is going meanwhile, `#exited` tells.
+    if (this.#child.connected) this.#child.send(message, () => {});
   }
 
   get #name(): string {
