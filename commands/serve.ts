@@ -9,6 +9,7 @@ import { defaults, type EngineOptions, mergeEngineOptions } from '../src/engine-
 import { VllmPdError } from '../src/errors.js';
 import type { NodeOptions } from '../src/server/node-process.js';
 
+const percent = 100;
 const defaultPorts = { proxy: 8000, both: 8000, prefill: 8100, decode: 8200 } as const;
 
 /** One row of what is printed: the proxy, or a node. */
@@ -67,8 +68,8 @@ export default class Serve extends BaseCommand {
 
   async #serveCluster(flags: ServeFlags, signal: AbortSignal): Promise<void> {
     const { startCluster } = await import('../src/server/cluster.js');
-    const percent = 100;
     const progress = await this.startProgress('making the model', percent);
+    const packing = await this.startProgress('packing weights', percent);
     const cluster = await startCluster({
       engine: mergeEngineOptions(engineOptions(flags), {
         kvTransfer: { key: flags['kv-transfer-key'] || null },
@@ -90,8 +91,15 @@ export default class Serve extends BaseCommand {
       },
       forwardLogs: true,
       onModelProgress: (fraction) => progress.update(Math.round(fraction * percent)),
+      onPacked: (fraction) => {
+        progress.stop();
+        packing.update(Math.round(fraction * percent));
+      },
       signal,
-    }).finally(() => progress.stop());
+    }).finally(() => {
+      progress.stop();
+      packing.stop();
+    });
     try {
       const death = new Promise<VllmPdError>((resolve) => cluster.onNodeDeath(resolve));
       await this.#printServed([
@@ -113,7 +121,9 @@ export default class Serve extends BaseCommand {
 
   async #serveNode(options: NodeOptions, signal: AbortSignal): Promise<void> {
     const { startNode } = await import('../src/server/node-process.js');
-    const node = await startNode(options);
+    const packing = await this.startProgress('packing weights', percent);
+    const onPacked = (fraction: number) => packing.update(Math.round(fraction * percent));
+    const node = await startNode({ ...options, onPacked }).finally(() => packing.stop());
     const { role, url, engineId, sideChannel } = node;
     await this.#printServed([
       { role, url, pid: process.pid, engine_id: engineId, side_channel: sideChannel },
@@ -140,6 +150,7 @@ export default class Serve extends BaseCommand {
       decodeRouting: flags['decode-routing'],
       maxWaiting: flags['max-waiting'],
       trustKvTransferParams: flags['trust-kv-transfer-params'],
+      unstreamedDecode: flags['unstreamed-decode'],
       apiKeys: apiKeysOf(flags['api-key']),
     });
     await this.#printServed([

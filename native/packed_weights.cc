@@ -2,15 +2,23 @@
 #include "packed_weights.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "huge_floats.h"
 
 namespace vllm_pd {
 namespace {
 
+std::atomic<int64_t> packed_rows{0};
+
+void read_and_count(const Tensor& tensor, int64_t row, float* out) {
+  packed_rows.fetch_add(1, std::memory_order_relaxed);
+  tensor.read_row(row, out);
+}
+
 void read_concatenated(const void* context, int64_t row, float* out) {
   for (const Tensor& part : *static_cast<const std::vector<Tensor>*>(context)) {
-    if (row < part.num_rows) return part.read_row(row, out);
+    if (row < part.num_rows) return read_and_count(part, row, out);
     row -= part.num_rows;
   }
 }
@@ -27,7 +35,7 @@ void read_gated(const void* context, int64_t row, float* out) {
   if (index >= rows.size) {
     std::fill_n(out, gate.row_floats, 0.0f);
   } else {
-    (rows.is_gate(row) ? gate : up).read_row(index, out);
+    read_and_count(rows.is_gate(row) ? gate : up, index, out);
   }
 }
 
@@ -38,6 +46,8 @@ MatrixShape shape_of(const std::vector<Tensor>& parts, WeightType type) {
 }
 
 }  // namespace
+
+int64_t num_packed_rows() { return packed_rows.load(std::memory_order_relaxed); }
 
 PackedWeights::PackedWeights(Ops& ops, const WeightOptions& options) : ops_(ops), options_(options) {
   const std::string key = options.cache_key + " " + ops.packed_layout();

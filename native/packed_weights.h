@@ -33,6 +33,9 @@ enum class WeightSource { kMapped, kWritten, kMemory };
  * without one. */
 class CacheUnusable : public std::exception {};
 
+/** Rows that this process has packed since it began, by all models: what somebody who waits for one may look at. */
+int64_t num_packed_rows();
+
 /** Hands out the matrices in the order in which they are asked for. */
 class PackedWeights {
  public:

@@ -45,12 +45,16 @@ export interface Native {
   ): Promise<DataLanes>;
   /** The checksum of blocks on data connections. */
   crc32c(bytes: Uint8Array, way?: ChecksumWay): number;
-  /** Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. */
+  /**
+   * Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. `onPacked` is told from time
+   * to time how much of them is packed, 0 to 1; never where they are found packed.
+   */
   loadModel(
     config: NativeModelConfig,
     tensors: readonly TensorLocation[],
     numThreads: number,
     weights?: NativeWeights,
+    onPacked?: (fraction: number) => void,
   ): Promise<NativeModel>;
   /** Brings the weights to the GPU. Throws NOT_SUPPORTED without one, or for shapes that kernels do not take. */
   loadCudaModel(
@@ -141,13 +145,32 @@ class LoadedNative implements Native {
     tensors: readonly TensorLocation[],
     numThreads: number,
     weights: NativeWeights = { dtype: 'float32', quantization: null },
+    onPacked?: (fraction: number) => void,
   ): Promise<NativeModel> {
     checkModelConfig(config);
     checkTensors(tensors);
     checkWeights(weights);
     wholeNumber('numThreads', numThreads, 1, 1024);
-    const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, numThreads));
-    return new LoadedNativeModel(this.#addon, handle, { ...config });
+    const stopWatching = onPacked && this.#watchPacking(tensors, onPacked);
+    try {
+      const handle = await crossAsync(() => this.#addon.loadModel(config, tensors, weights, numThreads));
+      return new LoadedNativeModel(this.#addon, handle, { ...config });
+    } finally {
+      stopWatching?.();
+    }
+  }
+
+  /** Looks at the rows that are packed meanwhile; whoever loads two models at once sees those of both. */
+  #watchPacking(tensors: readonly TensorLocation[], onPacked: (fraction: number) => void): () => void {
+    const matrices = tensors.filter(({ shape }) => shape.length === 2);
+    const numRows = matrices.reduce((sum, { shape }) => sum + shape[0]!, 0);
+    const before = this.#addon.numPackedRows();
+    const timer = setInterval(() => {
+      const packed = this.#addon.numPackedRows() - before;
+      if (packed > 0) onPacked(Math.min(1, packed / numRows));
+    }, packingIntervalMs);
+    timer.unref();
+    return () => clearInterval(timer);
   }
 
   async loadCudaModel(
@@ -172,6 +195,8 @@ class LoadedNative implements Native {
     return new NativeProbe(this.#addon, spec);
   }
 }
+
+const packingIntervalMs = 100;
 
 let loaded: Native | undefined;
 

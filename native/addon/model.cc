@@ -226,6 +226,10 @@ Napi::Value weight_source(const Napi::CallbackInfo& info) {
                                                                           : "memory");
 }
 
+Napi::Value packed_rows(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(num_packed_rows()));
+}
+
 Napi::Value close_model(const Napi::CallbackInfo& info) {
   handle<ModelHandle>(info[0]).close();
   return info.Env().Undefined();
@@ -238,6 +242,7 @@ void add_model(Napi::Object exports) {
   add_function<forward>(exports, "forward");
   add_function<forward_and_sample>(exports, "forwardAndSample");
   add_function<weight_source>(exports, "weightSource");
+  add_function<packed_rows>(exports, "numPackedRows");
   add_function<close_model>(exports, "closeModel");
 }
 

@@ -18,6 +18,7 @@ import { withExpectedLedgers } from './closed-form-check.js';
 import type { Conversation } from './conversation.js';
 import { createConversations } from './create-conversations.js';
 import type { DatasetReport } from './datasets/selection.js';
+import { formatPercent } from './format.js';
 import { gitCommit, hostInfo } from './host.js';
 import type { MetricsChoice } from './metrics-choice.js';
 import { type ByteCounts, checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
@@ -103,7 +104,9 @@ async function openTargets(options: BenchOptions, targets: Target[]): Promise<vo
   const settings = nodeSettings(workload.engine, engine);
   for (const mode of modes ?? []) {
     options.onPhase?.(`starting nodes (${mode})`);
-    targets.push(await startTarget(mode, settings, options.nodes ?? {}, targetOptions));
+    const onPacked = (fraction: number) =>
+      options.onPhase?.(`starting nodes (${mode}): packing weights, ${formatPercent(fraction)}`);
+    targets.push(await startTarget(mode, settings, options.nodes ?? {}, { ...targetOptions, onPacked }));
     throwIfInterrupted(signal);
   }
 }

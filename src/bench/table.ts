@@ -82,10 +82,12 @@ function ledgerTable({ modes }: RunSummary, width: number): string {
     const shares = ledgerBins.map((bin) => ({ share: ledger[bin] / total, glyph: glyphOf(bin) }));
     return `${name.padEnd(4)}${total === 0 ? '' : stackedBar(shares, Math.min(60, Math.max(10, width - 6)))}`;
   });
-  const legend = `    ${glyphs.reused} on P  ${glyphs.pulled} pulled from D  ${glyphs.first} new  ${glyphs.again} computed again`;
+  const hasOf = (bin: LedgerBin) => names.some((name) => modes[name]!.ledger[bin] > 0);
+  const sources = hasOf('pulled_from_store') ? (hasOf('pulled_from_d') ? 'D or a store' : 'a store') : 'D';
+  const legend = `    ${glyphs.reused} on P  ${glyphs.pulled} pulled from ${sources}  ${glyphs.first} new  ${glyphs.again} computed again`;
   // 27 columns for the names of bins, 18 around each bar.
   const barWidth = Math.min(16, Math.max(4, Math.floor((width - 27) / names.length) - 18));
-  const used = ledgerBins.filter((bin) => names.some((name) => modes[name]!.ledger[bin] > 0));
+  const used = ledgerBins.filter(hasOf);
   const rows = used.map((bin) => [
     (recomputedBins as readonly LedgerBin[]).includes(bin) ? `again: ${bin}` : bin,
     ...names.map((name) => {

@@ -32,6 +32,8 @@ export interface TargetOptions {
   readonly timeoutMs: number;
   readonly maxConnections: number;
   readonly signal: AbortSignal;
+  /** Share, 0–1, of weights that are being packed, as on their first use. */
+  readonly onPacked?: (fraction: number) => void;
 }
 
 /** How many nodes of its own a run has, one of each role unless said otherwise, and who plays a turn. */
@@ -157,6 +159,7 @@ export async function startTarget(
   options: TargetOptions,
 ): Promise<Target> {
   const settings = withFreshStore(configured);
+  const { signal, onPacked } = options;
   const { startCluster } = await import('../server/cluster.js');
   const inMode = (node: EngineOptions) => mergeEngineOptions(node, { kvTransfer: { mode } });
   const { prefill = 1, decode = 1, ...routing } = nodes;
@@ -170,7 +173,7 @@ export async function startTarget(
     // A query that is given up on a busy machine would be measured as a miss.
     proxy: { queryTimeoutMs: 30_000, connectTimeoutMs: 10_000, ...routing },
   };
-  const cluster = await startCluster({ ...clusterOptions, signal: options.signal }).catch(
+  const cluster = await startCluster({ ...clusterOptions, signal, ...(onPacked && { onPacked }) }).catch(
     (error: unknown) => {
       settings.remove();
       throw error;

@@ -22,5 +22,7 @@ export const metricFlags = inHelpGroup('METRICS', {
       'Count the turns that take no longer: ttft, tpot or e2el with milliseconds, as vLLM’s. May be repeated.',
     helpValue: 'ttft:200',
     multiple: true,
+    // One value each: what follows it may be an argument.
+    multipleNonGreedy: true,
   }),
 });

@@ -24,6 +24,11 @@ const clusterFlags = {
 const nodeUrlFlags = inHelpGroup('PROXY', {
   'prefill-url': string({ description: 'A prefill node for --role proxy.', multiple: true }),
   'decode-url': string({ description: 'A decode node for --role proxy.', multiple: true }),
+  'unstreamed-decode': boolean({
+    description:
+      "Ask decode nodes whose streams carry no tickets, as vLLM's, for whole answers: P can then pull their KV in the " +
+      "conversation's next turn, but clients get streams in one piece, at their end.",
+  }),
 });
 
 /** Of any proxy. */

@@ -51,9 +51,12 @@ export interface EngineParts {
 
 const clock = () => performance.now();
 
-export async function startParts(wanted: EngineConfig): Promise<EngineParts> {
+export async function startParts(
+  wanted: EngineConfig,
+  onPacked?: (fraction: number) => void,
+): Promise<EngineParts> {
   const kvDtype = kvCacheDtypeOf(wanted);
-  const folder = await loadFolder(wanted, kvDtype);
+  const folder = await loadFolder(wanted, kvDtype, onPacked);
   let pool: KvPool | null = null;
   let events: KvEventParts | null = null;
   let storage: Storage | null = null;
@@ -92,7 +95,11 @@ function kvCacheDtypeOf({ kvCacheDtype, backend, ...weights }: EngineConfig): Kv
   return resolveKvCacheDtype(kvCacheDtype, backend, dtype);
 }
 
-function loadFolder(config: EngineConfig, kvDtype: KvCacheDtype) {
+function loadFolder(
+  config: EngineConfig,
+  kvDtype: KvCacheDtype,
+  onPacked: ((fraction: number) => void) | undefined,
+) {
   const { modelPath, backend, numThreads, scheduler, dtype, quantization, cuda } = config;
   const { maxModelLen, maxNumBatchedTokens, maxNumSeqs } = scheduler;
   return loadModelFolder(modelPath, {
@@ -110,6 +117,7 @@ function loadFolder(config: EngineConfig, kvDtype: KvCacheDtype) {
       maxRequests: maxNumSeqs,
       maxPositions: maxModelLen,
     },
+    ...(onPacked && { onPacked }),
   });
 }
 

@@ -15,6 +15,7 @@ import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
 import { checkFirstToken, checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
 import type { RequestStream } from './request-stream.js';
+import type { SampleGroup } from './sample-group.js';
 import type {
   EngineState,
   KvHopBytes,
@@ -37,6 +38,8 @@ export interface GenerateInput {
   readonly kvTransferParams?: KvTransferParams | null;
   /** Lower goes first; other than 0 only with the scheduling policy `priority`. */
   readonly priority?: number;
+  /** The answers to this prompt that are counted as those of one call; absent = this one alone. */
+  readonly samples?: SampleGroup;
 }
 
 export interface CacheQueryInput {
@@ -76,9 +79,12 @@ export class Engine {
     this.#core.start();
   }
 
-  /** Loads the model and listens for peers. Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE, NOT_SUPPORTED. */
-  static async start(config: EngineConfig): Promise<Engine> {
-    return new Engine(await startParts(config));
+  /**
+   * Loads the model and listens for peers. `onPacked` is told which share of the weights is packed, where they have to be.
+   * Throws NOT_FOUND, BAD_FILE, NATIVE_UNAVAILABLE, ADDRESS_IN_USE, NOT_SUPPORTED.
+   */
+  static async start(config: EngineConfig, onPacked?: (fraction: number) => void): Promise<Engine> {
+    return new Engine(await startParts(config, onPacked));
   }
 
   get tokenizer(): Tokenizer {
@@ -143,7 +149,7 @@ export class Engine {
     const firstTokenId = firstToken?.tokenId ?? null;
     const request = this.#createRequest({ ...input, samplingParams, kvTransferParams, firstTokenId });
     this.#core.addRequest(request);
-    return this.#outputs.addRequest(request, firstToken);
+    return this.#outputs.addRequest(request, firstToken, input.samples);
   }
 
   /** Which blocks of this prompt are cached here. Runs no model and counts in no statistics. */

@@ -10,6 +10,7 @@ import { Answer } from './answer.js';
 import type { EngineCore, EngineCoreListener } from './engine-core.js';
 import { RequestStream } from './request-stream.js';
 import { RequestTimer } from './request-timer.js';
+import { SampleGroup } from './sample-group.js';
 import type { StatLogger, StepStats } from './stats.js';
 
 interface Live {
@@ -49,14 +50,18 @@ export class OutputProcessor implements EngineCoreListener {
   }
 
   /** `firstToken`: the request's, if a peer has sampled it. The core must have been told of the request. */
-  addRequest(request: Request, firstToken: FirstToken | null = null): RequestStream {
+  addRequest(
+    request: Request,
+    firstToken: FirstToken | null = null,
+    samples = new SampleGroup(1),
+  ): RequestStream {
     const { tokenizer, statLoggers } = this.#init;
     const stream = new RequestStream(request.requestId, () => this.abort(request.requestId));
     const live: Live = {
       request,
       stream,
       answer: new Answer(request, tokenizer),
-      timer: new RequestTimer(request, statLoggers),
+      timer: new RequestTimer(request, statLoggers, samples),
     };
     this.#live.set(request.requestId, live);
     if (firstToken) this.#begin(live, firstToken);

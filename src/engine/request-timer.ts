@@ -1,19 +1,22 @@
 // When one request was queued, scheduled, and gave its tokens; reported to the stat loggers.
 import type { FinishedStatus, Request } from '../request.js';
 import type { PrefillStats } from '../wire.js';
+import type { SampleGroup } from './sample-group.js';
 import type { FinishedRequestStats, StatLogger } from './stats.js';
 
 export class RequestTimer {
   readonly #request: Request;
   readonly #loggers: readonly StatLogger[];
+  readonly #samples: SampleGroup;
   #scheduledMs: number | null = null;
   #firstTokenMs: number | null = null;
   #lastTokenMs: number | null = null;
 
   /** All times are on the clock of `request.arrivalTimeMs`. */
-  constructor(request: Request, loggers: readonly StatLogger[]) {
+  constructor(request: Request, loggers: readonly StatLogger[], samples: SampleGroup) {
     this.#request = request;
     this.#loggers = loggers;
+    this.#samples = samples;
   }
 
   scheduled(nowMs: number): void {
@@ -48,6 +51,7 @@ export class RequestTimer {
       timeToFirstTokenMs: span(arrivalTimeMs, this.#firstTokenMs),
       e2eMs: nowMs - arrivalTimeMs,
       prefillStats,
+      call: this.#samples.ended(numTokens),
     };
     for (const logger of this.#loggers) logger.recordFinished(stats);
   }

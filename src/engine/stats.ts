@@ -9,6 +9,7 @@ import type { TransferPath } from '../kv-transfer/agent.js';
 import type { HopBytes as KvHopBytes } from '../kv-transfer/load-planner.js';
 import type { FinishedStatus } from '../request.js';
 import type { PrefillStats } from '../wire.js';
+import type { SampleGroupStats } from './sample-group.js';
 
 export type { EngineState, KvHopBytes, KvStoreStats, PrefixCacheStats, StepStats };
 
@@ -27,6 +28,8 @@ export interface FinishedRequestStats {
   readonly timeToFirstTokenMs: number | null;
   readonly e2eMs: number;
   readonly prefillStats: PrefillStats | null;
+  /** Of all answers to the prompt that the call asked for, with the one that ends last; null with the others. */
+  readonly call: SampleGroupStats | null;
 }
 
 /** Counters since start of what moved between nodes. */

@@ -40,6 +40,8 @@ export interface LoadOptions extends ModelConfigOptions, WeightChoice {
   readonly numThreads: number;
   /** Asked for with backend `cuda`. */
   readonly cuda?: Omit<CudaModelOptions, 'dtype' | 'suppressTokenIds'>;
+  /** Share, 0–1, of weights that are being packed because they were not found so. */
+  readonly onPacked?: (fraction: number) => void;
 }
 
 /**
@@ -47,7 +49,7 @@ export interface LoadOptions extends ModelConfigOptions, WeightChoice {
  * INVALID_ARGUMENT for weights chosen on a backend that brings its own, NOT_SUPPORTED for `cuda` without a GPU.
  */
 export async function loadModelFolder(modelPath: string, options: LoadOptions): Promise<ModelFolder> {
-  const { backend, onnxFile, texts: choice, numThreads, cuda, ...modelOptions } = options;
+  const { backend, onnxFile, texts: choice, numThreads, cuda, onPacked, ...modelOptions } = options;
   if (backend !== 'onnx') {
     refuseOnnxFile(options);
     const texts = await loadModelTexts(modelPath, modelOptions, choice);
@@ -58,7 +60,7 @@ export async function loadModelFolder(modelPath: string, options: LoadOptions): 
             { ...cuda, suppressTokenIds: texts.generationConfig.suppressTokens },
             modelOptions,
           )
-        : await loadModel(modelPath, numThreads, modelOptions);
+        : await loadModel(modelPath, numThreads, modelOptions, onPacked);
     return { ...texts, model };
   }
   refuseWeightChoice(options);

@@ -74,21 +74,20 @@ function unfit(backend: string, param: string, expected: string, received: strin
   return new VllmPdError('INVALID_ARGUMENT', message, { param });
 }
 
-/** Loads config.json and the weights. Throws NOT_FOUND, BAD_FILE (config before weights) or NATIVE_UNAVAILABLE. */
+/** Loads config.json and the weights, and says how much of them is packed where they have to be. Throws NOT_FOUND, BAD_FILE (config before weights) or NATIVE_UNAVAILABLE. */
 export async function loadModel(
   modelPath: string,
   numThreads: number,
   options: ModelConfigOptions & WeightChoice = {},
+  onPacked?: (fraction: number) => void,
 ): Promise<Model> {
   const config = await readModelConfig(modelPath, options);
   const tensors = await readCheckpoint(modelPath, config);
   const weights = cpuWeights(options);
   const cache = await packedCache(modelPath, tensors, weights);
   const startedAt = performance.now();
-  const native = await loadNative().loadModel(config, tensors, numThreads, {
-    ...weights,
-    ...(cache && { cache }),
-  });
+  const kept = { ...weights, ...(cache && { cache }) };
+  const native = await loadNative().loadModel(config, tensors, numThreads, kept, onPacked);
   const { weightSource } = native;
   log.info({ ...weights, weightSource, ms: Math.round(performance.now() - startedAt) }, 'weights are loaded');
   return new NativeDecoder(config, native, { samples: false });

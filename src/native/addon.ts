@@ -111,6 +111,8 @@ export interface Addon {
     ints: Int32Array,
     logitsRows: Int32Array,
   ): Promise<{ readonly tokenIds: Int32Array; readonly logits: Float32Array }>;
+  /** Rows packed by this process since it began. */
+  numPackedRows(): number;
   weightSource(model: ModelHandle): WeightSource;
   closeModel(model: ModelHandle): void;
   /** `sizes` in the order of native/probe/probe.h. */

@@ -5,7 +5,7 @@ import type { NodeRole } from '../config.js';
 import { defaults, type EngineOptions } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { engineArgs, engineEnv } from './cluster-args.js';
-import type { NodeMessage, PeersMessage } from './node-process.js';
+import type { NodeMessage, ParentMessage } from './node-process.js';
 
 const entry = fileURLToPath(new URL('../bin.js', import.meta.url));
 
@@ -80,13 +80,17 @@ export class ClusterNode {
     return this.#ready?.sideChannel ?? '';
   }
 
-  /** Resolves when the node serves. Throws what it died of, or TIMED_OUT; it is to be stopped then all the same. */
-  async untilReady(timeoutMs: number): Promise<void> {
+  /**
+   * Resolves when the node serves. `onPacked` is told which share of the weights it has packed, where it has to. Throws
+   * what it died of, or TIMED_OUT; it is to be stopped then all the same.
+   */
+  async untilReady(timeoutMs: number, onPacked?: (fraction: number) => void): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     try {
       this.#ready = await new Promise((resolve, reject) => {
         this.#child.on('message', (message: NodeMessage) => {
           if (message.type === 'ready') resolve(message);
+          else if (message.type === 'packing') onPacked?.(message.fraction);
           else reject(this.#startFailure(message));
         });
         void this.#exited.then(() => reject(this.#lastWords()));
@@ -102,7 +106,7 @@ export class ClusterNode {
 
   /** Tells the node where its peers are; it connects to nobody else from then on. */
   introduce(peers: readonly string[]): void {
-    if (this.#child.connected) this.#child.send({ type: 'peers', peers } satisfies PeersMessage);
+    this.#tell({ type: 'peers', peers });
   }
 
   /** Calls `listener` when the process ends without having been told to. */
@@ -112,17 +116,27 @@ export class ClusterNode {
     });
   }
 
-  /** SIGTERM, then SIGKILL; resolves when the process is gone. Idempotent. */
-  stop(): Promise<void> {
-    this.#stopping ??= this.#stop();
+  /**
+   * Tells it to stop once what runs has ended, after `drainTimeoutMs` at the latest (default: what it was started with),
+   * then SIGKILL; resolves when the process is gone. Idempotent.
+   */
+  stop(drainTimeoutMs?: number): Promise<void> {
+    this.#stopping ??= this.#stop(drainTimeoutMs);
     return this.#stopping;
   }
 
-  async #stop(): Promise<void> {
-    this.#child.kill('SIGTERM');
+  async #stop(drainTimeoutMs: number | undefined): Promise<void> {
+    // Before it serves it knows of signals only.
+    if (drainTimeoutMs === undefined || !this.#ready) this.#child.kill('SIGTERM');
+    else this.#tell({ type: 'stop', drainTimeoutMs });
     const timer = setTimeout(() => this.#child.kill('SIGKILL'), this.#stopGraceMs);
     await this.#exited;
     clearTimeout(timer);
+  }
+
+  #tell(message: ParentMessage): void {
+    // Of a process that is going meanwhile, `#exited` tells.
+    if (this.#child.connected) this.#child.send(message, () => {});
   }
 
   get #name(): string {

@@ -6,7 +6,8 @@ import { defaults, type EngineOptions, mergeEngineOptions } from '../engine-opti
 import type { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { ClusterNode } from './cluster-node.js';
-import { type ProxyOptions, startProxy } from './proxy/proxy.js';
+import { lastWordsMs } from './http.js';
+import { type ProxyOptions, type ProxyServer, startProxy } from './proxy/proxy.js';
 
 export type { ClusterNode };
 
@@ -47,6 +48,8 @@ export interface ClusterOptions {
   readonly signal?: AbortSignal;
   /** Share, 0–1, of a built-in model that is being made on its first use. */
   readonly onModelProgress?: (fraction: number) => void;
+  /** Share, 0–1, of weights that a node packs because nobody has yet. The other nodes wait for it. */
+  readonly onPacked?: (fraction: number) => void;
   /** What the nodes log also goes to this process's stderr. Default false. */
   readonly forwardLogs?: boolean;
 }
@@ -92,11 +95,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
         for (const node of nodes) node.onDeath((error) => listener(error, node));
       },
       close() {
-        // Turns need their nodes to the end.
-        closed ??= proxy
-          .drain(drainTimeoutMs)
-          .then(() => Promise.all([proxy.close(), stopAll(nodes)]))
-          .then(() => {});
+        closed ??= drainAndClose(proxy, nodes, drainTimeoutMs);
         return closed;
       },
     };
@@ -183,7 +182,9 @@ async function startNodes(options: ClusterOptions, engine: EngineOptions): Promi
   const abort = () => void stopAll(nodes);
   options.signal?.addEventListener('abort', abort);
   try {
-    await Promise.all(nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000)));
+    await Promise.all(
+      nodes.map((node) => node.untilReady(options.startTimeoutMs ?? 120_000, options.onPacked)),
+    );
     for (const node of nodes) node.introduce(nodes.map(({ sideChannel }) => sideChannel));
     return nodes;
   } catch (error) {
@@ -201,6 +202,19 @@ function withOwnFolder(engine: EngineOptions, name: string): EngineOptions {
   return mergeEngineOptions(engine, { kvStore: { directory: path.join(directory, name) } });
 }
 
-async function stopAll(nodes: readonly ClusterNode[]): Promise<void> {
-  await Promise.all(nodes.map((node) => node.stop()));
+/** Turns need their nodes to the end, and the proxy to the last word that the nodes say about those that were cut off. */
+async function drainAndClose(
+  proxy: ProxyServer,
+  nodes: readonly ClusterNode[],
+  timeoutMs: number,
+): Promise<void> {
+  const deadlineMs = performance.now() + timeoutMs;
+  await proxy.drain(timeoutMs);
+  // Clients of the nodes themselves have what is left of the time.
+  const leftMs = Math.max(0, deadlineMs - performance.now());
+  await Promise.all([proxy.drain(leftMs + lastWordsMs).then(() => proxy.close()), stopAll(nodes, leftMs)]);
+}
+
+async function stopAll(nodes: readonly ClusterNode[], drainTimeoutMs?: number): Promise<void> {
+  await Promise.all(nodes.map((node) => node.stop(drainTimeoutMs)));
 }

@@ -9,6 +9,9 @@ import { applyLimits, defaultHttpLimits, type HttpLimits, watchReader } from './
 
 const log = createLogger('http');
 
+/** For answers that were cut short to reach their clients. */
+export const lastWordsMs = 1000;
+
 export interface RouteContext {
   readonly req: IncomingMessage;
   readonly res: ServerResponse;

@@ -7,7 +7,7 @@ import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
 import { chooseBackendFor } from '../model/choose-backend.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { startApiServer } from './api/api-server.js';
-import type { HttpServer } from './http.js';
+import { type HttpServer, lastWordsMs } from './http.js';
 
 export interface NodeOptions {
   readonly role: NodeRole;
@@ -19,6 +19,8 @@ export interface NodeOptions {
   readonly apiKeys?: readonly string[] | undefined;
   /** How long requests that run may go on after the order to stop. */
   readonly drainTimeoutMs?: number | undefined;
+  /** Share, 0–1, of weights that are being packed, as on their first use. */
+  readonly onPacked?: (fraction: number) => void;
 }
 
 export interface RunningNode {
@@ -29,8 +31,8 @@ export interface RunningNode {
   readonly sideChannel: string;
   /** From now on the only addresses that this node fetches KV from. */
   setKvPeers(peers: readonly string[]): void;
-  /** Lets what runs end, for a while, then ends everything. Idempotent. */
-  close(): Promise<void>;
+  /** Lets what runs end, for so long or as the node was told at its start, then ends everything. Idempotent. */
+  close(drainTimeoutMs?: number): Promise<void>;
 }
 
 /** What a node process tells its parent, over the IPC channel. */
@@ -41,6 +43,7 @@ export type NodeMessage =
       readonly engineId: string;
       readonly sideChannel: string;
     }
+  | { readonly type: 'packing'; readonly fraction: number }
   | {
       readonly type: 'failed';
       readonly code: ErrorCode;
@@ -48,11 +51,10 @@ export type NodeMessage =
       readonly suggestions: readonly string[];
     };
 
-/** What a parent tells its node: where the other nodes' side channels are, once all of them are known. */
-export interface PeersMessage {
-  readonly type: 'peers';
-  readonly peers: readonly string[];
-}
+/** What a parent tells its node: where the other nodes' side channels are, once all of them are known; to stop. */
+export type ParentMessage =
+  | { readonly type: 'peers'; readonly peers: readonly string[] }
+  | { readonly type: 'stop'; readonly drainTimeoutMs: number };
 
 /** Throws what the engine or the server throws on start; nothing is left behind then. */
 export async function startNode(node: NodeOptions): Promise<RunningNode> {
@@ -62,7 +64,7 @@ export async function startNode(node: NodeOptions): Promise<RunningNode> {
   const modelPath = await resolveModel(model, { backend });
   const engineId = randomUUID();
   const config = completeEngineConfig({ ...options, backend }, { modelPath, engineId, role });
-  const engine = await Engine.start(config);
+  const engine = await Engine.start(config, node.onPacked);
   try {
     const server = await startApiServer({ engine, host, port, apiKeys });
     let closed: Promise<void> | null = null;
@@ -72,8 +74,8 @@ export async function startNode(node: NodeOptions): Promise<RunningNode> {
       engineId,
       sideChannel: `${engine.sideChannel.host}:${engine.sideChannel.port}`,
       setKvPeers: (peers) => engine.setKvPeers(peers),
-      close: () => {
-        closed ??= drainAndClose(engine, server, drainTimeoutMs);
+      close: (timeoutMs = drainTimeoutMs) => {
+        closed ??= drainAndClose(engine, server, timeoutMs);
         return closed;
       },
     };
@@ -82,9 +84,6 @@ export async function startNode(node: NodeOptions): Promise<RunningNode> {
     throw error;
   }
 }
-
-/** For answers that were cut short to reach their clients. */
-const lastWordsMs = 1000;
 
 /** Probes say meanwhile that it drains; what still runs when the time is over ends as aborted. */
 async function drainAndClose(engine: Engine, server: HttpServer, timeoutMs: number): Promise<void> {
@@ -96,16 +95,21 @@ async function drainAndClose(engine: Engine, server: HttpServer, timeoutMs: numb
 
 /**
  * A cluster's node from start to end. The parent is told when it serves, or why it does not. Ends with exit code 0 on
- * SIGTERM; at once when the parent is gone, so that no node outlives its cluster.
+ * SIGTERM or when it is told to stop; at once when the parent is gone, so that no node outlives its cluster.
  */
 export async function runUnderParent(options: NodeOptions): Promise<void> {
   process.once('disconnect', () => process.exit(0));
   // Ctrl-C on a terminal reaches the whole process group; the parent is the one who decides what it means.
   process.on('SIGINT', () => {});
   try {
-    const node = await startNode(options);
-    process.on('message', ({ peers }: PeersMessage) => node.setKvPeers(peers));
-    process.once('SIGTERM', () => void node.close().finally(() => process.exit(0)));
+    const onPacked = (fraction: number) => void tellParent({ type: 'packing', fraction });
+    const node = await startNode({ ...options, onPacked });
+    const stop = (timeoutMs?: number) => void node.close(timeoutMs).finally(() => process.exit(0));
+    process.on('message', (message: ParentMessage) => {
+      if (message.type === 'peers') node.setKvPeers(message.peers);
+      else stop(message.drainTimeoutMs);
+    });
+    process.once('SIGTERM', () => stop());
     await tellParent({
       type: 'ready',
       url: node.url,

@@ -87,6 +87,17 @@ test('the whole report, line for line', () => {
   );
 });
 
+test('the legend says where blocks were read from', () => {
+  const legends = [
+    [{ ledger_pulled_from_d: 0, ledger_pulled_from_store: 304 }, 'pulled from a store'],
+    [{ ledger_pulled_from_d: 100, ledger_pulled_from_store: 204 }, 'pulled from D or a store'],
+  ] as const;
+  for (const [ledger, legend] of legends) {
+    const changed = turns.map((one) => ({ ...one, ...(one.ledger_pulled_from_d ? ledger : {}) }));
+    assert.match(renderRun(summarizeRun(run, changed), changed, 80), `▓ ${legend}  · new`);
+  }
+});
+
 test('no table or bar is wider than the terminal, down to 68 columns', () => {
   for (const width of [68, 80, 120]) {
     const lines = renderRun(summary, turns, width).split('\n');

@@ -1,9 +1,11 @@
 // This project's proxy in front of vLLM nodes, and its nodes with what a vLLM node would hand over.
+import type { ServerResponse } from 'node:http';
 import { createServer, type Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { withReachableHost } from '../../src/server/proxy/remote-host.js';
 import { text, withApi } from '../server/api/setup.js';
+import { json } from '../server/proxy/scripted-node.js';
 import { withProxy } from '../server/proxy/setup.js';
 import { streamBytes, vllmNode } from './vllm-node.js';
 import { firstHop } from './vllm-proxies.js';
@@ -58,11 +60,13 @@ test('uni: both endpoints, whole and streamed, with the parameters of P unchange
 for (const lookup of ['query', 'ticket'] as const) {
   test(`bi, ${lookup}: a ticket in D's body goes to P in the next turn, once, and not to the client`, async () => {
     await withProxy(onePair(), { lookup }, async ({ post, prefill, decode }) => {
-      const body = { model: 'm', messages, max_tokens: 4, conversation_id: 'c' };
+      const history = [...messages];
       for (let turn = 0; turn < 3; turn++) {
+        const body = { model: 'm', messages: history, max_tokens: 4, conversation_id: 'c' };
         const received = (await (await post(chat, body)).json()) as Record<string, unknown>;
         assert.not('kv_transfer_params' in received);
         assert.ok(JSON.stringify(received).includes(answer));
+        history.push({ role: 'assistant', content: answer }, { role: 'user', content: 'And then?' });
       }
       const [first, second, third] = prefill[0]!.callsTo(chat).map(paramsOf);
       assert.equal(first, firstHop);
@@ -87,6 +91,115 @@ for (const lookup of ['query', 'ticket'] as const) {
     });
   });
 }
+
+const user = (content: unknown) => ({ role: 'user', content });
+const assistant = (content: string, more: object = {}) => ({ role: 'assistant', content, ...more });
+const next = user('And then?');
+
+const histories: [name: string, path: string, prompt: object, isUsed: boolean][] = [
+  ['goes on', chat, { messages: [...messages, assistant(answer), next] }, true],
+  [
+    'goes on, in parts',
+    chat,
+    { messages: [user([{ type: 'text', text: 'Hello' }]), assistant(answer), next] },
+    true,
+  ],
+  [
+    'comes back with what is empty',
+    chat,
+    { messages: [...messages, assistant(answer, { refusal: null }), next] },
+    true,
+  ],
+  ['has another answer', chat, { messages: [...messages, assistant('Twice'), next] }, false],
+  ['has another question', chat, { messages: [user('Hi'), assistant(answer), next] }, false],
+  ['is asked again', chat, { messages }, false],
+  ['has lost its beginning', chat, { messages: [assistant(answer), next] }, false],
+  ['has tools now', chat, { messages: [...messages, assistant(answer), next], tools: [{}] }, false],
+  [
+    'is of another tenant',
+    chat,
+    { messages: [...messages, assistant(answer), next], cache_salt: 'b' },
+    false,
+  ],
+  ['goes on', completions, { prompt: `Hello${answer} and` }, true],
+  ['has changed', completions, { prompt: `Hello, ${answer} and` }, false],
+  ['is ids', completions, { prompt: [1, 2, 3, 4] }, false],
+];
+
+// vLLM's P reads what a ticket names for its own prompt, unseen.
+for (const [name, path, prompt, isUsed] of histories) {
+  test(`${path}: the ticket of a conversation that ${name} is ${isUsed ? 'handed to P' : 'dropped'}`, async () => {
+    await withProxy(onePair(), { lookup: 'ticket' }, async ({ post, proxy, prefill }) => {
+      const body = { model: 'm', max_tokens: 4, conversation_id: 'c' };
+      await (await post(path, { ...body, ...(path === chat ? { messages } : { prompt: 'Hello' }) })).text();
+      assert.is((await post(path, { ...body, ...prompt })).status, 200);
+      const [, offered] = prefill[0]!.callsTo(path).map(paramsOf);
+      assert.is(offered!.remote_num_tokens === 43, isUsed);
+      if (!isUsed) assert.equal(offered, firstHop);
+      const counted = await (await fetch(`${proxy.url}/metrics`)).text();
+      assert.match(counted, `proxy_lookups_total{result="${isUsed ? 'found' : 'changed'}"} 1`);
+    });
+  });
+}
+
+test("an answer's reasoning is no history that comes back: its ticket is dropped", async () => {
+  const thinking = {
+    ...vllmNode('decode', true),
+    [chat]: (_: unknown, res: ServerResponse) =>
+      json(res, 200, {
+        choices: [{ index: 0, message: { role: 'assistant', content: answer, reasoning: 'Hm.' } }],
+        kv_transfer_params: { do_remote_decode: true, remote_request_id: 'r', remote_num_tokens: 43 },
+      }),
+  };
+  await withProxy({ ...onePair(), decode: [thinking] }, { lookup: 'ticket' }, async ({ post, prefill }) => {
+    const body = { model: 'm', max_tokens: 4, conversation_id: 'c' };
+    await (await post(chat, { ...body, messages })).text();
+    await (await post(chat, { ...body, messages: [...messages, assistant(answer), next] })).text();
+    assert.equal(prefill[0]!.callsTo(chat).map(paramsOf), [firstHop, firstHop]);
+  });
+});
+
+test('bi, --unstreamed-decode: D is asked for whole answers, their tickets go to P, and clients get streams', async () => {
+  await withProxy(onePair(), { unstreamedDecode: true }, async ({ post, prefill, decode }) => {
+    const options = { stream: true, stream_options: { include_usage: true } };
+    for (const path of [chat, completions]) {
+      const isChat = path === chat;
+      for (let turn = 0; turn < 2; turn++) {
+        const history = turn === 0 ? messages : [...messages, { role: 'assistant', content: answer }];
+        const prompt = isChat
+          ? { messages: history }
+          : { prompt: turn === 0 ? 'Hello' : `Hello${answer}, or` };
+        const body = { model: 'm', ...prompt, max_tokens: 4, ...options, conversation_id: path };
+        const response = await post(path, body);
+        assert.match(response.headers.get('content-type')!, /^text\/event-stream/);
+        const received = await response.text();
+        assert.not.match(received, 'kv_transfer_params');
+        const events = received.trim().split('\n\n');
+        assert.is(events.at(-1), 'data: [DONE]');
+        const chunks = events.slice(0, -1).map((event) => JSON.parse(event.slice('data: '.length)));
+        const said = chunks.flatMap(({ choices }) => choices);
+        const texts = said.map(({ delta, text }) => (isChat ? delta.content : text));
+        assert.equal(texts, isChat ? ['', answer] : [answer]);
+        if (isChat) assert.is(said[0].delta.role, 'assistant');
+        assert.equal([said.at(-1).finish_reason, chunks.at(-1).choices], ['length', []]);
+        assert.is(chunks.at(-1).usage.completion_tokens, 4);
+        assert.is(chunks[0].object, isChat ? 'chat.completion.chunk' : 'text_completion');
+      }
+      const [first, second] = prefill[0]!.callsTo(path).map(paramsOf);
+      assert.equal(first, firstHop);
+      assert.equal([second!.do_remote_decode, second!.remote_num_tokens], [true, 43]);
+      for (const call of decode[0]!.callsTo(path)) {
+        assert.is(call.body.stream, false);
+        assert.not('stream_options' in call.body);
+      }
+    }
+    // Who names no conversation has no next turn, and gets the stream as it comes.
+    const alone = await post(chat, { model: 'm', messages, max_tokens: 4, stream: true });
+    assert.is(await alone.text(), streamBytes(chat, false));
+    const refused = await post(chat, { model: 'other', messages, stream: true, conversation_id: 'x' });
+    assert.is(refused.status, 404);
+  });
+});
 
 test('several vLLM nodes: none is asked for prefixes twice, turns alternate', async () => {
   const nodes = {

@@ -43,6 +43,18 @@ test('one run prints as it did when it ended', async ({ at }) => {
   assert.match(stdout, 'Means by turn number');
 });
 
+test('a run may be named behind --goodput, which may be given again', async ({ at }) => {
+  const goodput = ['--goodput', 'ttft:200', '--goodput', 'e2el:900'];
+  for (const command of [
+    ['compare', ...goodput, 'latest'],
+    ['export', ...goodput, 'latest', '--format', 'json'],
+  ]) {
+    const { exitCode, stdout, stderr } = await runCommand([...command, ...at]);
+    assert.is(exitCode, 0, stderr);
+    assert.ok(stdout.length > 0);
+  }
+});
+
 test('compare --json gives the summaries with their folders', async ({ folder, at }) => {
   const { stdout } = await runCommand(['compare', 'latest', ...at, '--json']);
   const { runs } = JSON.parse(stdout) as { runs: (RunSummary & { folder: string })[] };

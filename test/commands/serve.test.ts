@@ -94,6 +94,27 @@ test('SIGTERM to one node: what runs ends with abort when the drain time is over
   });
 });
 
+test('Ctrl-C with an answer under way: its client sees it end with abort when the drain time is over', async () => {
+  await withServe(['--drain-timeout', '0.1'], async ([proxy], command) => {
+    const body = { prompt: 'count without end', max_tokens: 900, ignore_eos: true, stream: true };
+    const running = await fetch(`${proxy!.url}/v1/completions`, {
+      method: 'POST',
+      body: JSON.stringify(body),
+    });
+    const reader = running.body!.getReader();
+    let text = Buffer.from((await reader.read()).value!).toString('utf8');
+    command.interrupt();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      text += Buffer.from(part.value).toString('utf8');
+    }
+    const events = text.trim().split('\n\n');
+    assert.is(events.at(-1), 'data: [DONE]');
+    assert.match(text, '"finish_reason":"abort"');
+    const { exitCode, stderr } = await command.result;
+    assert.equal([exitCode, stderr], [0, '']);
+  });
+});
+
 test('Ctrl-C while it starts ends it with 130 and nothing stays', async () => {
   const command = startCommand(['serve', '--json', '--port', '0', ...small]);
   let pids: readonly number[] = [];

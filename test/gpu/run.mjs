@@ -88,7 +88,7 @@ function sanitizer() {
 }
 
 function tests() {
-  for (const test of ['native/cuda-model', 'promises/cuda']) {
+  for (const test of ['native/cuda-model', 'native/cublaslt', 'promises/cuda']) {
     steps.run(`test ${test}`, node, [path.join(root, 'dist', 'test', `${test}.test.js`)]);
   }
 }

@@ -367,6 +367,34 @@ test('a stranger that does not finish the handshake is closed, however it dawdle
   });
 });
 
+test('strangers cannot open connections without end, and who is connected is served on meanwhile', async () => {
+  await withNodes({ kind: 'tcp' }, { kind: 'tcp' }, async (owner, reader) => {
+    fillBlock(owner.pool, 1);
+    const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
+    await reader.agent.read(pull, reader.pool);
+    const open = new Set<Socket>();
+    let numRefused = 0;
+    try {
+      // Twice what is allowed at most, in less time than a stranger has for its hello.
+      for (let i = 0; i < 2048 && numRefused === 0; i += 1) {
+        const socket = connect({ host: owner.agent.host, port: owner.agent.port });
+        open.add(socket);
+        socket.on('error', () => {});
+        socket.once('close', () => {
+          numRefused += 1;
+        });
+        await once(socket, 'connect');
+      }
+      while (numRefused === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+      // Some were on their way when the first one was refused.
+      assert.ok(open.size >= 1024 && open.size < 2048, `${open.size} connections were opened`);
+      assert.equal([...(await reader.agent.read(pull, reader.pool)).valid], [1]);
+    } finally {
+      for (const socket of open) socket.destroy();
+    }
+  });
+});
+
 type Lanes = ReadonlyMap<number, Socket>;
 /** `lanes`: the data connections that stand. */
 type Answer = (socket: Socket, frame: Reply, lanes: Lanes, dataPort: number) => void;

@@ -1,10 +1,14 @@
 // Clusters of real processes: they start, answer, report what dies, and leave nothing behind.
 import { once } from 'node:events';
+import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { type ErrorCode, VllmPdError } from '../../src/errors.js';
+import { resolveModel } from '../../src/model/resolve-model.js';
 import { type ClusterOptions, startCluster } from '../../src/server/cluster.js';
 import type { PrefillStats } from '../../src/wire.js';
 import { allGone, descendantsOf, isAlive } from '../processes.js';
@@ -262,6 +266,34 @@ test('a request that runs when the cluster stops does not keep it', async () => 
   await cluster.close();
   assert.ok(performance.now() - startedMs < 6000);
   assert.equal(descendantsOf(process.pid), []);
+});
+
+test('the first start says how much of the weights is packed, the second one finds them', async () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'vllm-pd-packing-'));
+  try {
+    const model = path.join(folder, 'model');
+    const made = await resolveModel('default', { backend: 'cpu' });
+    cpSync(made, model, { recursive: true, filter: (file) => path.basename(file) !== '.vllm-pd' });
+    const fractions: number[] = [];
+    const start = async () => {
+      const engine = { ...tiny, model };
+      const cluster = await startCluster({ engine, onPacked: (fraction) => fractions.push(fraction) });
+      await cluster.close();
+    };
+    await start();
+    assert.ok(fractions.length > 0);
+    assert.ok(fractions.every((fraction) => fraction > 0 && fraction <= 1));
+    // One node packs, the other waits for it.
+    assert.equal(
+      fractions,
+      [...fractions].sort((a, b) => a - b),
+    );
+    fractions.length = 0;
+    await start();
+    assert.equal(fractions, []);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 });
 
 test.run();

@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda/driver_api.h"
+#include "cuda/emulated/driver.h"
 #include "cuda/emulated/grid.h"
 
 using namespace vllm_pd::cuda;
@@ -102,12 +102,7 @@ struct vllm_pd::cuda::CUgraphExec_st {
   std::vector<std::function<void()>> work;
 };
 
-namespace {
-
-CUctx_st the_context;
-CUmod_st the_module;
-
-void submit(CUstream stream, std::function<void()> work) {
+void emulated::submit(CUstream stream, std::function<void()> work) {
   if (stream && stream->capturing) {
     stream->captured.push_back(std::move(work));
   } else {
@@ -115,6 +110,13 @@ void submit(CUstream stream, std::function<void()> work) {
     work();
   }
 }
+
+namespace {
+
+using emulated::submit;
+
+CUctx_st the_context;
+CUmod_st the_module;
 
 double now_milliseconds() {
   timespec time;

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { Engine } from '../../engine/engine.js';
 import type { RequestOutput } from '../../engine/request-output.js';
 import type { RequestStream } from '../../engine/request-stream.js';
+import { SampleGroup } from '../../engine/sample-group.js';
 import { VllmPdError } from '../../errors.js';
 import type { SamplingParams } from '../../request.js';
 import type { KvTransferParams } from '../../wire.js';
@@ -71,15 +72,16 @@ export class Choices {
 
   #samplesOf(prompt: Prompt, firstIndex: number): Choice[] {
     const { numSamples, kvTransferParams } = this.#input;
-    const first = this.#start(prompt, firstIndex, 0, kvTransferParams);
+    const samples = new SampleGroup(numSamples);
+    const first = this.#start(prompt, firstIndex, 0, samples, kvTransferParams);
     const { firstPiece } = first;
     const choices: Choice[] = [{ index: firstIndex, prompt, firstPiece, stream: first }];
     for (let sample = 1; sample < numSamples; sample++) {
       const index = firstIndex + sample;
       // What a peer holds can be fetched once; the other samples find it in the cache behind the first.
       const stream = kvTransferParams
-        ? this.#startBehind(first, () => this.#start(prompt, index, sample, null))
-        : this.#start(prompt, index, sample, null);
+        ? this.#startBehind(first, () => this.#start(prompt, index, sample, samples, null))
+        : this.#start(prompt, index, sample, samples, null);
       choices.push({ index, prompt, firstPiece: null, stream });
     }
     return choices;
@@ -89,6 +91,7 @@ export class Choices {
     prompt: Prompt,
     index: number,
     sample: number,
+    samples: SampleGroup,
     kvTransferParams: KvTransferParams | null,
   ): RequestStream {
     const { id, cacheSalt, sessionId } = this.#input;
@@ -103,6 +106,7 @@ export class Choices {
       sessionId,
       kvTransferParams,
       priority: this.#input.priority,
+      samples,
     });
     this.#started.push(stream);
     return stream;

@@ -16,6 +16,16 @@ export const request = [
   0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
 ];
 
+/** Seconds. */
+export const nixlTransfer = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 5];
+
+/** 2 KiB, 8 KiB … 8 GiB. */
+export const nixlBytes = Array.from({ length: 12 }, (_, i) => 2 ** (11 + 2 * i));
+
+export const nixlDescriptors = [10, 20, 30, 50, 75, 100, 200, 400, 1000, 2000, 4000, 10_000, 20_000, 50_000];
+
+export const samples = [1, 2, 5, 10, 20];
+
 /** Seconds; vLLM's limits of `nixl_xfer_time_seconds`, with shorter ones for transfers within one host. */
 export const transfer = [
   0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 5,

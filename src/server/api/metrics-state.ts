@@ -120,6 +120,9 @@ function addTransferCounters(registry: MetricsRegistry, engine: Engine): void {
     'Statistics of prefill nodes that could not be, without which requests went on.',
     () => transfer().numDroppedStats,
   );
+  registry.readCounter('vllm:nixl_num_kv_expired_reqs_total', 'Holds that ended by expiry.', () => {
+    return transfer().numExpiredHolds;
+  });
   registry.readCounter('vllm_pd:kv_holds_expired_total', 'Holds that ended by expiry.', () => {
     return transfer().numExpiredHolds;
   });

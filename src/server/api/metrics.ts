@@ -62,6 +62,10 @@ export class EngineMetrics implements StatLogger {
     this.#sizes.maxTokens.observe(stats.maxTokens);
     this.#sizes.promptTokens.observe(numPromptTokens);
     this.#sizes.generationTokens.observe(stats.numGenerationTokens);
+    if (stats.call) {
+      this.#sizes.samples.observe(stats.call.numSamples);
+      this.#sizes.maxGenerationTokens.observe(stats.call.maxGenerationTokens);
+    }
     if (!prefillStats) return;
     this.#counters.promptTokens.inc(numPromptTokens);
     this.#counters.cachedTokens.inc(prefillStats.num_prompt_tokens - prefillStats.num_computed_tokens);
@@ -69,9 +73,16 @@ export class EngineMetrics implements StatLogger {
     for (const bin of ledgerBins) this.#counters.ledger.inc({ bin }, prefillStats.ledger[bin]);
   }
 
-  recordTransfer(_numBytes: number, _numBlocks: number, ms: number, failed: boolean): void {
+  recordTransfer(numBytes: number, numBlocks: number, ms: number, failed: boolean): void {
     this.#times.transfer.observe(ms / 1000);
     this.#counters.transfers.inc({ direction: this.#received, status: failed ? 'failed' : 'ok' });
+    if (failed) {
+      this.#counters.failedReads.inc();
+      return;
+    }
+    this.#times.read.observe(ms / 1000);
+    this.#sizes.readBytes.observe(numBytes);
+    this.#sizes.readBlocks.observe(numBlocks);
   }
 
   #recordTimes({ queuedMs, prefillMs, decodeMs, e2eMs, numGenerationTokens }: FinishedRequestStats): void {
@@ -101,6 +112,7 @@ function createCounters(registry: MetricsRegistry) {
       'Prompt tokens by how they came to have KV.',
       'bin',
     ),
+    failedReads: registry.counter('vllm:nixl_num_failed_transfers_total', 'Loads that failed.'),
     transfers: registry.counter(
       'vllm_pd:kv_transfers_total',
       'Loads that ended on this node.',
@@ -113,7 +125,7 @@ function createCounters(registry: MetricsRegistry) {
 function createTimes(registry: MetricsRegistry) {
   const time = (name: string, help: string, limits: readonly number[]) =>
     registry.histogram(`${name}_seconds`, help, limits);
-  const { firstToken, perToken, request, transfer } = buckets;
+  const { firstToken, perToken, request, transfer, nixlTransfer } = buckets;
   return {
     firstToken: time('vllm:time_to_first_token', 'Arrival to first token.', firstToken),
     interToken: time('vllm:inter_token_latency', 'Gap between two tokens of a request.', perToken),
@@ -127,6 +139,7 @@ function createTimes(registry: MetricsRegistry) {
     inference: time('vllm:request_inference_time', 'First schedule to last token.', request),
     prefill: time('vllm:request_prefill_time', 'First schedule to first token.', request),
     decode: time('vllm:request_decode_time', 'First to last token.', request),
+    read: time('vllm:nixl_xfer_time', 'Time of a load that succeeded.', nixlTransfer),
     transfer: time('vllm_pd:kv_transfer', 'Time of a load.', transfer),
   };
 }
@@ -137,6 +150,13 @@ function createSizes(registry: MetricsRegistry, maxModelLen: number) {
     promptTokens: size('vllm:request_prompt_tokens', 'Tokens of a prompt.'),
     generationTokens: size('vllm:request_generation_tokens', 'Tokens of an answer.'),
     maxTokens: size('vllm:request_params_max_tokens', 'max_tokens of a request.'),
+    maxGenerationTokens: size(
+      'vllm:request_max_num_generation_tokens',
+      'Tokens of the longest answer to a prompt.',
+    ),
+    samples: registry.histogram('vllm:request_params_n', 'n of a request.', buckets.samples),
+    readBytes: registry.histogram('vllm:nixl_bytes_transferred', 'Bytes of a load.', buckets.nixlBytes),
+    readBlocks: registry.histogram('vllm:nixl_num_descriptors', 'Blocks of a load.', buckets.nixlDescriptors),
     computedTokens: size(
       'vllm:request_prefill_kv_computed_tokens',
       'Prompt tokens of a request that were computed.',

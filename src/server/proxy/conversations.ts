@@ -1,5 +1,6 @@
 // Which nodes a conversation is at home on, and the ticket that D gave out after its last turn.
 import type { KvTransferParams } from '../../wire.js';
+import type { History } from './history.js';
 import type { ProxyNode } from './node.js';
 
 export interface Home {
@@ -11,6 +12,8 @@ export interface Home {
 export interface Ticket {
   readonly node: ProxyNode;
   readonly params: KvTransferParams;
+  /** What the conversation was then, for readers that do not see for themselves; absent = not known. */
+  readonly history?: History | null;
 }
 
 interface Conversation {

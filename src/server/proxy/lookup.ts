@@ -5,6 +5,7 @@ import { remoteDecodeParams } from '../../kv-transfer/params.js';
 import { createLogger } from '../../log.js';
 import type { BriefCacheQueryAnswer, KvTransferParams } from '../../wire.js';
 import type { ConversationTable } from './conversations.js';
+import { goesOn } from './history.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode, WholeResponse } from './node.js';
 import type { Openings } from './openings.js';
@@ -75,6 +76,13 @@ function redeemTicket(
   metrics: ProxyMetrics,
 ): Offer {
   const ticket = turn.sessionId === null ? null : conversations.takeTicket(turn.sessionId);
+  // This project's nodes compare each block with the prompt's own.
+  const isVerified = ticket?.history === undefined || ticket.node.passesFirstTokens;
+  if (ticket && !isVerified && !goesOn(turn, ticket.history)) {
+    metrics.lookup('changed');
+    if (ticket.params.remote_request_id) release(ticket.node, ticket.params.remote_request_id);
+    return noOffer;
+  }
   metrics.lookup(ticket ? 'found' : 'nothing');
   if (!ticket || (ticket.node !== decode && !ticket.node.healthy)) return noOffer;
   const id = ticket.params.remote_request_id;

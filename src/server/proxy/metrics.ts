@@ -38,7 +38,7 @@ export class ProxyMetrics {
   });
   readonly #lookups = new Counter({
     name: 'vllm_pd:proxy_lookups_total',
-    help: 'Whether P could be told about blocks on D: found, nothing there, not asked since nothing can be there, or no answer.',
+    help: 'Whether P could be told about blocks on D: found, nothing there, of a history that has changed, not asked since nothing can be there, or no answer.',
     labelNames: ['result'],
     registers: [this.registry],
   });
@@ -70,7 +70,7 @@ export class ProxyMetrics {
     this.#routed.inc({ role, policy, reason, node });
   }
 
-  lookup(result: 'found' | 'nothing' | 'not_asked' | 'failed'): void {
+  lookup(result: 'found' | 'nothing' | 'changed' | 'not_asked' | 'failed'): void {
     this.#lookups.inc({ result });
   }
 }

@@ -2,7 +2,7 @@
 import type { FirstToken, KvLookup, KvTransferMode, RoutingPolicy } from '../../config.js';
 import { defaults } from '../../engine-options.js';
 import { VllmPdError } from '../../errors.js';
-import { createHttpServer, type HttpOptions, type Route, type RouteContext } from '../http.js';
+import { createHttpServer, type HttpOptions, lastWordsMs, type Route, type RouteContext } from '../http.js';
 import { disconnectSignal } from '../http-answer.js';
 import { readJson } from '../http-body.js';
 import { adminRoutes } from './admin.js';
@@ -33,6 +33,11 @@ export interface ProxyOptions {
   readonly decodeRouting?: RoutingPolicy | undefined;
   /** Turns whose answer has not begun; more are refused with 429. Default 1024. */
   readonly maxWaiting?: number | undefined;
+  /**
+   * Default false. Otherwise decode nodes whose streams carry no tickets are asked for whole answers, and clients get what
+   * they wanted streamed in one piece.
+   */
+  readonly unstreamedDecode?: boolean;
   /** Default false: `kv_transfer_params` of clients are dropped, since they name peers and blocks. */
   readonly trustKvTransferParams?: boolean;
   /** Default 2000. */
@@ -82,8 +87,11 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
       port: server.port,
       drain: (timeoutMs) => server.drain(timeoutMs),
       async close() {
-        await server.close();
+        // Turns that have not ended by now end with an error that their clients can see.
+        const over = server.drain(lastWordsMs);
         await closeNodes();
+        await over;
+        await server.close();
       },
     };
   } catch (error) {
@@ -129,6 +137,7 @@ function createPlayer(
     metrics,
     lookup: { mode, lookup, queryTimeoutMs, openings: new Openings() },
     firstToken: options.firstToken ?? defaults.firstToken,
+    unstreamedDecode: options.unstreamedDecode ?? false,
     // A node of another kind may give a ticket before it was first asked for anything else.
     keepsTicketsOf: (node) =>
       mode === 'bi' &&

@@ -6,6 +6,7 @@ import { drained } from '../http-answer.js';
 import { SseWriter } from '../sse.js';
 import type { NodeResponse, ProxyNode, WholeResponse } from './node.js';
 import type { JsonObject } from './request.js';
+import { streamAnswer } from './whole-answer.js';
 
 /** Headers that belong to one connection, not to the answer. */
 const hopByHop = new Set([
@@ -22,8 +23,8 @@ const hopByHop = new Set([
 
 const eventEnd = Buffer.from('\n\n');
 
-/** Called with `kv_transfer_params` found in an answer, which are then taken out of it. */
-export type TakeTicket = (params: KvTransferParams) => void;
+/** Called with `kv_transfer_params` found in an answer, which are then taken out of it, and with a whole answer itself. */
+export type TakeTicket = (params: KvTransferParams, answer: JsonObject | null) => void;
 
 export function isEventStream(response: Pick<NodeResponse, 'headers'>): boolean {
   return String(response.headers['content-type'] ?? '').startsWith('text/event-stream');
@@ -39,6 +40,25 @@ export function relayWhole(
   const bytes = takeTicket ? withoutTicket(response.bytes, takeTicket) : response.bytes;
   res.writeHead(response.status, { ...headersOf(response, requestId), 'content-length': bytes.length });
   res.end(bytes);
+}
+
+/** A whole answer for a client that asked for a stream. */
+export async function relayAsStream(
+  res: ServerResponse,
+  response: WholeResponse,
+  requestId: string,
+  takeTicket: TakeTicket | null,
+  asked: JsonObject,
+): Promise<void> {
+  if (res.destroyed) return;
+  const bytes = takeTicket ? withoutTicket(response.bytes, takeTicket) : response.bytes;
+  const answer = parseObject(bytes);
+  if (!answer || !Array.isArray(answer.choices)) {
+    relayWhole(res, response, requestId);
+    return;
+  }
+  res.setHeader('x-request-id', requestId);
+  await streamAnswer(res, answer, asked);
 }
 
 /** Sends events of P's ahead of the stream of D's that they belong to. */
@@ -120,7 +140,8 @@ function eventsWithoutTicket(events: Buffer, takeTicket: TakeTicket): Buffer {
     .split('\n\n')
     .map((event) => {
       if (!event.startsWith('data: {')) return event;
-      return `data: ${withoutTicket(Buffer.from(event.slice('data: '.length)), takeTicket).toString('utf8')}`;
+      const data = Buffer.from(event.slice('data: '.length));
+      return `data: ${withoutTicket(data, (params) => takeTicket(params, null)).toString('utf8')}`;
     });
   return Buffer.from(kept.join('\n\n'));
 }
@@ -130,7 +151,7 @@ function withoutTicket(json: Buffer, takeTicket: TakeTicket): Buffer {
   const body = parseObject(json);
   if (!body?.kv_transfer_params) return json;
   const { kv_transfer_params, ...rest } = body;
-  takeTicket(kv_transfer_params as KvTransferParams);
+  takeTicket(kv_transfer_params as KvTransferParams, rest);
   return Buffer.from(JSON.stringify(rest));
 }
 

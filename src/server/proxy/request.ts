@@ -11,6 +11,8 @@ export interface TurnRequest {
   readonly path: '/v1/completions' | '/v1/chat/completions';
   /** As the client sent it, but that its conversation id is `session_id` towards the nodes, and its priority is in here. */
   readonly body: JsonObject;
+  /** The same, before a node's encoding of the prompt took its place. */
+  readonly asked: JsonObject;
   /** Sent along on every hop. */
   readonly headers: Readonly<Record<string, string>>;
   readonly requestId: string;
@@ -73,13 +75,15 @@ export function parseTurnRequest(
   const requestId = headerOf(req, 'x-request-id') ?? headerText(rest.request_id) ?? randomUUID();
   const priority = priorityHeader(req);
   const { authorization } = req.headers;
+  const asked = {
+    ...rest,
+    ...(sessionId !== null && { session_id: sessionId }),
+    ...(priority !== null && { priority }),
+  };
   return {
     path,
-    body: {
-      ...rest,
-      ...(sessionId !== null && { session_id: sessionId }),
-      ...(priority !== null && { priority }),
-    },
+    body: asked,
+    asked,
     headers: { 'x-request-id': requestId, ...(authorization === undefined ? {} : { authorization }) },
     requestId,
     sessionId,

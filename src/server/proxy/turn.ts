@@ -5,11 +5,20 @@ import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
 import { SseWriter } from '../sse.js';
 import type { ConversationTable } from './conversations.js';
+import { historyAfter } from './history.js';
 import { type LookupOptions, lookUp, type Offer, release } from './lookup.js';
 import type { ProxyMetrics } from './metrics.js';
 import type { ProxyNode } from './node.js';
 import { firstTokenOutcome, type PrefillOutcome, prefillOutcome } from './prefill-outcome.js';
-import { beginEvents, endEvents, isEventStream, relayEvents, relayWhole, type TakeTicket } from './relay.js';
+import {
+  beginEvents,
+  endEvents,
+  isEventStream,
+  relayAsStream,
+  relayEvents,
+  relayWhole,
+  type TakeTicket,
+} from './relay.js';
 import { withReachableHost } from './remote-host.js';
 import {
   decodeBody,
@@ -20,6 +29,7 @@ import {
   withTokenIds,
 } from './request.js';
 import type { ProxyRouter, TurnRoute } from './routing.js';
+import { unstreamed } from './whole-answer.js';
 
 /** What P left for D, and where. */
 interface HandOver {
@@ -34,6 +44,7 @@ export class TurnPlayer {
   readonly #lookup: LookupOptions;
   readonly #firstToken: FirstToken;
   readonly #keepsTicketsOf: (node: ProxyNode) => boolean;
+  readonly #unstreamedDecode: boolean;
 
   constructor(options: {
     readonly router: ProxyRouter;
@@ -43,6 +54,8 @@ export class TurnPlayer {
     readonly firstToken: FirstToken;
     /** Tickets of these stay here for the next turn, instead of going to the client. */
     readonly keepsTicketsOf: (node: ProxyNode) => boolean;
+    /** Nodes whose streams carry no tickets are asked for whole answers, so that theirs can be had. */
+    readonly unstreamedDecode: boolean;
   }) {
     this.#router = options.router;
     this.#conversations = options.conversations;
@@ -50,6 +63,7 @@ export class TurnPlayer {
     this.#lookup = options.lookup;
     this.#firstToken = options.firstToken;
     this.#keepsTicketsOf = options.keepsTicketsOf;
+    this.#unstreamedDecode = options.unstreamedDecode;
   }
 
   /** Throws NODE_UNREACHABLE when no decode node answers, the signal's reason when the client has gone. */
@@ -194,11 +208,14 @@ export class TurnPlayer {
     isReplaceable: boolean,
   ): Promise<boolean> {
     const startedMs = performance.now();
-    const { path, headers, requestId, sessionId } = turn;
+    const { path, headers, requestId } = turn;
+    const takeTicket = this.#keepsTicketsOf(node) ? this.#ticketTaker(node, turn) : null;
+    const isUnstreamed = takeTicket !== null && this.#asksWhole(turn, node);
+    const asked = decodeBody(turn, params);
     const response = await node.request({
       method: 'POST',
       path,
-      body: decodeBody(turn, params),
+      body: isUnstreamed ? unstreamed(asked) : asked,
       headers,
       signal,
     });
@@ -207,8 +224,9 @@ export class TurnPlayer {
       throw new VllmPdError('NODE_UNREACHABLE', `The decode node ${node.url} takes no requests.`);
     }
     this.#metrics.hop('decode_first_byte', node.url, performance.now() - startedMs);
-    const takeTicket = this.#keepsTicketsOf(node) ? this.#ticketTaker(node, sessionId) : null;
-    if (isEventStream(response)) {
+    if (isUnstreamed && response.status < 300) {
+      await relayAsStream(res, await node.read(response, signal), requestId, takeTicket, asked);
+    } else if (isEventStream(response)) {
       const end = await relayEvents(res, response, node, requestId, signal, takeTicket);
       if (end === 'broken') this.#metrics.hopFailed('decode', node.url);
     } else if (res.headersSent) {
@@ -220,10 +238,17 @@ export class TurnPlayer {
     return response.status < 300;
   }
 
-  #ticketTaker(node: ProxyNode, sessionId: string | null): TakeTicket {
-    return (granted) => {
+  /** A streamed answer whose ticket would be lost. */
+  #asksWhole({ body, sessionId }: TurnRequest, node: ProxyNode): boolean {
+    return this.#unstreamedDecode && body.stream === true && sessionId !== null && !node.passesFirstTokens;
+  }
+
+  #ticketTaker(node: ProxyNode, turn: TurnRequest): TakeTicket {
+    const { sessionId } = turn;
+    return (granted, answer) => {
       const params = withReachableHost(granted, node.url);
-      if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params });
+      const history = answer && { history: historyAfter(turn, answer) };
+      if (sessionId !== null) this.#conversations.keepTicket(sessionId, { node, params, ...history });
       // Nobody will ever ask for it.
       else if (params.remote_request_id) release(node, params.remote_request_id);
     };

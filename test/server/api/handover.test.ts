@@ -33,6 +33,23 @@ test('P answers with what D needs, in the fields that vLLM has', async () => {
   });
 });
 
+test("D's loads are counted under the names of vLLM's NIXL connector, failed ones apart", async () => {
+  await withApis(options('query'), async (p, d) => {
+    const params = await prefill(p);
+    await d.post(path, { ...body, kv_transfer_params: params });
+    const nowhere = { ...(await prefill(p)), remote_port: 1 };
+    await d.post(path, { ...body, cache_salt: 'other', kv_transfer_params: nowhere });
+    const metrics = (await d.get('/metrics')).text;
+    const value = (name: string) =>
+      Number(new RegExp(`^vllm:nixl_${name}\\{[^}]*\\} (\\S+)$`, 'm').exec(metrics)?.[1]);
+    const counts = ['xfer_time_seconds_count', 'bytes_transferred_count', 'num_descriptors_count'];
+    assert.equal(counts.map(value), [1, 1, 1]);
+    assert.is(value('bytes_transferred_sum'), d.engine.kvTransferStats().bytesReceived);
+    assert.is(value('num_descriptors_sum'), params.remote_block_ids[0].length);
+    assert.is(value('num_failed_transfers_total'), 1);
+  });
+});
+
 test('usage on D reports what was cached on P, not what was handed over', async () => {
   await withApis(options('query'), async (p, d) => {
     const cold = await d.post(path, { ...body, kv_transfer_params: await prefill(p) });

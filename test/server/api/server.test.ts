@@ -115,6 +115,9 @@ test('metrics parse, and count what happened under vLLM names', async () => {
       'vllm:time_to_first_token_seconds_count': 2,
       'vllm:inter_token_latency_seconds_count': 14,
       'vllm:request_prompt_tokens_sum': 2 * numPromptTokens,
+      'vllm:request_params_n_count': 2,
+      'vllm:request_max_num_generation_tokens_sum': 16,
+      'vllm:nixl_num_kv_expired_reqs_total': 0,
       'vllm_pd:prompt_tokens_ledger_total bin="local_hit"': numHits,
       'vllm_pd:prompt_tokens_ledger_total bin="new"': numPromptTokens,
       'vllm_pd:kv_transfer_bytes_total direction="d_to_p",op="sent"': 0,
@@ -123,6 +126,24 @@ test('metrics parse, and count what happened under vLLM names', async () => {
       'vllm_pd:num_holds': 0,
     };
     for (const [name, value] of Object.entries(expected)) assert.is(samples.get(name), value, name);
+  });
+});
+
+test('metrics count the answers to one prompt together when the last one has ended', async () => {
+  await withApi({ role: 'decode' }, async (api) => {
+    const call = { ...long, temperature: 1, seed: 1, n: 3, max_tokens: 40, ignore_eos: true };
+    // Of several prompts each counts for itself.
+    const { json } = await api.post('/v1/completions', { ...call, prompt: ['one two', 'three four'] });
+    assert.is(json.choices.length, 6);
+    const metrics = (await api.get('/metrics')).text;
+    const value = (name: string) => Number(new RegExp(`^${name}\\{[^}]*\\} (\\S+)$`, 'm').exec(metrics)?.[1]);
+    assert.equal(
+      ['count', 'sum'].map((end) => value(`vllm:request_params_n_${end}`)),
+      [2, 6],
+    );
+    assert.is(value('vllm:request_generation_tokens_count'), 6);
+    assert.is(value('vllm:request_max_num_generation_tokens_count'), 2);
+    assert.is(value('vllm:request_max_num_generation_tokens_sum'), 80);
   });
 });
 

@@ -106,10 +106,11 @@ test('bi with tickets: the ticket of the last chunk goes to P in the next turn, 
 });
 
 test('bi with tickets: a ticket in a JSON answer is kept too, and released when no conversation could use it', async () => {
+  const choices = [{ index: 0, text: ' b' }];
   const withTicket = {
     ...decodes,
     [completions]: (_: unknown, res: Parameters<typeof json>[0]) =>
-      json(res, 200, { id: 'x', choices: [], kv_transfer_params: ticket }),
+      json(res, 200, { id: 'x', choices, kv_transfer_params: ticket }),
   };
   await withProxy(
     { prefill: [prefills], decode: [withTicket] },
@@ -117,8 +118,8 @@ test('bi with tickets: a ticket in a JSON answer is kept too, and released when 
     async ({ post, prefill, decode }) => {
       const whole = { prompt: 'a', max_tokens: 2 };
       const response = await post(completions, { ...whole, session_id: 's' });
-      assert.equal(await response.json(), { id: 'x', choices: [] });
-      await post(completions, { ...whole, session_id: 's' });
+      assert.equal(await response.json(), { id: 'x', choices });
+      await post(completions, { ...whole, prompt: 'a b c', session_id: 's' });
       assert.equal(prefill[0]!.calls[1]!.body.kv_transfer_params, ticket);
       await post(completions, whole);
       assert.ok(await eventually(() => decode[0]!.callsTo(releasePath).length === 1));

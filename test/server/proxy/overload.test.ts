@@ -201,4 +201,28 @@ test('a proxy that drains finishes its turns, takes no more, and says so', async
   });
 });
 
+test('a proxy that closes tells the clients of turns under way, whose nodes have not ended them', async () => {
+  const endless: Script = {
+    ...decodes,
+    [completions]: (call, res) => {
+      if (!call.body.stream) return;
+      res.writeHead(200, { 'content-type': 'text/event-stream' });
+      res.write('data: {"choices":[]}\n\n');
+    },
+  };
+  await withProxy({ prefill: [prefills], decode: [endless] }, {}, async ({ proxy, decode, post }) => {
+    const streamed = await post(completions, { ...turn, stream: true });
+    const whole = post(completions, turn);
+    await eventually(() => decode[0]!.calls.filter(({ path }) => path === completions).length === 2);
+    await proxy.drain(0);
+    await proxy.close();
+    const events = (await streamed.text()).trim().split('\n\n');
+    assert.is(events.at(-1), 'data: [DONE]');
+    assert.match(events.at(-2)!, 'The proxy is shutting down.');
+    const refused = await whole;
+    assert.is(refused.status, 503);
+    assert.match(await refused.text(), 'The proxy is shutting down.');
+  });
+});
+
 test.run();

@@ -27,6 +27,20 @@ export const overloadDefences: readonly Defence[] = [
     tests: limits,
   },
   {
+    against: 'answers under way that a stopping cluster cuts off without a word',
+    file: 'src/server/cluster.ts',
+    text: 'proxy.drain(leftMs + lastWordsMs).then(() => proxy.close())',
+    instead: 'proxy.close()',
+    tests: ['test/commands/serve.test.ts'],
+  },
+  {
+    against: 'turns that a stopping proxy cuts off without a word',
+    file: 'src/server/proxy/proxy.ts',
+    text: 'await closeNodes();\n        await over;',
+    instead: 'await server.close();\n        await closeNodes();',
+    tests: ['test/server/proxy/overload.test.ts'],
+  },
+  {
     against: 'more choices than could ever wait, refused with 429 for ever',
     file: 'src/server/api/generation.ts',
     text: 'if (numChoices <= limit) return;',

@@ -140,6 +140,13 @@ export const turnDefences: readonly Defence[] = [
     tests: ['test/server/proxy/conversations.test.ts'],
   },
   {
+    against: "a ticket for a conversation that has changed, which vLLM's nodes would read all the same",
+    file: 'src/server/proxy/lookup.ts',
+    text: 'ticket && !isVerified && !goesOn(turn, ticket.history)',
+    instead: 'ticket && !isVerified && ticket === null',
+    tests: ['test/clients/vllm-nodes.test.ts'],
+  },
+  {
     against: 'nodes that outlive their cluster',
     file: 'src/server/node-process.ts',
     text: "process.once('disconnect', () => process.exit(0));",

@@ -90,6 +90,13 @@ export const wireDefences: readonly Defence[] = [
     tests: sideChannel,
   },
   {
+    against: 'strangers that open connections without end',
+    file: 'src/kv-transfer/side-channel-server.ts',
+    text: 'this.#server.maxConnections = maxConnections;',
+    instead: '',
+    tests: sideChannel,
+  },
+  {
     against: 'a stranger that stays without saying who it is',
     file: 'src/kv-transfer/side-channel-server.ts',
     text: 'const tooLate = setTimeout(() => socket.destroy(), helloTimeoutMs);',
