@@ -111,7 +111,8 @@ std::vector<uint8_t> DataLanes::receive(int lane, uint32_t seq, const KvRegion& 
   const std::vector<uint32_t> crcs = receive_bytes(socket, into, block_ids, hashes, offered, tail);
   check(crc32c(head_sum, tail.data(), tail.size() - kCheckBytes), &tail[tail.size() - kCheckBytes]);
   std::vector<uint32_t> sent_crcs(num_blocks);
-  std::memcpy(sent_crcs.data(), &tail[num_blocks], num_blocks * sizeof(uint32_t));
+  for (size_t i = 0; i < num_blocks; ++i)
+    std::memcpy(&sent_crcs[i], &tail[num_blocks + i * sizeof(uint32_t)], sizeof(uint32_t));
   std::vector<uint8_t> arrivals(num_blocks, kGone);
   for (size_t i = 0; i < num_blocks; ++i) {
     if (tail[i] > offered[i]) nonsense("a valid block without its bytes");
