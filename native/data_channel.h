@@ -9,6 +9,9 @@
 // when all of its bytes were sent. crcs[i] is the CRC-32C of its hash and its bytes, 0 where it was not offered; the
 // checks are those of everything before them but for the blocks' bytes. All are uint32, big endian. Which blocks may be
 // read is not decided here.
+//
+// A read is spread over the first L connections: each carries the next `blocks_a_lane(n, L)` of its n blocks as a reply of
+// its own, which has the read's number, until there are none left.
 #pragma once
 
 #include <array>
@@ -22,6 +25,7 @@
 #include <vector>
 
 #include "crc32c.h"
+#include "data_reply.h"
 #include "kv_cache.h"
 #include "socket_io.h"
 #include "threads.h"
@@ -32,12 +36,7 @@ constexpr size_t kSecretBytes = 32;
 using Secret = std::array<uint8_t, kSecretBytes>;
 constexpr int kMaxLanes = 16;
 
-/** What one reply carries. `hashes` has kHashBytes a block; ids lie in the pool. */
-struct SendJob {
-  uint32_t seq;
-  std::vector<int32_t> block_ids;
-  std::vector<uint8_t> hashes;
-};
+constexpr size_t blocks_a_lane(size_t num_blocks, size_t num_lanes) { return (num_blocks + num_lanes - 1) / num_lanes; }
 
 /** What arrived for a block. */
 enum Arrival : uint8_t { kGone = 0, kIntact = 1, kDamaged = 2 };
@@ -45,7 +44,7 @@ enum Arrival : uint8_t { kGone = 0, kIntact = 1, kDamaged = 2 };
 /** A block's checksum begins with its hash, so that none passes for another; its bytes follow. */
 inline uint32_t begin_block_crc(const uint8_t* hash) { return crc32c(0, hash, kHashBytes); }
 
-/** The owner's end. Called from one thread; listens, greets and sends on its own. */
+/** The owner's end. Called from one thread; listens, greets and sends what is long on its own. */
 class DataServer {
  public:
   /** Throws INVALID_ARGUMENT when the host is not this machine's. */
@@ -62,8 +61,11 @@ class DataServer {
   /** Connections that begin with the secret belong to this session from now on. */
   uint32_t open_session(Secret* secret);
   void close_session(uint32_t id);
-  /** Queues the reply on that connection; false if there is none (any more), or it has too much to send already. */
-  bool send(uint32_t session, int lane, SendJob job);
+  /**
+   * Queues the reply on that connection, `here` only what does not find room there if it is short; false if there is none
+   * (any more), or it has too much to send already. Never waits.
+   */
+  bool send(uint32_t session, int lane, SendJob job, bool here = false);
 
  private:
   struct Lane;
@@ -75,7 +77,6 @@ class DataServer {
   /** True when it is done with: it belongs to a session now, or is refused. */
   bool greet(Stranger& stranger);
   void enter(Stranger& stranger);
-  void serve(Lane& lane, const SendJob& job);
 
   const std::shared_ptr<KvCache> cache_;
   int port_ = 0;

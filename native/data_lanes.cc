@@ -15,20 +15,16 @@ namespace {
 constexpr int kConnectMs = 5'000;
 /** An owner that sends nothing for this long is given up. */
 constexpr int kStuckMs = 10'000;
+constexpr size_t kCheckBytes = sizeof(uint32_t);
 
 [[noreturn]] void nonsense(const std::string& what) {
   throw Error("PEER_FAILED", "Expected the blocks that were asked for but received " + what + ".");
 }
 
-/** Behind bytes whose checksum is `crc`. */
-uint32_t receive_checked(const Socket& socket, uint32_t crc, void* data, size_t num_bytes) {
-  receive_all(socket, data, num_bytes);
-  return crc32c(crc, data, num_bytes);
-}
-
-/** The offered blocks' bytes; returns the checksum of each. */
+/** The offered blocks' bytes, and `tail`, which follows them; returns the checksum of each block. */
 std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, const std::vector<int32_t>& block_ids,
-                                    const std::vector<uint8_t>& hashes, const std::vector<uint8_t>& offered) {
+                                    const std::vector<uint8_t>& hashes, const std::vector<uint8_t>& offered,
+                                    std::vector<uint8_t>& tail) {
   const auto block_bytes = static_cast<size_t>(into.layout.block_bytes());
   std::vector<uint32_t> crcs(block_ids.size());
   std::vector<uint32_t*> arriving;
@@ -44,10 +40,11 @@ std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, 
   Scatter scatter;
   for (size_t k = 0; k < ids.size(); ++k)
     scatter.add(staged ? staged.get() + k * block_bytes : into.block(ids[k]), block_bytes);
+  scatter.add(tail.data(), tail.size());
   size_t num_arrived = 0;
   scatter.receive(socket, [&](const void* data, size_t num_bytes) {
     auto at = static_cast<const uint8_t*>(data);
-    while (num_bytes > 0) {
+    while (num_bytes > 0 && num_arrived < ids.size() * block_bytes) {
       const size_t taken = std::min(num_bytes, block_bytes - num_arrived % block_bytes);
       uint32_t& crc = *arriving[num_arrived / block_bytes];
       crc = crc32c(crc, at, taken);
@@ -64,9 +61,10 @@ std::vector<uint32_t> receive_bytes(const Socket& socket, const KvRegion& into, 
   return crcs;
 }
 
-void check(const Socket& socket, uint32_t crc) {
+/** `crc`: of everything before it. */
+void check(uint32_t crc, const uint8_t* received) {
   uint32_t expected = 0;
-  receive_all(socket, &expected, sizeof(expected));
+  std::memcpy(&expected, received, sizeof(expected));
   if (ntohl(expected) != crc) nonsense("a reply that was damaged on its way");
 }
 
@@ -95,25 +93,30 @@ std::vector<uint8_t> DataLanes::receive(int lane, uint32_t seq, const KvRegion& 
   const Socket& socket = sockets_[lane];
   const size_t num_blocks = block_ids.size();
   uint32_t head[2];
-  uint32_t check_sum = receive_checked(socket, 0, head, sizeof(head));
+  std::vector<uint8_t> begin(sizeof(head) + num_blocks + kCheckBytes);
+  // What it says first may mean that the rest never comes.
+  const size_t num_there = receive_some(socket, begin.data(), sizeof(head), begin.size());
+  std::memcpy(head, begin.data(), sizeof(head));
   if (ntohl(head[0]) != seq) nonsense("reply number " + std::to_string(ntohl(head[0])));
   if (ntohl(head[1]) != num_blocks) nonsense("a reply of " + std::to_string(ntohl(head[1])) + " blocks");
-  std::vector<uint8_t> offered(num_blocks);
-  check_sum = receive_checked(socket, check_sum, offered.data(), num_blocks);
-  check(socket, check_sum);
+  receive_all(socket, begin.data() + num_there, begin.size() - num_there);
+  const uint32_t head_sum = crc32c(0, begin.data(), begin.size() - kCheckBytes);
+  check(head_sum, &begin[begin.size() - kCheckBytes]);
+  const std::vector<uint8_t> offered(begin.begin() + sizeof(head), begin.end() - kCheckBytes);
   for (const uint8_t flag : offered) {
     if (flag > 1) nonsense("a block that is neither there nor not there");
   }
-  const std::vector<uint32_t> crcs = receive_bytes(socket, into, block_ids, hashes, offered);
-  std::vector<uint8_t> valid(num_blocks);
+  // Whether each block is valid, its checksum, and a check.
+  std::vector<uint8_t> tail(num_blocks * (1 + sizeof(uint32_t)) + kCheckBytes);
+  const std::vector<uint32_t> crcs = receive_bytes(socket, into, block_ids, hashes, offered, tail);
+  check(crc32c(head_sum, tail.data(), tail.size() - kCheckBytes), &tail[tail.size() - kCheckBytes]);
   std::vector<uint32_t> sent_crcs(num_blocks);
-  check_sum = receive_checked(socket, check_sum, valid.data(), num_blocks);
-  check_sum = receive_checked(socket, check_sum, sent_crcs.data(), num_blocks * sizeof(uint32_t));
-  check(socket, check_sum);
+  for (size_t i = 0; i < num_blocks; ++i)
+    std::memcpy(&sent_crcs[i], &tail[num_blocks + i * sizeof(uint32_t)], sizeof(uint32_t));
   std::vector<uint8_t> arrivals(num_blocks, kGone);
   for (size_t i = 0; i < num_blocks; ++i) {
-    if (valid[i] > offered[i]) nonsense("a valid block without its bytes");
-    if (valid[i]) arrivals[i] = ntohl(sent_crcs[i]) == crcs[i] ? kIntact : kDamaged;
+    if (tail[i] > offered[i]) nonsense("a valid block without its bytes");
+    if (tail[i]) arrivals[i] = ntohl(sent_crcs[i]) == crcs[i] ? kIntact : kDamaged;
   }
   return arrivals;
 }

@@ -1,5 +1,4 @@
 // The owner's end of the data channel.
-#include <arpa/inet.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
@@ -10,9 +9,8 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <functional>
 
-#include "crc32c.h"
-#include "cuda/device_blocks.h"
 #include "data_channel.h"
 #include "error.h"
 
@@ -29,8 +27,8 @@ constexpr int kStuckMs = 10'000;
 constexpr size_t kMaxStrangers = 64;
 /** Replies that wait on one connection. */
 constexpr int kMaxQueued = 1024;
-/** Sent at once, while its bytes are in the cache from being checked; the rows of blocks are looked at again behind it. */
-constexpr size_t kPieceBytes = 256 << 10;
+/** So much is sent before the connection's thread would have woken up; the event loop is held up for a tenth of a millisecond. */
+constexpr size_t kShortReplyBytes = 512 << 10;
 constexpr size_t kGreetingBytes = kSecretBytes + 1;
 
 /** Takes as long for any two. */
@@ -40,30 +38,38 @@ bool same_secret(const Secret& a, const uint8_t* b) {
   return difference == 0;
 }
 
-/** Where the bytes of the job's blocks `indices` are on the host: in the pool, or brought from its device to `staged`. */
-std::vector<uint8_t*> blocks_of(const KvRegion& region, const SendJob& job, const std::vector<size_t>& indices,
-                                std::vector<uint8_t>& staged) {
-  const auto block_bytes = static_cast<size_t>(region.layout.block_bytes());
-  std::vector<int32_t> ids;
-  for (const size_t i : indices) ids.push_back(job.block_ids[i]);
-  if (region.device) staged.resize(ids.size() * block_bytes);
-  std::vector<uint8_t*> blocks;
-  for (size_t k = 0; k < ids.size(); ++k)
-    blocks.push_back(region.device ? staged.data() + k * block_bytes : region.block(ids[k]));
-  if (region.device) region.device->to_host(ids, blocks);
-  return blocks;
-}
-
 }  // namespace
 
 struct DataServer::Lane {
   Socket socket;
+  /** With the one that is being sent. Grows on the caller's thread only. */
   std::atomic<int> num_queued{0};
   std::atomic<bool> failed{false};
   /** Last, so that it has ended before the socket is closed. */
   JobThread thread;
 
   explicit Lane(Socket own) : socket(std::move(own)) {}
+
+  /** True when there is nothing left to do for it, which includes that nobody takes it. */
+  bool send(DataReply& reply, Wait wait) {
+    if (failed) return true;
+    try {
+      return reply.send(socket, wait);
+    } catch (const Error&) {
+      // The reader sees its end, and asks for nothing here any more.
+      failed = true;
+      socket.shut_down();
+      return true;
+    }
+  }
+
+  void queue(std::function<void()> sending) {
+    num_queued += 1;
+    thread.submit([this, sending = std::move(sending)] {
+      sending();
+      num_queued -= 1;
+    });
+  }
 };
 
 struct DataServer::Session {
@@ -126,75 +132,24 @@ void DataServer::close_session(uint32_t id) {
   session->shut_down();
 }
 
-bool DataServer::send(uint32_t session_id, int lane_index, SendJob job) {
-  std::lock_guard<std::mutex> lock(mutex_);
+bool DataServer::send(uint32_t session_id, int lane_index, SendJob job, bool here) {
+  const std::lock_guard<std::mutex> lock(mutex_);
   const auto found = sessions_.find(session_id);
   if (found == sessions_.end() || lane_index < 0 || lane_index >= kMaxLanes) return false;
   Lane* const lane = found->second->lanes[lane_index].get();
   if (lane == nullptr || lane->failed || lane->num_queued >= kMaxQueued) return false;
-  lane->num_queued += 1;
-  lane->thread.submit([this, lane, job = std::move(job)] {
-    lane->num_queued -= 1;
-    if (lane->failed) return;
-    try {
-      serve(*lane, job);
-    } catch (const Error&) {
-      // The reader sees its end, and asks for nothing here any more.
-      lane->failed = true;
-      lane->socket.shut_down();
-    }
-  });
-  return true;
-}
-
-void DataServer::serve(Lane& lane, const SendJob& job) {
   const KvRegion& region = cache_->region();
-  const size_t num_blocks = job.block_ids.size();
-  const auto block_bytes = static_cast<size_t>(region.layout.block_bytes());
-  std::vector<uint64_t> generations(num_blocks);
-  std::vector<uint8_t> valid(num_blocks);
-  for (size_t i = 0; i < num_blocks; ++i) {
-    generations[i] = region.row(job.block_ids[i]).begin_read(&job.hashes[i * kHashBytes]);
-    valid[i] = generations[i] != 0;
+  const bool is_short = job.block_ids.size() * region.layout.block_bytes() <= kShortReplyBytes && !region.device;
+  if (here && is_short && lane->num_queued == 0) {
+    const auto reply = std::make_shared<DataReply>(region, std::move(job), num_bytes_sent_);
+    if (!lane->send(*reply, Wait::kNone)) lane->queue([=] { lane->send(*reply, Wait::kYes); });
+  } else {
+    lane->queue([this, lane, &region, job = std::move(job)]() mutable {
+      DataReply reply(region, std::move(job), num_bytes_sent_);
+      lane->send(reply, Wait::kYes);
+    });
   }
-  uint32_t head[2] = {htonl(job.seq), htonl(static_cast<uint32_t>(num_blocks))};
-  std::vector<uint8_t> offered = valid;
-  const uint32_t head_sum = crc32c(crc32c(0, head, sizeof(head)), offered.data(), num_blocks);
-  uint32_t head_check = htonl(head_sum);
-  std::vector<uint32_t> crcs(num_blocks);
-  Scatter scatter;
-  scatter.add(head, sizeof(head));
-  scatter.add(offered.data(), num_blocks);
-  scatter.add(&head_check, sizeof(head_check));
-  uint64_t num_valid = 0;
-  std::vector<uint8_t> staged;
-  for (size_t begin = 0; begin < num_blocks;) {
-    size_t end = begin;
-    std::vector<size_t> piece;
-    for (; end < num_blocks && piece.size() * block_bytes < kPieceBytes; ++end)
-      if (offered[end]) piece.push_back(end);
-    const std::vector<uint8_t*> blocks = blocks_of(region, job, piece, staged);
-    for (size_t k = 0; k < piece.size(); ++k) {
-      const size_t i = piece[k];
-      // Of bytes that change before they are sent, the row tells.
-      crcs[i] = htonl(crc32c(begin_block_crc(&job.hashes[i * kHashBytes]), blocks[k], block_bytes));
-      scatter.add(blocks[k], block_bytes);
-    }
-    scatter.send(lane.socket);
-    for (size_t i = begin; i < end; ++i) {
-      if (!offered[i]) continue;
-      valid[i] = region.row(job.block_ids[i]).end_read(generations[i]);
-      num_valid += valid[i];
-    }
-    begin = end;
-  }
-  num_bytes_sent_ += num_valid * block_bytes;
-  const size_t num_crc_bytes = num_blocks * sizeof(uint32_t);
-  uint32_t check = htonl(crc32c(crc32c(head_sum, valid.data(), num_blocks), crcs.data(), num_crc_bytes));
-  scatter.add(valid.data(), num_blocks);
-  scatter.add(crcs.data(), num_crc_bytes);
-  scatter.add(&check, sizeof(check));
-  scatter.send(lane.socket);
+  return true;
 }
 
 void DataServer::greet_strangers() {

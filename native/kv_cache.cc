@@ -60,16 +60,13 @@ int64_t available_bytes() {
   return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : INT64_MAX;
 }
 
+constexpr int64_t kHugeBytes = 2 << 20;
+
 /**
- * Maps the memfd where huge pages can lie and asks the system to put it on them; returns null where it cannot be mapped
- * so. Systems rarely give shared memory huge pages of themselves (shmem_enabled is mostly "never"), but they do when
- * asked to collapse what is there, one page of each. What stays on small pages is only slower.
+ * Addresses at which a file's huge pages can be mapped as such, reserved; null where there are none, or for less than one
+ * huge page.
  */
-void* map_huge_pages(int fd, int64_t num_bytes) {
-#if !defined(MADV_COLLAPSE)
-  constexpr int MADV_COLLAPSE = 25;
-#endif
-  constexpr int64_t kHugeBytes = 2 << 20;
+uint8_t* reserve_for_huge_pages(int64_t num_bytes) {
   if (num_bytes < kHugeBytes) return nullptr;
   void* const room = mmap(nullptr, num_bytes + kHugeBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (room == MAP_FAILED) return nullptr;
@@ -79,15 +76,22 @@ void* map_huge_pages(int fd, int64_t num_bytes) {
   auto* const end = aligned + align_to_page(num_bytes);
   if (aligned > begin) munmap(begin, aligned - begin);
   if (end < begin + num_bytes + kHugeBytes) munmap(end, begin + num_bytes + kHugeBytes - end);
-  if (mmap(aligned, num_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED) {
-    munmap(aligned, end - aligned);
-    return nullptr;
-  }
+  return aligned;
+}
+
+/**
+ * Asks the system to put the memfd, mapped writable at `aligned`, on huge pages. Systems rarely give shared memory huge
+ * pages of themselves (shmem_enabled is mostly "never"), but they do when asked to collapse what is there, one page of
+ * each. What stays on small pages is only slower.
+ */
+void collapse_to_huge_pages(int fd, uint8_t* aligned, int64_t num_bytes) {
+#if !defined(MADV_COLLAPSE)
+  constexpr int MADV_COLLAPSE = 25;
+#endif
   const char zero = 0;
   for (int64_t at = 0; at + kHugeBytes <= num_bytes; at += kHugeBytes) {
     if (pwrite(fd, &zero, 1, at) != 1 || madvise(aligned + at, kHugeBytes, MADV_COLLAPSE) != 0) break;
   }
-  return aligned;
 }
 
 /** The descriptor is closed when opening or checking fails half-way. */
@@ -131,20 +135,22 @@ bool KvRow::end_read(uint64_t before) const {
 }
 
 Mapping::Mapping(int fd, int64_t num_bytes, bool writable) : num_bytes_(num_bytes) {
-  void* address;
-  if (writable) {
-    void* const huge = map_huge_pages(fd, num_bytes);
-    // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step,
-    // and no load or prefill pays for the first touch of its blocks.
-    const int flags = MAP_SHARED | MAP_POPULATE | (huge ? MAP_FIXED : 0);
-    address = mmap(huge, num_bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  } else {
-    address = mmap(nullptr, num_bytes, PROT_READ, MAP_SHARED, fd, 0);
-  }
-  if (address == MAP_FAILED) {
-    throw Error("INTERNAL", "Could not map " + std::to_string(num_bytes) + " bytes: " + system_error() + ".");
-  }
-  data_ = static_cast<uint8_t*>(address);
+  const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+  const auto map = [&](void* at, int flags) {
+    void* const mapped = mmap(at, num_bytes, protection, MAP_SHARED | (at ? MAP_FIXED : 0) | flags, fd, 0);
+    if (mapped != MAP_FAILED) return static_cast<uint8_t*>(mapped);
+    const std::string why = system_error();
+    if (at) munmap(at, num_bytes);
+    throw Error("INTERNAL", "Could not map " + std::to_string(num_bytes) + " bytes: " + why + ".");
+  };
+  // A peer whose mapping of huge pages does not begin where they do would see small ones.
+  uint8_t* const aligned = reserve_for_huge_pages(num_bytes);
+  data_ = map(aligned, 0);
+  if (!writable) return;
+  if (aligned) collapse_to_huge_pages(fd, aligned, num_bytes);
+  // The owner takes the pages at once: a pool that does not fit fails here and not in the middle of a step,
+  // and no load or prefill pays for the first touch of its blocks.
+  data_ = map(data_, MAP_POPULATE);
 }
 
 void touch_pages(const std::weak_ptr<Mapping>& mapping, const std::atomic<bool>& closing) {

@@ -1,7 +1,9 @@
 // SHA-256 (FIPS 180-4), portable and with the SHA extensions of x86.
 #include "sha256.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #if defined(VLLM_PD_X86)
 #include <cpuid.h>
@@ -137,6 +139,19 @@ void sha256_in_place(uint8_t* message, size_t num_bytes, uint8_t* digest) {
 
 void sha256_in_place_portable(uint8_t* message, size_t num_bytes, uint8_t* digest) {
   pad_and_digest(digest_portable, message, num_bytes, digest);
+}
+
+void hmac_sha256(const uint8_t* key, size_t num_key_bytes, const uint8_t* message, size_t num_bytes, uint8_t* digest) {
+  std::vector<uint8_t> inner(sha256_padded_bytes(kSha256ChunkBytes + num_bytes));
+  uint8_t outer[sha256_padded_bytes(kSha256ChunkBytes + kSha256Bytes)];
+  for (size_t i = 0; i < kSha256ChunkBytes; ++i) {
+    const uint8_t byte = i < num_key_bytes ? key[i] : 0;
+    inner[i] = byte ^ 0x36;
+    outer[i] = byte ^ 0x5c;
+  }
+  std::copy_n(message, num_bytes, &inner[kSha256ChunkBytes]);
+  sha256_in_place(inner.data(), kSha256ChunkBytes + num_bytes, &outer[kSha256ChunkBytes]);
+  sha256_in_place(outer, kSha256ChunkBytes + kSha256Bytes, digest);
 }
 
 }  // namespace vllm_pd

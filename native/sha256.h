@@ -21,4 +21,7 @@ void sha256_in_place(uint8_t* message, size_t num_bytes, uint8_t* digest);
 /** The same without them, for comparison. */
 void sha256_in_place_portable(uint8_t* message, size_t num_bytes, uint8_t* digest);
 
+/** HMAC-SHA256 of a message under a key of at most kSha256ChunkBytes. */
+void hmac_sha256(const uint8_t* key, size_t num_key_bytes, const uint8_t* message, size_t num_bytes, uint8_t* digest);
+
 }  // namespace vllm_pd

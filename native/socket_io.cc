@@ -42,6 +42,14 @@ Addresses resolve(const std::string& host, int port, int flags, const char* code
   return {found, freeaddrinfo};
 }
 
+/** What a system call that moved nothing means; `errno` is still that call's. */
+[[noreturn]] void fail(ssize_t num_moved) {
+  if (num_moved == 0) throw Error("PEER_FAILED", "The data connection was closed.");
+  const bool stuck = errno == EAGAIN || errno == EWOULDBLOCK;
+  throw Error("PEER_FAILED", stuck ? "Nothing moves on the data connection any more."
+                                   : std::string("The data connection failed: ") + std::strerror(errno) + ".");
+}
+
 bool finish_connecting(int fd, int timeout_ms) {
   pollfd waiting{fd, POLLOUT, 0};
   if (poll(&waiting, 1, timeout_ms) <= 0) {
@@ -115,7 +123,7 @@ void Scatter::add(void* data, size_t num_bytes) {
 }
 
 template <typename Transfer, typename Moved>
-void Scatter::move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes) {
+bool Scatter::move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes, Wait wait) {
   for (size_t at = 0; at < pieces_.size();) {
     msghdr message{};
     message.msg_iov = &pieces_[at];
@@ -130,12 +138,11 @@ void Scatter::move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes) {
     const ssize_t num_moved = transfer(&message);
     last.iov_len += excess;
     if (num_moved < 0 && errno == EINTR) continue;
-    if (num_moved == 0) throw Error("PEER_FAILED", "The data connection was closed.");
-    if (num_moved < 0) {
-      const bool stuck = errno == EAGAIN || errno == EWOULDBLOCK;
-      throw Error("PEER_FAILED", stuck ? "Nothing moves on the data connection any more."
-                                       : std::string("The data connection failed: ") + std::strerror(errno) + ".");
+    if (num_moved < 0 && wait == Wait::kNone && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+      pieces_.erase(pieces_.begin(), pieces_.begin() + static_cast<std::ptrdiff_t>(at));
+      return false;
     }
+    if (num_moved <= 0) fail(num_moved);
     size_t left = static_cast<size_t>(num_moved);
     while (left > 0) {
       iovec& piece = pieces_[at];
@@ -148,11 +155,13 @@ void Scatter::move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes) {
     }
   }
   pieces_.clear();
+  return true;
 }
 
-void Scatter::send(const Socket& socket) {
-  move_all([&](const msghdr* message) { return sendmsg(socket.fd(), message, MSG_NOSIGNAL); },
-           [](const void*, size_t) {}, SIZE_MAX);
+bool Scatter::send(const Socket& socket, Wait wait) {
+  const int flags = MSG_NOSIGNAL | (wait == Wait::kNone ? MSG_DONTWAIT : 0);
+  return move_all([&](const msghdr* message) { return sendmsg(socket.fd(), message, flags); },
+                  [](const void*, size_t) {}, SIZE_MAX, wait);
 }
 
 void Scatter::receive(const Socket& socket, const std::function<void(const void*, size_t)>& arrived) {
@@ -160,7 +169,7 @@ void Scatter::receive(const Socket& socket, const std::function<void(const void*
            [&](const void* data, size_t num_bytes) {
              if (arrived) arrived(data, num_bytes);
            },
-           arrived ? kMaxArrivingBytes : SIZE_MAX);
+           arrived ? kMaxArrivingBytes : SIZE_MAX, Wait::kYes);
 }
 
 void send_all(const Socket& socket, const void* data, size_t num_bytes) {
@@ -173,6 +182,19 @@ void receive_all(const Socket& socket, void* data, size_t num_bytes) {
   Scatter scatter;
   scatter.add(data, num_bytes);
   scatter.receive(socket);
+}
+
+size_t receive_some(const Socket& socket, void* data, size_t min_bytes, size_t max_bytes) {
+  size_t num_bytes = 0;
+  while (num_bytes < min_bytes) {
+    const ssize_t num_moved = recv(socket.fd(), static_cast<uint8_t*>(data) + num_bytes, max_bytes - num_bytes, 0);
+    if (num_moved > 0) {
+      num_bytes += static_cast<size_t>(num_moved);
+    } else if (num_moved == 0 || errno != EINTR) {
+      fail(num_moved);
+    }
+  }
+  return num_bytes;
 }
 
 }  // namespace vllm_pd

@@ -39,25 +39,32 @@ Socket connect_to(const std::string& host, int port, int timeout_ms);
 /** For sockets with a thread of their own: blocks, gives up when nothing moves for `timeout_ms`, sends at once. */
 void make_blocking(const Socket& socket, int timeout_ms);
 
+enum class Wait { kYes, kNone };
+
 /** Memory in several pieces, sent or received in order; neighbours are joined. */
 class Scatter {
  public:
   void add(void* data, size_t num_bytes);
   void clear() { pieces_.clear(); }
   bool empty() const { return pieces_.empty(); }
-  /** All of it. Throws PEER_FAILED when the other end is gone or nothing moves any more. Used up afterwards. */
-  void send(const Socket& socket);
+  /**
+   * True when all of it is sent, and used up. Without waiting also false: the socket takes no more for now, and the rest is
+   * what is left here. Throws PEER_FAILED when the other end is gone or nothing moves any more.
+   */
+  bool send(const Socket& socket, Wait wait = Wait::kYes);
   /** `arrived` is called with the bytes of each piece in order, while they are in the cache. */
   void receive(const Socket& socket, const std::function<void(const void*, size_t)>& arrived = nullptr);
 
  private:
   template <typename Transfer, typename Moved>
-  void move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes);
+  bool move_all(Transfer&& transfer, Moved&& moved, size_t max_bytes, Wait wait);
 
   std::vector<iovec> pieces_;
 };
 
 void send_all(const Socket& socket, const void* data, size_t num_bytes);
 void receive_all(const Socket& socket, void* data, size_t num_bytes);
+/** At least `min_bytes`, and up to `max_bytes` if they are there already; returns how many. */
+size_t receive_some(const Socket& socket, void* data, size_t min_bytes, size_t max_bytes);
 
 }  // namespace vllm_pd

@@ -24,7 +24,7 @@ constexpr size_t kMaxPieceBytes = 512 << 10;
 constexpr size_t kMinPieceBytes = 128 << 10;
 constexpr size_t kMinPieces = 8;
 /** Up to here the other threads would come too late to help. */
-constexpr size_t kAloneBytes = 1 << 20;
+constexpr size_t kAloneBytes = 512 << 10;
 
 std::vector<Piece> cut(const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
                        size_t max_blocks) {

@@ -28,6 +28,8 @@ import { packageRoot } from './version.js';
 
 /** `best`: as fast as the chip can; the others, which chips without its instructions use, are there to be compared. */
 export const checksumWays = ['best', 'instruction', 'tables'] as const;
+const hmacBytes = 32;
+const maxHmacKeyBytes = 64;
 export type ChecksumWay = (typeof checksumWays)[number];
 
 export interface Native {
@@ -45,6 +47,8 @@ export interface Native {
   ): Promise<DataLanes>;
   /** The checksum of blocks on data connections. */
   crc32c(bytes: Uint8Array, way?: ChecksumWay): number;
+  /** HMAC-SHA256 under a key of at most 64 bytes. */
+  hmacSha256(key: Uint8Array, message: Uint8Array): Buffer;
   /**
    * Maps and packs the weights on a native thread; float32 unless `weights` says otherwise. `onPacked` is told from time
    * to time how much of them is packed, 0 to 1; never where they are found packed.
@@ -134,6 +138,17 @@ class LoadedNative implements Native {
 
   crc32c(bytes: Uint8Array, way: ChecksumWay = 'best'): number {
     return cross(() => this.#addon.crc32c(bytes, checksumWays.indexOf(way)));
+  }
+
+  hmacSha256(key: Uint8Array, message: Uint8Array): Buffer {
+    const digest = Buffer.allocUnsafe(hmacBytes);
+    if (key.length > maxHmacKeyBytes)
+      throw new VllmPdError(
+        'INVALID_ARGUMENT',
+        `Expected a key of at most ${maxHmacKeyBytes} bytes but received ${key.length}.`,
+      );
+    cross(() => this.#addon.hmacSha256(key, message, digest));
+    return digest;
   }
 
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool {

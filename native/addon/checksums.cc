@@ -5,6 +5,7 @@
 #include "addon/exports.h"
 #include "block_hash.h"
 #include "crc32c.h"
+#include "sha256.h"
 
 namespace vllm_pd::addon {
 namespace {
@@ -28,11 +29,20 @@ Napi::Value crc32c_of(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), ways.at(way)(0, bytes.Data(), bytes.ByteLength()));
 }
 
+// hmacSha256(key: at most 64 bytes, message, out: 32 bytes)
+Napi::Value hmac_sha256_of(const Napi::CallbackInfo& info) {
+  const auto key = info[0].As<Napi::Uint8Array>();
+  const auto message = info[1].As<Napi::Uint8Array>();
+  hmac_sha256(key.Data(), key.ByteLength(), message.Data(), message.ByteLength(), info[2].As<Napi::Uint8Array>().Data());
+  return info.Env().Undefined();
+}
+
 }  // namespace
 
 void add_checksums(Napi::Object exports) {
   add_function<hash_blocks_of>(exports, "hashBlocks");
   add_function<crc32c_of>(exports, "crc32c");
+  add_function<hmac_sha256_of>(exports, "hmacSha256");
 }
 
 }  // namespace vllm_pd::addon

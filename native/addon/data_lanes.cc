@@ -61,19 +61,35 @@ Napi::Value open_data_lanes(const Napi::CallbackInfo& info) {
       });
 }
 
-// receiveBlocks(lanes, lane, seq, pool, blockIds, hashes) → Promise<Uint8Array>, an Arrival a block
+// receiveBlocks(lanes, numLanes, seq, pool, blockIds, hashes) → Promise<Uint8Array>, an Arrival a block
 Napi::Value receive_blocks(const Napi::CallbackInfo& info) {
   const auto& owner = handle<DataLanesHandle>(info[0]);
   if (!owner.lanes) throw Error("PEER_FAILED", "The data connections are closed.");
-  const auto lane = static_cast<int>(to_int(info[1]));
+  const auto seq = static_cast<uint32_t>(to_int(info[2]));
   const auto cache = open_cache(info[3]);
-  const auto block_ids = to_ints(info[4]);
-  check_block_ids(cache->layout(), block_ids);
-  return run_for_bytes(
-      info.Env(), *owner.threads.at(lane),
-      [=, lanes = owner.lanes, seq = static_cast<uint32_t>(to_int(info[2])), hashes = to_bytes(info[5])] {
-        return lanes->receive(lane, seq, cache->region(), block_ids, hashes);
-      });
+  const auto ids = to_ints(info[4]);
+  const auto hashes = to_bytes(info[5]);
+  check_block_ids(cache->layout(), ids);
+  const auto arrivals = std::make_shared<std::vector<uint8_t>>(ids.size());
+  const size_t share = blocks_a_lane(ids.size(), static_cast<size_t>(to_int(info[1])));
+  std::vector<Part> parts;
+  for (size_t begin = 0; begin < ids.size(); begin += share) {
+    const auto lane = static_cast<int>(parts.size());
+    const size_t end = std::min(ids.size(), begin + share);
+    auto receive = [=, lanes = owner.lanes, own_ids = std::vector<int32_t>(ids.begin() + begin, ids.begin() + end),
+                    own_hashes = std::vector<uint8_t>(hashes.begin() + begin * kHashBytes, hashes.begin() + end * kHashBytes)] {
+      try {
+        const auto arrived = lanes->receive(lane, seq, cache->region(), own_ids, own_hashes);
+        std::copy(arrived.begin(), arrived.end(), arrivals->begin() + begin);
+      } catch (...) {
+        // The others need not be waited for.
+        lanes->shut_down();
+        throw;
+      }
+    };
+    parts.push_back({*owner.threads.at(lane), std::move(receive)});
+  }
+  return run_on(info.Env(), std::move(parts), giving(arrivals));
 }
 
 Napi::Value close_data_lanes(const Napi::CallbackInfo& info) {

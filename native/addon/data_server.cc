@@ -53,13 +53,26 @@ Napi::Value close_data_session(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// sendBlocks(server, session, lane, seq, blockIds, hashes) → whether that connection is there to send them
+// sendBlocks(server, session, numLanes, seq, blockIds, hashes) → whether these connections are there to send them
 Napi::Value send_blocks(const Napi::CallbackInfo& info) {
   auto& server = open_server(info[0]);
-  SendJob job{static_cast<uint32_t>(to_int(info[3])), to_ints(info[4]), to_bytes(info[5])};
-  check_block_ids(handle<DataServerHandle>(info[0]).cache->layout(), job.block_ids);
-  const bool queued = server.send(static_cast<uint32_t>(to_int(info[1])), static_cast<int>(to_int(info[2])),
-                                  std::move(job));
+  const auto session = static_cast<uint32_t>(to_int(info[1]));
+  const auto seq = static_cast<uint32_t>(to_int(info[3]));
+  const auto ids = to_ints(info[4]);
+  const auto hashes = to_bytes(info[5]);
+  check_block_ids(handle<DataServerHandle>(info[0]).cache->layout(), ids);
+  const size_t share = blocks_a_lane(ids.size(), static_cast<size_t>(to_int(info[2])));
+  bool queued = true;
+  // The first one last: what is short is sent here, while other connections' threads wake up.
+  for (size_t lane = blocks_a_lane(ids.size(), share); lane-- > 0;) {
+    const size_t begin = lane * share;
+    const size_t end = std::min(ids.size(), begin + share);
+    queued &= server.send(session, static_cast<int>(lane),
+                          {seq,
+                           {ids.begin() + begin, ids.begin() + end},
+                           {hashes.begin() + begin * kHashBytes, hashes.begin() + end * kHashBytes}},
+                          lane == 0);
+  }
   return Napi::Boolean::New(info.Env(), queued);
 }
 

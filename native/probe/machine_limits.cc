@@ -79,21 +79,29 @@ class ReadProbe : public Probe {
 
 class CopyProbe : public Probe {
  public:
-  CopyProbe(int num_threads, int64_t num_bytes)
-      : threads_(num_threads), count_(num_bytes / 4), from_(count_), to_(count_) {
-    fill(from_.data(), count_, 1);
-    fill(to_.data(), count_, 2);
+  CopyProbe(int num_threads, int64_t num_bytes, int64_t num_places)
+      : threads_(num_threads),
+        count_(num_bytes / 4),
+        num_places_(num_places),
+        from_(count_ * num_places_),
+        to_(count_ * num_places_) {
+    fill(from_.data(), count_ * num_places_, 1);
+    fill(to_.data(), count_ * num_places_, 2);
   }
 
   void run() override {
+    const int64_t place = next_place_ * count_;
+    next_place_ = (next_place_ + 1) % num_places_;
     for_pieces(threads_, count_, [&](int64_t begin, int64_t count, int) {
-      std::memcpy(to_.data() + begin, from_.data() + begin, count * sizeof(float));
+      std::memcpy(to_.data() + place + begin, from_.data() + place + begin, count * sizeof(float));
     });
   }
 
  private:
   ThreadPool threads_;
   int64_t count_;
+  int64_t num_places_;
+  int64_t next_place_ = 0;
   HugeFloats from_;
   HugeFloats to_;
 };
@@ -155,8 +163,8 @@ std::unique_ptr<Probe> make_read_probe(int num_threads, int64_t num_bytes) {
   return std::make_unique<ReadProbe>(num_threads, num_bytes);
 }
 
-std::unique_ptr<Probe> make_copy_probe(int num_threads, int64_t num_bytes) {
-  return std::make_unique<CopyProbe>(num_threads, num_bytes);
+std::unique_ptr<Probe> make_copy_probe(int num_threads, int64_t num_bytes, int64_t num_places) {
+  return std::make_unique<CopyProbe>(num_threads, num_bytes, num_places);
 }
 
 std::unique_ptr<Probe> make_socket_probe(int num_connections, int64_t num_bytes) {

@@ -18,7 +18,7 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
   if (is("fma", 3)) return make_fma_probe(num_threads, s[1], type(2));
   if (is("read", 2)) return make_read_probe(num_threads, s[1]);
   if (is("socket", 2)) return make_socket_probe(num_threads, s[1]);
-  if (is("copy", 2)) return make_copy_probe(num_threads, s[1]);
+  if (is("copy", 3)) return make_copy_probe(num_threads, s[1], s[2]);
   if (is("matmul", 5)) {
     return make_matmul_probe(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});
   }

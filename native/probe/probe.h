@@ -21,7 +21,7 @@ class Probe {
  * `kind` and its `sizes`; a weight type is 0 = float32, 1 = bfloat16, 2 = int8:
  *   fma        num_threads, num_fmas, weight_type         multiply-adds in registers, all threads together
  *   read       num_threads, num_bytes                     reads one buffer
- *   copy       num_threads, num_bytes                     memcpy from one buffer to another
+ *   copy       num_threads, num_bytes, num_places         memcpy from one buffer to another, round after round in the next place
  *   socket     num_threads, num_bytes                     streams over that many loopback connections at once
  *   matmul     num_threads, num_rows, k, n, weight_type   Ops::matmul
  *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads, num_kv_heads,

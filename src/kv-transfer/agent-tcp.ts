@@ -10,13 +10,15 @@ import type { PeerConnection } from './peer-connection.js';
 
 /** Data connections to each peer; each has a thread at both ends. */
 export const numLanes = 2;
-/** Chunks asked for ahead on each, so that the owner sends on while the next one is asked for. */
-const numChunksAhead = 2;
+/** Fewer bytes come sooner over one connection than another thread could take part. */
+const minBytesALane = 128 * 2 ** 10;
+/** Parts of a long read that are under way at once, so that the owner sends on while the next one is asked for. */
+const numPartsAhead = 2;
 
 export interface TcpPeerOptions {
   readonly connection: PeerConnection;
   readonly host: string;
-  /** Hears of every chunk that arrived. */
+  /** Hears of every part of a read that arrived. */
   readonly onBytes: (numBytes: number) => void;
   /** Hears of blocks that were damaged on their way; they count as not there. */
   readonly onDamaged: (numBlocks: number) => void;
@@ -36,7 +38,7 @@ export class TcpPeer {
   async read(pull: PullSpec, into: KvPool): Promise<ReadResult> {
     this.#lanes ??= this.#open();
     try {
-      return await this.#readChunks(await this.#lanes, pull, into);
+      return await this.#readParts(await this.#lanes, pull, into);
     } catch (error) {
       // What else is on its way on the data connections would be taken for the answer to the next read.
       this.#options.connection.destroy();
@@ -44,20 +46,20 @@ export class TcpPeer {
     }
   }
 
-  async #readChunks(lanes: DataLanes, pull: PullSpec, into: KvPool): Promise<ReadResult> {
+  async #readParts(lanes: DataLanes, pull: PullSpec, into: KvPool): Promise<ReadResult> {
     const numBlocks = pull.remoteBlockIds.length;
-    const chunkBlocks = Math.min(maxBlocksPerChunk(into.blockBytes), Math.ceil(numBlocks / numLanes));
+    const partBlocks = maxBlocksPerChunk(into.blockBytes);
     const valid = new Uint8Array(numBlocks);
     let next = 0;
-    const readOn = async (lane: number) => {
+    const readOn = async () => {
       while (next < numBlocks) {
         const first = next;
-        next = Math.min(numBlocks, first + chunkBlocks);
-        valid.set(await this.#readChunk(lanes, lane, sliceOf(pull, first, next), into), first);
+        next = Math.min(numBlocks, first + partBlocks);
+        valid.set(await this.#readPart(lanes, sliceOf(pull, first, next), into), first);
       }
     };
-    // All of them, also after one has failed: a chunk that is still under way would write later.
-    const readers = Array.from({ length: numLanes * numChunksAhead }, (_, i) => readOn(i % numLanes));
+    // All of them, also after one has failed: a part that is still under way would write later.
+    const readers = Array.from({ length: numPartsAhead }, readOn);
     const outcomes = await Promise.allSettled(readers.map((reader) => this.#endingAll(reader)));
     for (const outcome of outcomes) if (outcome.status === 'rejected') throw outcome.reason;
     return { valid, numBytes: countValid(valid) * into.blockBytes };
@@ -72,13 +74,15 @@ export class TcpPeer {
     }
   }
 
-  async #readChunk(lanes: DataLanes, lane: number, chunk: PullSpec, into: KvPool): Promise<Uint8Array> {
-    const { remote, remoteBlockIds: blockIds, blockHashes: hashes } = chunk;
+  async #readPart(lanes: DataLanes, part: PullSpec, into: KvPool): Promise<Uint8Array> {
+    const { remote, remoteBlockIds: blockIds, blockHashes: hashes } = part;
+    const numLanesWorthwhile = Math.floor((blockIds.length * into.blockBytes) / minBytesALane);
+    const numPartLanes = Math.max(1, Math.min(numLanes, numLanesWorthwhile));
     // In the same breath: replies come in the order in which they were asked for.
     const seq = this.#options.connection.post('read', (number) =>
-      encodeRead({ seq: number, lane, requestId: remote.requestId, blockIds, hashes }),
+      encodeRead({ seq: number, numLanes: numPartLanes, requestId: remote.requestId, blockIds, hashes }),
     );
-    const arrivals = await lanes.receive(lane, seq, into, chunk.localBlockIds, hashes);
+    const arrivals = await lanes.receive(numPartLanes, seq, into, part.localBlockIds, hashes);
     const valid = arrivals.map((arrival) => (arrival === 1 ? 1 : 0));
     const numDamaged = arrivals.filter((arrival) => arrival === 2).length;
     if (numDamaged > 0) this.#options.onDamaged(numDamaged);

@@ -5,10 +5,10 @@ import type { FinishedSend } from '../outputs.js';
 import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
-export const protocolVersion = 4;
+export const protocolVersion = 5;
 
 /** Most block bytes that one `read` frame asks for; a single block may be larger. */
-const maxChunkBytes = 8 * 2 ** 20;
+const maxChunkBytes = 16 * 2 ** 20;
 /** Most data connections of a reader. */
 export const maxLanes = 16;
 /** Most blocks in one `read` frame. */
@@ -18,7 +18,7 @@ export const maxJsonBytes = 16 * 2 ** 10;
 
 const hashBytes = 32;
 const bytesPerBlockRef = 4 + hashBytes;
-/** seq, n, length of the request id, data connection */
+/** seq, n, length of the request id, number of data connections */
 const readHeadBytes = 16;
 /** 512 characters of UTF-8 at most, as `text` below. */
 const maxRequestIdBytes = 2048;
@@ -162,16 +162,16 @@ export const decodeOpened = (body: Buffer): DataAddress => parseJson('a port', o
 
 export interface ReadRequest {
   readonly seq: number;
-  /** Which of the data connections the blocks are to be sent on. */
-  readonly lane: number;
+  /** Over how many data connections the blocks are to be spread, from the first on (native/data_channel.h). */
+  readonly numLanes: number;
   /** The owner's id of what it holds for this reader: only blocks under it may be read. */
   readonly requestId: string;
   readonly blockIds: readonly number[];
   readonly hashes: readonly BlockHash[];
 }
 
-/** seq, n, length of the request id, data connection, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
-export function encodeRead({ seq, lane, requestId, blockIds, hashes }: ReadRequest): Buffer {
+/** seq, n, length of the request id, number of data connections, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
+export function encodeRead({ seq, numLanes, requestId, blockIds, hashes }: ReadRequest): Buffer {
   const idStart = readHeadBytes + blockIds.length * bytesPerBlockRef;
   const numIdBytes = Buffer.byteLength(requestId);
   const body = Buffer.allocUnsafe(idStart + numIdBytes);
@@ -179,11 +179,9 @@ export function encodeRead({ seq, lane, requestId, blockIds, hashes }: ReadReque
   body.write(requestId, idStart);
   body.writeUInt32BE(seq, 0);
   body.writeUInt32BE(blockIds.length, 4);
-  body.writeUInt32BE(lane, 12);
+  body.writeUInt32BE(numLanes, 12);
   for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, readHeadBytes + 4 * i);
-  for (const [i, hash] of hashes.entries()) {
-    body.write(hash, readHeadBytes + 4 * blockIds.length + hashBytes * i, hashBytes, 'hex');
-  }
+  body.write(hashes.join(''), readHeadBytes + 4 * blockIds.length, 'hex');
   return body;
 }
 
@@ -199,24 +197,25 @@ export function decodeRead(body: Buffer, numBlocks: number, maxBlocks: number): 
       `Expected a read of 1 to ${maxBlocks} blocks but received one of ${n}.`,
     );
   }
-  const blockIds = Array.from({ length: n }, (_, i) => body.readUInt32BE(readHeadBytes + 4 * i));
+  const blockIds: number[] = [];
+  for (let i = 0; i < n; i += 1) blockIds.push(body.readUInt32BE(readHeadBytes + 4 * i));
   const tooLarge = blockIds.find((id) => id >= numBlocks);
   if (tooLarge !== undefined) {
     throw new VllmPdError('PEER_FAILED', `Expected block ids below ${numBlocks} but received ${tooLarge}.`);
   }
-  const hashes = Array.from({ length: n }, (_, i) => {
-    const start = readHeadBytes + 4 * n + hashBytes * i;
-    return body.toString('hex', start, start + hashBytes);
-  });
+  const hashesStart = readHeadBytes + 4 * n;
+  const allHashes = body.toString('hex', hashesStart, hashesStart + hashBytes * n);
+  const hashes: BlockHash[] = [];
+  for (let i = 0; i < n; i += 1) hashes.push(allHashes.slice(2 * hashBytes * i, 2 * hashBytes * (i + 1)));
   const requestId = body.toString('utf8', body.length - numIdBytes);
-  const lane = body.readUInt32BE(12);
-  if (lane >= maxLanes) {
+  const numLanes = body.readUInt32BE(12);
+  if (numLanes < 1 || numLanes > maxLanes) {
     throw new VllmPdError(
       'PEER_FAILED',
-      `Expected one of ${maxLanes} data connections but received ${lane}.`,
+      `Expected 1 to ${maxLanes} data connections but received ${numLanes}.`,
     );
   }
-  return { seq: body.readUInt32BE(0), lane, requestId, blockIds, hashes };
+  return { seq: body.readUInt32BE(0), numLanes, requestId, blockIds, hashes };
 }
 
 export function countValid(valid: Uint8Array): number {

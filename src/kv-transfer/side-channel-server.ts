@@ -181,13 +181,17 @@ export class SideChannelServer {
   #serveRead(session: Session, body: Buffer): void {
     const { layout, blockBytes } = this.#pool;
     const request = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
-    const { seq, lane, blockIds, hashes } = request;
+    const { seq, numLanes, blockIds, hashes } = request;
     const held = this.#heldBlocks(request.requestId);
     const isHeld = blockIds.every((id) => held?.has(id));
     // No block is ever published under a hash of zeros, so the reply says that none is what was asked for.
     const expected = isHeld ? hashes : hashes.map(() => noHash);
-    if (!this.#data || session.id === null || !this.#data.send(session.id, lane, seq, blockIds, expected)) {
-      throw new VllmPdError('PEER_FAILED', `Expected a data connection number ${lane} but there is none.`);
+    if (
+      !this.#data ||
+      session.id === null ||
+      !this.#data.send(session.id, numLanes, seq, blockIds, expected)
+    ) {
+      throw new VllmPdError('PEER_FAILED', `Expected ${numLanes} data connections that can take a reply.`);
     }
   }
 

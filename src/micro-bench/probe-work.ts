@@ -40,9 +40,9 @@ export function memoryRead(numThreads: number, numBytes: number): ProbeWork {
   return { spec: { kind: 'read', numThreads, numBytes }, amount: numBytes / 1e9 };
 }
 
-/** memcpy of as many bytes, in GB/s. */
-export function memoryCopy(numThreads: number, numBytes: number): ProbeWork {
-  return { spec: { kind: 'copy', numThreads, numBytes }, amount: numBytes / 1e9 };
+/** memcpy of as many bytes, round after round in the next of so many places, in GB/s. */
+export function memoryCopy(numThreads: number, numBytes: number, numPlaces: number): ProbeWork {
+  return { spec: { kind: 'copy', numThreads, numBytes, numPlaces }, amount: numBytes / 1e9 };
 }
 
 /** Streams of as many bytes over that many connections on loopback, native at both ends, in GB/s. */

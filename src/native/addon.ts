@@ -60,7 +60,7 @@ export interface Addon {
   sendBlocks(
     server: DataServerHandle,
     session: number,
-    lane: number,
+    numLanes: number,
     seq: number,
     blockIds: Int32Array,
     hashes: Uint8Array,
@@ -69,13 +69,15 @@ export interface Addon {
   openDataLanes(host: string, port: number, secret: Uint8Array, numLanes: number): Promise<DataLanesHandle>;
   receiveBlocks(
     lanes: DataLanesHandle,
-    lane: number,
+    numLanes: number,
     seq: number,
     into: PoolHandle,
     blockIds: Int32Array,
     hashes: Uint8Array,
   ): Promise<Uint8Array>;
   crc32c(bytes: Uint8Array, way: number): number;
+  /** Keys of at most 64 bytes; writes the digest's 32 to `out`. */
+  hmacSha256(key: Uint8Array, message: Uint8Array, out: Uint8Array): void;
   closeDataLanes(lanes: DataLanesHandle): void;
   loadModel(
     config: NativeModelConfig,

@@ -12,10 +12,13 @@ export interface DataServer {
   /** Connections that begin with the secret (64 hex digits) belong to this session. */
   openSession(): { readonly id: number; readonly secret: string };
   closeSession(id: number): void;
-  /** Queues a reply; which blocks may be read is the caller's business. False where the session has no such connection. */
+  /**
+   * Sends a reply over the session's first `numLanes` connections, or queues it; which blocks may be read is the caller's
+   * business. False where the session has fewer, or one has too much to send already.
+   */
   send(
     session: number,
-    lane: number,
+    numLanes: number,
     seq: number,
     blockIds: readonly number[],
     hashes: readonly string[],
@@ -27,12 +30,13 @@ export interface DataServer {
 /** The reader's end: connections to one owner, a native thread for each. */
 export interface DataLanes {
   /**
-   * Receives the connection's next reply, which must be number `seq`, into the blocks; resolves to one byte a block: 1 =
-   * arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes undefined). Rejects with PEER_FAILED;
-   * the connection is of no use then. When it is settled, nothing writes into the blocks any more.
+   * Receives the next reply, which must be number `seq`, spread over the first `numLanes` connections, into the blocks;
+   * resolves to one byte a block: 1 = arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes
+   * undefined). Rejects with PEER_FAILED; no connection is of use then. When it is settled, nothing writes into the blocks
+   * any more.
    */
   receive(
-    lane: number,
+    numLanes: number,
     seq: number,
     into: KvPool,
     blockIds: readonly number[],
@@ -45,6 +49,7 @@ export interface DataLanes {
 const secretBytes = 32;
 const maxLanes = 16;
 const maxPort = 65_535;
+const maxSeq = 2 ** 32 - 1;
 
 export class NativeDataServer implements DataServer {
   readonly port: number;
@@ -81,15 +86,17 @@ export class NativeDataServer implements DataServer {
 
   send(
     session: number,
-    lane: number,
+    numLanes: number,
     seq: number,
     blockIds: readonly number[],
     hashes: readonly string[],
   ): boolean {
     const ids = toBlockIds('blockIds', blockIds, this.#numBlocks);
+    if (ids.length === 0) throw new VllmPdError('INVALID_ARGUMENT', 'Expected one block at least.');
+    wholeNumber('numLanes', numLanes, 1, maxLanes);
     const bytes = toHashBytes(hashes, ids.length);
-    wholeNumber('seq', seq, 0, 2 ** 32 - 1);
-    return cross(() => this.#addon.sendBlocks(this.#handle, session, lane, seq, ids, bytes));
+    wholeNumber('seq', seq, 0, maxSeq);
+    return cross(() => this.#addon.sendBlocks(this.#handle, session, numLanes, seq, ids, bytes));
   }
 
   close(): void {
@@ -124,7 +131,7 @@ export class NativeDataLanes implements DataLanes {
   }
 
   async receive(
-    lane: number,
+    numLanes: number,
     seq: number,
     into: KvPool,
     blockIds: readonly number[],
@@ -132,9 +139,10 @@ export class NativeDataLanes implements DataLanes {
   ): Promise<Uint8Array> {
     const pool = NativeKvPool.handleOf(into);
     const ids = toBlockIds('blockIds', blockIds, into.layout.numBlocks);
-    wholeNumber('lane', lane, 0, this.#numLanes - 1);
+    if (ids.length === 0) throw new VllmPdError('INVALID_ARGUMENT', 'Expected one block at least.');
+    wholeNumber('numLanes', numLanes, 1, this.#numLanes);
     const bytes = toHashBytes(hashes, ids.length);
-    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, lane, seq, pool, ids, bytes));
+    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, numLanes, seq, pool, ids, bytes));
   }
 
   close(): void {

@@ -17,8 +17,15 @@ export type ProbeSpec =
       readonly numFmas: number;
       readonly weightType: ProbeWeightType;
     }
-  /** Reads one buffer, copies it to another, or streams it over `numThreads` loopback connections. */
-  | { readonly kind: 'read' | 'copy' | 'socket'; readonly numThreads: number; readonly numBytes: number }
+  /** Reads one buffer, or streams it over `numThreads` loopback connections. */
+  | { readonly kind: 'read' | 'socket'; readonly numThreads: number; readonly numBytes: number }
+  /** Copies one buffer to another, round after round in the next of `numPlaces` places. */
+  | {
+      readonly kind: 'copy';
+      readonly numThreads: number;
+      readonly numBytes: number;
+      readonly numPlaces: number;
+    }
   /** (num_rows, k) times packed weights (n, k). */
   | {
       readonly kind: 'matmul';
@@ -55,7 +62,7 @@ export interface Probe {
 const sizeNames = {
   fma: ['numThreads', 'numFmas', 'weightType'],
   read: ['numThreads', 'numBytes'],
-  copy: ['numThreads', 'numBytes'],
+  copy: ['numThreads', 'numBytes', 'numPlaces'],
   socket: ['numThreads', 'numBytes'],
   matmul: ['numThreads', 'numRows', 'k', 'n', 'weightType'],
   attention: [

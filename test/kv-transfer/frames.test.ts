@@ -63,7 +63,7 @@ test('lengths and types that cannot be are refused', () => {
 test('a read carries ids, hashes and the hold that they belong to', () => {
   const request = {
     seq: 77,
-    lane: 1,
+    numLanes: 2,
     requestId: 'gehalten-ü',
     blockIds: [1, 5, 63],
     hashes: [hash('a'), hash('0'), hash('f')],
@@ -73,7 +73,7 @@ test('a read carries ids, hashes and the hold that they belong to', () => {
 
 test('a read outside the pool, of nothing, of too much or of another length is refused', () => {
   const read = (blockIds: number[]) =>
-    encodeRead({ seq: 1, lane: 0, requestId: 'held', blockIds, hashes: blockIds.map(() => hash('a')) });
+    encodeRead({ seq: 1, numLanes: 1, requestId: 'held', blockIds, hashes: blockIds.map(() => hash('a')) });
   isPeerFailure(() => decodeRead(read([1, 64]), 64, 10));
   isPeerFailure(() => decodeRead(read([0xffff_ffff]), 64, 10));
   isPeerFailure(() => decodeRead(read([]), 64, 10));
@@ -82,14 +82,14 @@ test('a read outside the pool, of nothing, of too much or of another length is r
   isPeerFailure(() => decodeRead(Buffer.concat([read([1, 2]), Buffer.alloc(1)]), 64, 10));
   isPeerFailure(() => decodeRead(Buffer.alloc(7), 64, 10));
   const named = (requestId: string) =>
-    encodeRead({ seq: 1, lane: 0, requestId, blockIds: [1], hashes: [hash('a')] });
+    encodeRead({ seq: 1, numLanes: 1, requestId, blockIds: [1], hashes: [hash('a')] });
   isPeerFailure(() => decodeRead(named(''), 64, 10));
   isPeerFailure(() => decodeRead(named('x'.repeat(2049)), 64, 10));
   const lie = read([1, 2]);
   lie.writeUInt32BE(0x7fff_ffff, 4);
   isPeerFailure(() => decodeRead(lie, 64, maxBlocksPerRead));
   const elsewhere = read([1, 2]);
-  elsewhere.writeUInt32BE(16, 12);
+  elsewhere.writeUInt32BE(17, 12);
   isPeerFailure(() => decodeRead(elsewhere, 64, 10));
 });
 
@@ -118,7 +118,7 @@ test('handshakes and notifications of the wrong shape are refused', () => {
 
 test('chunks stay within their limits for small and for huge blocks', () => {
   assert.is(maxBlocksPerChunk(512), maxBlocksPerRead);
-  assert.is(maxBlocksPerChunk(2 ** 20), 8);
+  assert.is(maxBlocksPerChunk(2 ** 20), 16);
   assert.is(maxBlocksPerChunk(10 * 2 ** 20), 1);
 });
 

@@ -105,7 +105,13 @@ function enter(
 }
 
 function sealedFrames(seal: FrameSeal, { lane }: Attack): Buffer {
-  const read = { seq: 2, lane, requestId: 'held', blockIds: [1, 70], hashes: [hashOf('a'), hashOf('b')] };
+  const read = {
+    seq: 2,
+    numLanes: lane,
+    requestId: 'held',
+    blockIds: [1, 70],
+    hashes: [hashOf('a'), hashOf('b')],
+  };
   return Buffer.concat([
     seal.seal('open', encodeOpen(1)),
     seal.seal('read', encodeRead(read)),

@@ -147,7 +147,7 @@ const read = (blockIds: number[]): Reply => ({
   type: 'read',
   body: encodeRead({
     seq: 1,
-    lane: 0,
+    numLanes: 1,
     requestId: 'held',
     blockIds,
     hashes: blockIds.map((id) => hashOf(`block ${id}`)),
@@ -214,7 +214,7 @@ test('a hello is answered with what the reader needs, or with the reason why not
       num_blocks: 64,
     });
     for (const [change, sentence] of [
-      [{ version: 99 }, /protocol version 4 but received 99/],
+      [{ version: 99 }, /protocol version 5 but received 99/],
       [{ expected_engine_id: 'earlier' }, /Expected engine earlier but this is owner/],
       [{ compatibility_hash: 'other' }, /of the two nodes differ/],
     ] as const) {
@@ -453,7 +453,7 @@ const bigEndian = (value: number) => {
   return bytes;
 };
 
-/** seq, n, what is offered, bytes, what is valid, with the checksums of an honest peer; `bytes` are those of one block. */
+/** seq, n, what is offered, bytes, what is valid, with the checksums of an honest peer; `bytes` are those of each block. */
 const replyOf = (
   seq: number,
   n: number,
@@ -465,7 +465,8 @@ const replyOf = (
   const head = Buffer.concat([bigEndian(seq), bigEndian(n), Buffer.from(offered)]);
   const crcs = offered.map((flag) => (flag ? checkOf(Buffer.from(hash, 'hex'), bytes) : bigEndian(0)));
   const tail = Buffer.concat([Buffer.from(valid), ...crcs]);
-  return Buffer.concat([head, checkOf(head), bytes, tail, checkOf(head, tail)]);
+  const blocks = Array(Math.max(1, offered.length)).fill(bytes);
+  return Buffer.concat([head, checkOf(head), ...blocks, tail, checkOf(head, tail)]);
 };
 
 /** One valid block, which only a peer that passes for the right one gets to send. */
@@ -509,8 +510,8 @@ function answerRead(
       const address = { port: dataPort, secret: secretOfImpostor };
       socket.write(sent.seal('opened', encodeOpened(body.readUInt32BE(0), address)));
     } else if (type === 'read') {
-      const { seq, lane, hashes } = decodeRead(body, 64, 64);
-      const connection = lanes.get(lane)!;
+      const { seq, hashes } = decodeRead(body, 64, 64);
+      const connection = lanes.get(0)!;
       const bytes = reply(seq, connection, socket, hashes[0]!);
       if (bytes) connection.write(bytes);
     }
@@ -532,7 +533,7 @@ const lies: [name: string, answer: Answer, mayWrite?: boolean][] = [
   ['answers a read with another number', answerRead((seq) => goodReply(seq + 1))],
   [
     'answers a read with more blocks',
-    answerRead((seq) => replyOf(seq, 2, [1, 1], Buffer.alloc(8192), [1, 1])),
+    answerRead((seq) => replyOf(seq, 2, [1, 1], Buffer.alloc(4096), [1, 1])),
   ],
   [
     'answers a read with 4 G blocks',
@@ -612,14 +613,13 @@ test('the same peer, telling the truth, is believed', async () => {
 });
 
 test('a block that changed while it was sent is invalid, its neighbours are not', async () => {
-  const bytes = Buffer.alloc(2 * 4096, 5);
   const answer = answerRead((seq, _, __, hash) =>
-    replyOf(seq, 1, [1], bytes.subarray(4096), [seq % 2], hash),
+    replyOf(seq, 2, [1, 1], Buffer.alloc(4096, 5), [1, 0], hash),
   );
   await withImpostor(answer, async (address) => {
     await withNodes({}, { kind: 'tcp' }, async (_, reader) => {
       const result = await reader.agent.read(pullOf(remoteOf(address, 'owner'), [1, 2]), reader.pool);
-      assert.equal([...result.valid].sort(), [0, 1]);
+      assert.equal([...result.valid], [1, 0]);
       assert.is(reader.agent.bytesReceived, 4096);
     });
   });
@@ -754,11 +754,15 @@ test('the data listener lets in who knows the secret, once a connection, and nob
     );
     assert.is(server.send(id, 1, 7, [1], [hashOf('block 1')]), true);
     assert.equal([...(await lanes.receive(1, 7, pool, [2], [hashOf('block 1')]))], [0]);
-    assert.is(server.send(id, 2, 8, [1], [hashOf('block 1')]), false, 'no such connection');
-    assert.is(server.send(other.id, 0, 8, [1], [hashOf('block 1')]), false, 'of another session');
+    assert.is(
+      server.send(id, 3, 8, [1, 2, 3], Array(3).fill(hashOf('block 1'))),
+      false,
+      'no such connection',
+    );
+    assert.is(server.send(other.id, 1, 8, [1], [hashOf('block 1')]), false, 'of another session');
     server.closeSession(id);
     assert.is(server.send(id, 1, 9, [1], [hashOf('block 1')]), false, 'of a session that has ended');
-    const error = await lanes.receive(0, 9, pool, [2], [hashOf('block 1')]).catch((e: VllmPdError) => e);
+    const error = await lanes.receive(1, 9, pool, [2], [hashOf('block 1')]).catch((e: VllmPdError) => e);
     assert.is((error as VllmPdError).code, 'PEER_FAILED');
     assert.equal(
       await knock(server.port, greetingOf(3)),
@@ -769,6 +773,54 @@ test('the data listener lets in who knows the secret, once a connection, and nob
   } finally {
     server.close();
     pool.close();
+  }
+});
+
+// Fails when either end spreads a read otherwise than the other.
+test('a reply comes over as many connections as were asked for, in order, behind others that wait there', async () => {
+  const large = { ...layout, numKvHeads: 8, headDim: 128, numBlocks: 64 };
+  const pool = loadNative().createPool(large);
+  const local = loadNative().createPool(large);
+  const server = loadNative().createDataServer(pool, '127.0.0.1');
+  try {
+    const ids = Array.from({ length: 63 }, (_, i) => i + 1);
+    const hashOfId = (id: number) => hashOf(`block ${id}`);
+    for (const id of ids) {
+      pool.block(id).fill(id);
+      if (id !== 5) pool.publish(id, hashOfId(id));
+    }
+    const { id: session, secret } = server.openSession();
+    const lanes = await loadNative().openDataLanes({ host: '127.0.0.1', port: server.port }, secret, 4);
+    // 16 MiB are more than the sockets hold, one block fits; 5 over 4 connections are 2, 2 and 1.
+    const reads = [1, 63, 5, 1, 63].map((count, i) => ({
+      seq: i + 1,
+      numLanes: 4 - (i % 2),
+      ids: ids.slice(0, count),
+    }));
+    for (const { seq, numLanes, ids } of reads) {
+      assert.ok(server.send(session, numLanes, seq, ids, ids.map(hashOfId)));
+    }
+    for (const { seq, numLanes, ids } of reads) {
+      const backwards = ids.map((id) => 64 - id);
+      const arrivals = await lanes.receive(numLanes, seq, local, backwards, ids.map(hashOfId));
+      assert.equal(
+        [...arrivals],
+        ids.map((id) => (id === 5 ? 0 : 1)),
+      );
+      for (const [i, id] of ids.entries()) {
+        if (id !== 5)
+          assert.ok(
+            local.block(backwards[i]!).every((byte) => byte === id),
+            `block ${id}`,
+          );
+        local.block(backwards[i]!).fill(0);
+      }
+    }
+    lanes.close();
+  } finally {
+    server.close();
+    pool.close();
+    local.close();
   }
 });
 
@@ -784,7 +836,7 @@ test('a reader that takes nothing keeps neither the owner nor other readers wait
       idle.write(Buffer.from(`${secret}00`, 'hex'));
       await once(idle, 'readable');
       // 16 MiB, far more than the sockets hold.
-      for (let i = 0; i < 4096; i += 1) server.send(id, 0, i, [1], [hashOf('block 1')]);
+      for (let i = 0; i < 4096; i += 1) server.send(id, 1, i, [1], [hashOf('block 1')]);
       const pull = pullOf(remoteOf(owner.agent, 'owner'), [1]);
       assert.equal([...(await reader.agent.read(pull, reader.pool)).valid], [1]);
       idle.destroy();
@@ -809,7 +861,7 @@ test('a block that is rewritten while others before it are on their way is not c
     reader.write(Buffer.from(`${secret}00`, 'hex'));
     await once(reader, 'readable');
     assert.equal([...(reader.read() as Buffer)], [1], 'it is let in');
-    server.send(id, 0, 7, ids, hashes);
+    server.send(id, 1, 7, ids, hashes);
     // The reply has begun: all rows were looked at once.
     await once(reader, 'readable');
     pool.publish(100, hashOf('other tokens'));

@@ -64,11 +64,13 @@ const numPoolBlocks = 5000;
 const read = fc
   .array(fc.tuple(fc.nat(numPoolBlocks - 1), hexDigits), { minLength: 1, maxLength: 40 })
   .chain((blocks) =>
-    fc.tuple(uint32, fc.nat(messages.maxLanes - 1), text).map(([seq, lane, requestId]) => ({
-      ...{ seq, lane, requestId },
-      blockIds: blocks.map(([id]) => id),
-      hashes: blocks.map(([, hash]) => hash),
-    })),
+    fc
+      .tuple(uint32, fc.integer({ min: 1, max: messages.maxLanes }), text)
+      .map(([seq, numLanes, requestId]) => ({
+        ...{ seq, numLanes, requestId },
+        blockIds: blocks.map(([id]) => id),
+        hashes: blocks.map(([, hash]) => hash),
+      })),
   );
 
 const proof = hexDigits.map((it) => ({ proof: it }));

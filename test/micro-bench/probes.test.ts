@@ -8,7 +8,7 @@ import { loadNative } from '../../src/native.js';
 const specs: readonly ProbeSpec[] = [
   { kind: 'fma', numThreads: 2, numFmas: 1e6, weightType: 'float32' },
   { kind: 'read', numThreads: 2, numBytes: 1 << 20 },
-  { kind: 'copy', numThreads: 2, numBytes: 1 << 20 },
+  { kind: 'copy', numThreads: 2, numBytes: 1 << 20, numPlaces: 3 },
   { kind: 'socket', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'matmul', numThreads: 2, numRows: 13, k: 37, n: 70, weightType: 'int8' },
   {
@@ -49,7 +49,8 @@ test('a probe of no threads, of parts of a byte or of too much is refused', () =
     { kind: 'fma', numThreads: 0, numFmas: 1, weightType: 'float32' },
     { kind: 'read', numThreads: 1, numBytes: 1.5 },
     { kind: 'matmul', numThreads: 1, numRows: 1, k: 0, n: 1, weightType: 'float32' },
-    { kind: 'copy', numThreads: 1, numBytes: 2 ** 50 },
+    { kind: 'copy', numThreads: 1, numBytes: 2 ** 50, numPlaces: 1 },
+    { kind: 'copy', numThreads: 1, numBytes: 1024, numPlaces: 0 },
   ];
   for (const spec of wrong) {
     assert.throws(

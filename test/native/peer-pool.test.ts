@@ -1,11 +1,14 @@
 // One-sided reads of another process's pool: what is verified arrives, what changed under the reader does not count.
 import { type ChildProcess, fork } from 'node:child_process';
+import { randomFillSync } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
 import type { KvPool, PeerPool } from '../../src/native/kv-pool.js';
+import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
 import { ownerLayout } from './peer-pool-layout.js';
 import type { OwnerCommand } from './peer-pool-owner.js';
@@ -246,6 +249,55 @@ test('blocks that a process had published stay readable, and verified, after it 
     assert.ok(everyByteIs(local.block(0), 66));
   }));
 
+test('blocks of odd sizes, more than caches keep, arrive byte for byte in runs and one by one', async () => {
+  const layout: KvPoolLayout = { ...ownerLayout, numBlocks: 4001, numLayers: 3, blockSize: 7, headDim: 26 };
+  const owned = native.createPool(layout);
+  const peer = native.openPeerPool(process.pid, owned.fd, layout);
+  const local = native.createPool(layout);
+  const ids = Array.from({ length: layout.numBlocks }, (_, id) => id);
+  const hashOf = (id: number) => id.toString(16).padStart(4, '0').repeat(16);
+  const apart = ids.map((id) => (id * 1999) % layout.numBlocks);
+  try {
+    assert.is.not(owned.blockBytes % 64, 0);
+    for (const id of ids) {
+      randomFillSync(owned.block(id));
+      owned.publish(id, hashOf(id));
+    }
+    for (const from of [ids, apart]) {
+      const valid = await peer.read(local, from, ids, from.map(hashOf));
+      assert.not.ok(valid.includes(0));
+      for (const [i, id] of from.entries()) {
+        assert.is(Buffer.compare(local.block(i), owned.block(id)), 0, `block ${id} at ${i}`);
+      }
+    }
+  } finally {
+    peer.close();
+    local.close();
+    owned.close();
+  }
+});
+
+test("a peer's pool is mapped in huge pages where its owner has them", async () => {
+  const layout = { ...ownerLayout, numBlocks: 96 };
+  const owned = native.createPool(layout);
+  const peer = native.openPeerPool(process.pid, owned.fd, layout);
+  try {
+    owned.publish(50, hashes[5]!);
+    assert.equal([...(await peer.read(owned, [50], [0], [hashes[5]!]))], [1]);
+    const mappings = readFileSync('/proc/self/smaps', 'utf8').split(/\n(?=[0-9a-f]+-[0-9a-f]+ )/);
+    const isHuge = (access: string) =>
+      mappings.some(
+        (one) =>
+          one.includes(` ${access} `) && one.includes('vllm-pd-kv') && /ShmemPmdMapped: +[1-9]/.test(one),
+      );
+    // The system may have none left.
+    if (isHuge('rw-s')) assert.ok(isHuge('r--s'));
+  } finally {
+    peer.close();
+    owned.close();
+  }
+});
+
 test('reads with wrong arguments are refused, as are reads after closing', () =>
   withOwner(async (_owner, peer, local) => {
     const rejected = async (...args: Parameters<PeerPool['read']>) => {
@@ -261,6 +313,10 @@ test('reads with wrong arguments are refused, as are reads after closing', () =>
     assert.match(await rejected(local, [0], [32], [hashes[0]!]), /localBlockIds\[0\] but received 32/);
     assert.match(await rejected(local, [0, 1], [0], hashes.slice(0, 2)), /2 elements in localBlockIds/);
     assert.match(await rejected(local, [0], [0], ['xyz']), /64 hex digits but received "xyz"/);
+    const [a, b] = [hashes[0]!, hashes[1]!];
+    assert.match(await rejected(local, [0, 1], [0, 1], [a.slice(1), `0${b}`]), /but received "00/);
+    assert.match(await rejected(local, [0, 1], [0, 1], [a, `x${b.slice(1)}`]), /but received "x1/);
+    assert.match(await rejected(local, [0, 1], [0, 1], [a, null as never]), /but received null/);
     assert.equal([...(await peer.read(local, [], [], []))], []);
     const small = native.createPool({ ...ownerLayout, headDim: 32 });
     assert.match(await rejected(small, [0], [0], [hashes[0]!]), /with blocks of \d+ bytes/);
