@@ -35,12 +35,20 @@ export interface EngineCoreParts {
   readonly clock: () => number;
 }
 
+/**
+ * For so long, in ms, the engine has to have slept before it looks whether its pool is whole. That goes through all
+ * blocks: neither the answers just given nor who asks next is to wait for it.
+ */
+const checkDelayMs = 50;
+
 export class EngineCore {
   readonly #scheduler: Scheduler;
   readonly #runner: StepRunner;
   readonly #listener: EngineCoreListener;
   readonly #wakeUp: WakeUp;
   #isExecuting = false;
+  /** Nothing has happened since the pool was last found whole. */
+  #isChecked = false;
   #stopping = false;
   #fatal: VllmPdError | null = null;
   #ended: Promise<void> | null = null;
@@ -120,8 +128,11 @@ export class EngineCore {
           numEmptySteps = 0;
           continue;
         }
-        numEmptySteps = (await this.#step()) ? 0 : numEmptySteps + 1;
+        const didAnything = await this.#step();
+        if (didAnything) this.#isChecked = false;
+        numEmptySteps = didAnything ? 0 : numEmptySteps + 1;
       }
+      this.#check();
     } catch (cause) {
       this.#fatal = new VllmPdError('INTERNAL', `The engine has stopped: ${messageOf(cause)}`, { cause });
       log.fatal({ err: cause }, 'the engine has stopped');
@@ -130,8 +141,26 @@ export class EngineCore {
   }
 
   async #sleep(): Promise<void> {
-    if (!this.#scheduler.hasUnfinishedRequests()) this.#scheduler.checkInvariants();
+    let failure: { readonly cause: unknown } | null = null;
+    const check = () => {
+      try {
+        this.#check();
+      } catch (cause) {
+        failure = { cause };
+        this.#wakeUp.wake();
+      }
+    };
+    const timer = this.#isChecked ? undefined : setTimeout(check, checkDelayMs);
     await this.#wakeUp.sleep(this.#scheduler.nextDeadlineMs());
+    clearTimeout(timer);
+    if (failure) throw (failure as { readonly cause: unknown }).cause;
+  }
+
+  /** Throws INTERNAL when the pool is not whole; looks only where no request is under way. */
+  #check(): void {
+    if (this.#isChecked || this.#scheduler.hasUnfinishedRequests()) return;
+    this.#scheduler.checkInvariants();
+    this.#isChecked = true;
   }
 
   /** True if the step did anything. */

@@ -1,6 +1,5 @@
 // What the scheduler does around a forward pass: block hashes, the block pool, steps, cache queries.
 import { createHash } from 'node:crypto';
-import { z } from 'zod';
 import { BlockHasher } from '../core/block-hash.js';
 import { BlockPool } from '../core/block-pool.js';
 import type { Scheduler } from '../core/scheduler.js';
@@ -8,7 +7,7 @@ import { checkPrompt } from '../engine/request-check.js';
 import { loadNative } from '../native.js';
 import { parseBody } from '../server/api/api-body.js';
 import { cacheQueryJson } from '../server/api/cache-query-json.js';
-import { promptSchema } from '../server/api/openai-schema.js';
+import { cacheQuerySchema } from '../server/api/openai-schema.js';
 import type { CacheQueryAnswer } from '../wire.js';
 import { blockSize, createRequest, createScheduler, promptTokens, step } from './requests.js';
 import type { Contest, RowGroup, RowPlan } from './row-plan.js';
@@ -19,7 +18,6 @@ const numPromptBlocks = numPromptTokens / blockSize;
 const hashedBytesPerBlock = 36 + 3 * blockSize + 1;
 /** As many as a block has tokens: every request fills one in a round. Short, so that rounds seldom lose their core. */
 const numSteps = blockSize;
-const querySchema = z.object({ prompt: promptSchema });
 
 export function coreGroups(): RowGroup[] {
   const rows = [blockHashRow, blockPoolRow, ...[1, 64, 256].map(scheduleRow), cacheQueryRow];
@@ -141,7 +139,7 @@ const cacheQueryRow: RowPlan = {
 
 /** All that a node does between the parsed body and the answer's text. */
 function answerQuery(scheduler: Scheduler, body: unknown, requestId: string): CacheQueryAnswer {
-  const { prompt } = parseBody(querySchema, body);
+  const { prompt } = parseBody(cacheQuerySchema, body);
   const promptTokenIds = prompt as readonly number[];
   checkPrompt(promptTokenIds, { vocabSize: 1 << 16, maxModelLen: 1 << 20, kvCacheTokens: 1 << 20 });
   scheduler.addRequest(createRequest({ requestId, promptTokenIds, cacheQuery: { lease: false } }));

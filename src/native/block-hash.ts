@@ -48,7 +48,9 @@ export class NativeBlockHash {
     }
     if (this.#tokenIds.length < numTokens) this.#tokenIds = new Uint32Array(numTokens);
     const taken = this.#tokenIds;
-    for (let i = 0; i < numTokens; i += 1) taken[i] = tokenIds[begin + i]!;
+    taken.set(
+      begin === 0 && numTokens === tokenIds.length ? tokenIds : tokenIds.slice(begin, begin + numTokens),
+    );
     return taken.subarray(0, numTokens);
   }
 }

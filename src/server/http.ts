@@ -175,8 +175,11 @@ class Desk {
 
 function parseUrl(req: IncomingMessage): URL {
   const target = req.url ?? '/';
-  if (URL.canParse(target, 'http://localhost')) return new URL(target, 'http://localhost');
-  throw new VllmPdError('INVALID_ARGUMENT', `The request target \`${target}\` is no URL.`);
+  try {
+    return new URL(target, 'http://localhost');
+  } catch (cause) {
+    throw new VllmPdError('INVALID_ARGUMENT', `The request target \`${target}\` is no URL.`, { cause });
+  }
 }
 
 function routeOf(routes: readonly Route[], req: IncomingMessage, url: URL): Route {

@@ -18,6 +18,8 @@ export interface ModelRunnerParts {
   readonly connector: KVConnectorWorker | null;
 }
 
+type Sampled = Omit<ModelRunnerOutput, 'kvConnectorOutput'>;
+
 export class ModelRunner {
   readonly #parts: ModelRunnerParts;
 
@@ -28,15 +30,14 @@ export class ModelRunner {
   /** One call at a time. Rejects only when the forward pass or sampling fails; failed loads are part of the output. */
   async execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
     const { connector } = this.#parts;
+    // First of all: the model runs on threads of its own, and meanwhile loads are started and peers are told.
+    const sampling = plan.totalNumScheduledTokens > 0 ? this.#forward(plan) : nothingSampled();
     if (plan.kvConnectorMetadata) connector?.startLoadKv(plan.kvConnectorMetadata);
-    const sampled =
-      plan.totalNumScheduledTokens > 0
-        ? await this.#forward(plan)
-        : { sampledTokenIds: new Map<string, number>(), logprobs: new Map<string, TokenLogprobs>() };
+    const sampled = await sampling;
     return { ...sampled, kvConnectorOutput: connector?.getFinished() ?? null };
   }
 
-  async #forward(plan: SchedulerOutput): Promise<Omit<ModelRunnerOutput, 'kvConnectorOutput'>> {
+  async #forward(plan: SchedulerOutput): Promise<Sampled> {
     const { model, sampler } = this.#parts;
     const requests = samplingRequests(plan.scheduled);
     const { tokenIds, logits } = await this.#run(plan, requests);
@@ -73,4 +74,8 @@ export class ModelRunner {
       requests.map(({ request }) => sampler.drawOf(request)),
     );
   }
+}
+
+function nothingSampled(): Sampled {
+  return { sampledTokenIds: new Map(), logprobs: new Map() };
 }

@@ -232,4 +232,43 @@ test('cache queries are answered without a token scheduled', async () => {
   await core.core.stop();
 });
 
+/** Fails the check by a block that nobody uses and that is not free. */
+function breakPool(core: TestCore): void {
+  core.scheduler.checkInvariants = () => {
+    throw new VllmPdError('INTERNAL', 'Block 3 is lost.');
+  };
+}
+
+test('the pool is looked at when the loop has slept for a while, not before an answer is out', async () => {
+  const core = new TestCore();
+  let numChecks = 0;
+  core.scheduler.checkInvariants = () => {
+    numChecks += 1;
+  };
+  core.add('a');
+  await core.ended('a');
+  await new Promise(setImmediate);
+  assert.is(numChecks, 0);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.is(numChecks, 1);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.is(numChecks, 1, 'nothing has happened since');
+  core.add('b');
+  await core.ended('b');
+  await core.core.stop();
+  assert.is(numChecks, 2, 'who stops looks as well');
+});
+
+test('a pool that is not whole ends the loop', async () => {
+  const core = new TestCore();
+  breakPool(core);
+  core.add('a');
+  await core.ended('a');
+  assert.is(core.fatal, null);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.match(core.fatal!.message, 'Block 3 is lost.');
+  assert.throws(() => core.add('b'), /The engine has stopped/);
+  await core.core.stop();
+});
+
 test.run();

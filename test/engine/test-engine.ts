@@ -44,6 +44,7 @@ export async function withEngine(
   } finally {
     await engine.shutdown();
   }
+  assert.is(engine.fatal, null);
 }
 
 export function sleep(ms: number): Promise<void> {

@@ -9,31 +9,12 @@ import { readJson } from '../http-body.js';
 import { parseBody } from './api-body.js';
 import { type ApiNode, checkModel, encodeChat, encodePrompts, type Prompt, truncated } from './api-node.js';
 import { cacheQueryJson } from './cache-query-json.js';
-import {
-  cacheSalt,
-  chatTemplateFields,
-  messagesSchema,
-  promptSchema,
-  truncationFields,
-} from './openai-schema.js';
-
-const querySchema = z.object({
-  model: z.string().nullish(),
-  prompt: promptSchema.optional(),
-  messages: messagesSchema.nullish(),
-  add_special_tokens: z.boolean().nullish(),
-  ...chatTemplateFields,
-  ...truncationFields,
-  lease: z.boolean().nullish(),
-  cache_salt: cacheSalt.nullish(),
-  return_token_ids: z.boolean().nullish(),
-  return_blocks: z.boolean().nullish(),
-});
+import { cacheQuerySchema } from './openai-schema.js';
 
 const releaseSchema = z.object({ lease_id: z.string().min(1) });
 
 export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<void> {
-  const body = parseBody(querySchema, await readJson(context.req));
+  const body = parseBody(cacheQuerySchema, await readJson(context.req));
   checkModel(node, body.model);
   const prompts = await promptsOf(node, body);
   const cut = prompts.map((prompt) => truncated(prompt, body, node.engine.maxModelLen - 1));
@@ -45,7 +26,7 @@ export async function cacheQuery(node: ApiNode, context: RouteContext): Promise<
   });
 }
 
-async function promptsOf(node: ApiNode, body: z.output<typeof querySchema>): Promise<Prompt[]> {
+async function promptsOf(node: ApiNode, body: z.output<typeof cacheQuerySchema>): Promise<Prompt[]> {
   const { prompt, messages } = body;
   if (prompt !== undefined && !messages) return encodePrompts(node, prompt, body.add_special_tokens ?? true);
   if (messages && prompt === undefined)

@@ -159,6 +159,20 @@ export const chatCompletionSchema = z.object({
   return_prompt_text: field(z.boolean(), '`prompt_text`: the messages as the chat template wrote them'),
 });
 
+/** Of POST /v1/cache_query: what decides a prompt's tokens, and what is wanted of its blocks. */
+export const cacheQuerySchema = z.object({
+  model: z.string().nullish(),
+  prompt: promptSchema.optional(),
+  messages: messagesSchema.nullish(),
+  add_special_tokens: z.boolean().nullish(),
+  ...chatTemplateFields,
+  ...truncationFields,
+  lease: z.boolean().nullish(),
+  cache_salt: cacheSalt.nullish(),
+  return_token_ids: z.boolean().nullish(),
+  return_blocks: z.boolean().nullish(),
+});
+
 export type CompletionBody = z.output<typeof completionSchema>;
 export type ChatCompletionBody = z.output<typeof chatCompletionSchema>;
 /** What both have in common. */

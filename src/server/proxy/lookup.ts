@@ -102,7 +102,8 @@ export async function queryCache(
       path: '/v1/cache_query',
       body: cacheQueryBody(turn, options.lease),
       headers: turn.headers,
-      signal: AbortSignal.any([signal, AbortSignal.timeout(options.queryTimeoutMs)]),
+      signal,
+      timeoutMs: options.queryTimeoutMs,
     });
     if (lacksPath(response)) node.lacksCacheQueries();
     if (response.status !== 200) return null;
@@ -127,7 +128,7 @@ export function release(node: ProxyNode, holdId: string): void {
       method: 'POST',
       path: '/v1/cache_query/release',
       body: { lease_id: holdId },
-      signal: AbortSignal.timeout(releaseTimeoutMs),
+      timeoutMs: releaseTimeoutMs,
     })
     .then((response) => {
       if (lacksPath(response)) node.lacksCacheQueries();

@@ -175,7 +175,8 @@ async function loadOf(node: ProxyNode, timeoutMs: number, signal: AbortSignal): 
     const response = await node.fetch({
       method: 'GET',
       path: '/load',
-      signal: AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]),
+      signal,
+      timeoutMs,
     });
     if (response.status !== 200) return null;
     const { server_load } = JSON.parse(response.bytes.toString('utf8')) as { readonly server_load?: unknown };

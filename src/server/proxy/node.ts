@@ -1,6 +1,5 @@
 // One node as the proxy sees it: a connection pool, and whether it is thought to be alive.
-import type { Readable } from 'node:stream';
-import { errors, Pool } from 'undici';
+import { type Dispatcher, errors, Pool } from 'undici';
 import { messageOf, VllmPdError } from '../../errors.js';
 import { createLogger } from '../../log.js';
 import { productName } from '../../version.js';
@@ -19,12 +18,14 @@ export interface NodeRequest {
   readonly body?: unknown;
   readonly headers?: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal;
+  /** Until the answer is complete. */
+  readonly timeoutMs?: number;
 }
 
 export interface NodeResponse {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
-  readonly body: Readable;
+  readonly body: Dispatcher.ResponseData['body'];
 }
 
 /** An answer that was read to its end. */
@@ -115,10 +116,10 @@ export class ProxyNode {
 
   /**
    * Resolves when the status line has come. Throws NODE_UNREACHABLE (and takes the node for dead until a probe says
-   * otherwise) when it does not; rejects with the signal's reason when that fires.
+   * otherwise) when it does not; rejects with the signal's reason when that fires, and with TIMED_OUT when it took too long.
    */
-  async request({ method, path, body, headers, signal }: NodeRequest): Promise<NodeResponse> {
-    const { controller, done } = this.#follow(signal);
+  async request({ method, path, body, headers, signal, timeoutMs }: NodeRequest): Promise<NodeResponse> {
+    const { controller, done } = this.#follow(signal, timeoutMs);
     try {
       const response = await this.#pool.request({
         method,
@@ -131,7 +132,8 @@ export class ProxyNode {
         body: body === undefined ? null : JSON.stringify(body),
         signal: controller.signal,
       });
-      response.body.once('close', done);
+      // The first that comes: who has read an answer to its end does not find it counted as load.
+      for (const over of ['end', 'close']) response.body.once(over, done);
       return { status: response.statusCode, headers: response.headers, body: response.body };
     } catch (error) {
       done();
@@ -147,17 +149,19 @@ export class ProxyNode {
   /** Reads an answer to its end; failures as in `request`. */
   async read(response: NodeResponse, signal?: AbortSignal): Promise<WholeResponse> {
     try {
-      const chunks: Buffer[] = [];
-      for await (const chunk of response.body as AsyncIterable<Buffer>) chunks.push(chunk);
-      return { status: response.status, headers: response.headers, bytes: Buffer.concat(chunks) };
+      const { buffer, byteOffset, length } = await response.body.bytes();
+      const bytes = Buffer.from(buffer, byteOffset, length);
+      return { status: response.status, headers: response.headers, bytes };
     } catch (error) {
       throw this.failure(error, signal);
     }
   }
 
-  /** What to throw for a request or a body that broke: the signal's reason, or NODE_UNREACHABLE. */
+  /** What to throw for a request or a body that broke: the signal's reason, TIMED_OUT or NODE_UNREACHABLE. */
   failure(error: unknown, signal?: AbortSignal): unknown {
     if (signal?.aborted) return signal.reason;
+    // It may take long, for who asked, and be alive all the same.
+    if (error instanceof VllmPdError && error.code === 'TIMED_OUT') return error;
     // The request itself was at fault, not the node.
     if (error instanceof errors.InvalidArgumentError) return error;
     if (this.#closed) return new VllmPdError('OVERLOADED', 'The proxy is shutting down.', { cause: error });
@@ -181,8 +185,11 @@ export class ProxyNode {
     await this.#pool.destroy();
   }
 
-  /** A request's own controller: fires with the client's signal, or when the node hangs. */
-  #follow(signal: AbortSignal | undefined): {
+  /** A request's own controller: fires with the client's signal, when its time is over, or when the node hangs. */
+  #follow(
+    signal: AbortSignal | undefined,
+    timeoutMs: number | undefined,
+  ): {
     readonly controller: AbortController;
     readonly done: () => void;
   } {
@@ -190,9 +197,14 @@ export class ProxyNode {
     const abort = () => controller.abort(signal?.reason);
     if (signal?.aborted) abort();
     signal?.addEventListener('abort', abort, { once: true });
+    const timer =
+      timeoutMs === undefined
+        ? undefined
+        : setTimeout(() => controller.abort(this.#late(timeoutMs)), timeoutMs);
     this.#inFlight.add(controller);
     this.#watch(0);
     const done = () => {
+      clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
       this.#inFlight.delete(controller);
     };
@@ -213,6 +225,11 @@ export class ProxyNode {
       }
     }, this.#watchIntervalMs);
     this.#watchTimer.unref();
+  }
+
+  #late(timeoutMs: number): VllmPdError {
+    const message = `The ${this.role} node ${this.url} did not answer within ${timeoutMs} ms.`;
+    return new VllmPdError('TIMED_OUT', message);
   }
 
   #suspect(error: unknown): void {

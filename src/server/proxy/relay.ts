@@ -70,6 +70,8 @@ export function beginEvents(
 ): void {
   res.writeHead(200, headersOf(response, requestId));
   res.write(events);
+  // Node keeps an answer's first write back until the next tick, which comes behind all that is now done for D.
+  res.socket?.uncork();
 }
 
 /**
