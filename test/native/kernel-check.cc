@@ -57,8 +57,12 @@ struct Multiplier {
     matrix = std::make_unique<PanelMatrix>(shape, bytes, nullptr);
   }
 
-  /** Rows [begin, end) at once, added to `init`. */
-  std::vector<float> multiply(int64_t begin, int64_t end) {
+  /**
+   * Rows [begin, end) at once, added to `init`; with `gated_size`, which the matrix's columns are the gates of and what these
+   * gate, silu(gate) * up of them, added to the first row of `init`.
+   */
+  std::vector<float> multiply(int64_t begin, int64_t end, int64_t gated_size = 0, uint8_t* gated_rows = nullptr,
+                              int64_t gated_stride = 0) {
     const bool int8 = shape.type == WeightType::kInt8;
     const Kernels& kernels = VLLM_PD_KERNELS;
     const int64_t element = int8 ? kernels.int8_row_element : kernels.bf16_row_element;
@@ -79,20 +83,24 @@ struct Multiplier {
         kernels.round_row(from, problem.k, matrix->padded_k(), block * kRowPiece, to);
       }
     }
-    std::vector<float> out(args.num_rows * problem.n + 16, 7.0f);
+    const int64_t out_size = gated_size > 0 ? gated_size : problem.n;
+    std::vector<float> out(args.num_rows * out_size + 16, 7.0f);
     args.a = rows.data();
     args.k = matrix->padded_k();
     args.panels = matrix->panels();
     args.panel_end = num_panels(problem.n);
     args.n = problem.n;
-    args.init = problem.init.data() + begin * problem.n;
-    args.init_stride = problem.n;
+    args.gated_size = gated_size;
+    args.gated_rows = gated_rows;
+    args.gated_stride = gated_stride;
+    args.init = problem.init.data() + (gated_size > 0 ? 0 : begin * problem.n);
+    args.init_stride = gated_size > 0 ? 0 : problem.n;
     args.out = out.data();
     args.row_scales = scales.data();
     args.column_scales = matrix->scales();
     args.column_sums = matrix->sums();
     (int8 ? kernels.matmul_int8 : kernels.matmul_bf16)(args);
-    for (size_t i = args.num_rows * problem.n; i < out.size(); ++i) {
+    for (size_t i = args.num_rows * out_size; i < out.size(); ++i) {
       if (out[i] != 7.0f) fail("wrote beyond the product");
     }
     return out;
@@ -149,6 +157,49 @@ bool check(WeightType type, int64_t num_rows, int64_t k, int64_t n) {
       return false;
     }
   }
+  return true;
+}
+
+/** Gated products against the gates of plain ones, to the bit, where the kernels gate at all. */
+bool check_gated(WeightType type, int64_t num_rows, int64_t k, int64_t size) {
+  if (!VLLM_PD_KERNELS.gates) return true;
+  const GatedRows rows{size};
+  const int64_t n = rows.num_rows();
+  Problem problem{num_rows, k, n, {}, {}, {}};
+  for (int64_t i = 0; i < num_rows * k; ++i) problem.a.push_back(random_float());
+  for (int64_t row = 0; row < n; ++row) {
+    for (int64_t i = 0; i < k; ++i) problem.weights.push_back(rows.index(row) < size ? random_float() : 0.0f);
+  }
+  for (int64_t row = 0; row < n; ++row) problem.init.push_back(rows.index(row) < size ? random_float() : 0.0f);
+  // The bias is one row for all.
+  for (int64_t row = 1; row < num_rows; ++row) {
+    for (int64_t i = 0; i < n; ++i) problem.init.push_back(problem.init[i]);
+  }
+  Multiplier multiplier(problem, type);
+  const std::vector<float> plain = multiplier.multiply(0, num_rows);
+  const std::vector<float> gated = multiplier.multiply(0, num_rows, size);
+  std::vector<float> wanted(size);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    VLLM_PD_KERNELS.swiglu(plain.data() + row * n, size, wanted.data());
+    for (int64_t i = 0; i < size; ++i) {
+      if (gated[row * size + i] == wanted[i]) continue;
+      std::fprintf(stderr, "gated, type %d, %ld x %ld x %ld, row %ld, element %ld: expected %.9g but received %.9g\n",
+                   static_cast<int>(type), num_rows, k, size, row, i, wanted[i], gated[row * size + i]);
+      return false;
+    }
+  }
+  // The same as rows of the next product.
+  const int64_t stride = rows.padded_size() * VLLM_PD_KERNELS.bf16_row_element;
+  const int64_t block = VLLM_PD_KERNELS.row_block;
+  const size_t num_bytes = (num_rows + block - 1) / block * block * stride;
+  std::vector<uint8_t> received(num_bytes, 0xff);
+  std::vector<uint8_t> expected(num_bytes, 0xff);
+  multiplier.multiply(0, num_rows, size, received.data(), stride);
+  for (int64_t row = 0; row < num_rows; ++row) {
+    uint8_t* const to = expected.data() + row / block * block * stride + row % block * kRowPiece;
+    VLLM_PD_KERNELS.round_row(gated.data() + row * size, size, rows.padded_size(), block * kRowPiece, to);
+  }
+  if (received != expected) fail("gated rows are not the gated products, rounded");
   return true;
 }
 
@@ -260,6 +311,13 @@ int main() {
       }
     }
   }
+  int num_gated = 0;
+  for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
+    for (const auto& [num_rows, size] : {std::pair<int64_t, int64_t>{1, 32}, {33, 40}, {50, 7}}) {
+      if (!check_gated(type, num_rows, 70, size)) return 1;
+      ++num_gated;
+    }
+  }
   int num_attended = 0;
   for (const int64_t head_dim : {16, 20, 64}) {
     for (const auto& [num_keys, num_tokens] : {std::pair<int64_t, int64_t>{30, 30}, {150, 41}, {600, 3}}) {
@@ -267,6 +325,6 @@ int main() {
       ++num_attended;
     }
   }
-  std::printf("%s: %d products, %d times attention\n", VLLM_PD_KERNELS.isa, num_checked, num_attended);
+  std::printf("%s: %d products, %d gated, %d times attention\n", VLLM_PD_KERNELS.isa, num_checked, num_gated, num_attended);
   return 0;
 }
