@@ -130,7 +130,7 @@ class PairUnit {
       copy_seen(args, slots, range, key, column, copy);
       return {copy, kAmxRowBytes};
     };
-    weigh_sixteen(range, p, head_dim, head_dim, whole, values_of);
+    weigh_sixteen(range, p, head_dim, whole, values_of);
     std::memcpy(sums, whole, num_rows * sums_bytes);
   }
 
@@ -198,7 +198,7 @@ class PairUnit {
     for (int64_t row = 0; row < num_rows; row += kAmxRows) {
       const int64_t rows = num_rows - row < kAmxRows ? num_rows - row : kAmxRows;
       configure(rows, rows);
-      weigh_sixteen(range, p + row * kSegment, value_dim, value_dim, sums + row * value_dim, values_of);
+      weigh_sixteen(range, p + row * kSegment, value_dim, sums + row * value_dim, values_of);
     }
   }
 
@@ -213,15 +213,15 @@ class PairUnit {
     int64_t stride;
   };
 
-  /** sums (sixteen rows at most, num_columns), `stride` apart, += p · V, of which `values_of` finds sixteen keys' 32 columns. */
+  /** sums (sixteen rows at most, num_columns) += p · V, of which `values_of` finds sixteen keys' 32 columns. */
   template <typename ValuesOf>
-  static void weigh_sixteen(const KeyRange& range, const float* p, int64_t num_columns, int64_t stride, float* sums,
+  static void weigh_sixteen(const KeyRange& range, const float* p, int64_t num_columns, float* sums,
                             ValuesOf&& values_of) {
     for (int64_t column = 0; column < num_columns; column += 2 * kPanel) {
       if (column + kPanel < num_columns) {
-        weigh_columns<true>(range, p, column, stride, sums + column, values_of);
+        weigh_columns<true>(range, p, column, num_columns, sums + column, values_of);
       } else {
-        weigh_columns<false>(range, p, column, stride, sums + column, values_of);
+        weigh_columns<false>(range, p, column, num_columns, sums + column, values_of);
       }
     }
   }
