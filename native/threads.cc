@@ -1,6 +1,10 @@
 // The module's own threads.
 #include "threads.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <chrono>
 
 namespace vllm_pd {
@@ -28,6 +32,22 @@ bool look_for(Ready&& ready) {
 }
 
 }  // namespace
+
+void pin_to_own_processor(int index, int num_threads) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (num_threads < 2 || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  if (CPU_COUNT(&allowed) != num_threads) return;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed) || index-- != 0) continue;
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(cpu, &own);
+    sched_setaffinity(0, sizeof(own), &own);
+    return;
+  }
+#endif
+}
 
 JobThread::JobThread() : thread_([this] { run(); }) {}
 
@@ -67,7 +87,10 @@ void JobThread::run() {
 
 ThreadPool::ThreadPool(int num_threads) {
   for (int worker = 1; worker < num_threads; ++worker) {
-    workers_.emplace_back([this, worker] { work(worker); });
+    workers_.emplace_back([this, worker, num_threads] {
+      pin_to_own_processor(worker, num_threads);
+      work(worker);
+    });
   }
 }
 

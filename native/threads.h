@@ -38,6 +38,13 @@ class JobThread {
   std::thread thread_;
 };
 
+/**
+ * Pins the calling thread, the `index`-th of `num_threads` that work together, to a processor of its own, if this process
+ * may use just as many; fewer threads stay where the system puts them, for others like them would get the same ones.
+ * Systems wake a thread beside the one that wakes it, and take some milliseconds to part them: as long as a prefill.
+ */
+void pin_to_own_processor(int index, int num_threads);
+
 /** Threads that split loops. The caller of `parallel_for` is one of them; the others sleep between calls. */
 class ThreadPool {
  public:

@@ -7,6 +7,7 @@
 
 #include "cpu/cpu_ops.h"
 #include "error.h"
+#include "threads.h"
 
 namespace vllm_pd::cpu {
 namespace {
@@ -41,6 +42,8 @@ void gather_rows(FloatBuffer& from, int64_t row_floats, const std::vector<int32_
 CpuModel::CpuModel(ModelConfig config, const std::vector<TensorLocation>& locations, const WeightOptions& options,
                    int num_threads)
     : config_(std::move(config)), ops_(make_ops(num_threads)) {
+  // Forward passes run on the thread that loads.
+  pin_to_own_processor(0, num_threads);
   try {
     load(locations, options);
   } catch (const CacheUnusable&) {
