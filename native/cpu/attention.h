@@ -3,6 +3,8 @@
 #pragma once
 
 #include "cpu/attention_pairs.h"
+#include "cpu/attention_softmax.h"
+#include "cpu/attention_state.h"
 #include "cpu/attention_widened.h"
 #include "cpu/kernels.h"
 #include "cpu/paged_rows.h"
@@ -10,66 +12,6 @@
 
 namespace vllm_pd::cpu {
 namespace {
-
-/** What became of some keys for one KV head's rows: nothing yet where the maximum is -infinity. */
-struct AttentionState {
-  float* sums;     // (num_rows, value_dim): weighted values over 2^maximum
-  float* maxima;   // (num_rows): the highest score, in powers of two
-  float* weights;  // (num_rows): all probabilities over 2^maximum
-};
-
-struct AttentionScratch {
-  float* keys;    // one head's segment in panels
-  float* values;  // likewise
-  float* scores;  // (kScoreRows, kSegment), and a line behind them
-  float* q;       // (num_kv_heads, head_q_floats()) as the format takes them
-  float* span;    // states of this span's segments so far, one a KV head
-  float* total;   // states of all spans so far
-};
-
-VLLM_PD_INLINE AttentionState state_of_head(float* states, const AttentionArgs& args, int64_t head) {
-  const int64_t num_rows = rows_of(args);
-  float* const sums = states + head * attention_state_floats(num_rows, args.head_dim);
-  float* const maxima = sums + num_rows * value_dim_of(args.head_dim);
-  return {sums, maxima, maxima + (num_rows + kLanes - 1) / kLanes * kLanes};
-}
-
-VLLM_PD_INLINE AttentionScratch carve(const AttentionArgs& args) {
-  const int64_t num_rows = rows_of(args);
-  const int64_t value_dim = value_dim_of(args.head_dim);
-  AttentionScratch s;
-  s.keys = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(args.scratch) + 63) & ~uintptr_t{63});
-  s.values = s.keys + kSegment * value_dim;
-  s.scores = s.values + kSegment * value_dim;
-  s.span = s.scores + kScoreRows * kSegment + kLanes;
-  s.total = s.span + args.num_kv_heads * attention_state_floats(num_rows, args.head_dim);
-  s.q = s.total + args.num_kv_heads * attention_state_floats(num_rows, args.head_dim);
-  return s;
-}
-
-VLLM_PD_INLINE void clear(const AttentionArgs& args, float* states) {
-  const int64_t num_rows = rows_of(args);
-  for (int64_t head = 0; head < args.num_kv_heads; ++head) {
-    const AttentionState state = state_of_head(states, args, head);
-    std::memset(state.sums, 0, num_rows * value_dim_of(args.head_dim) * sizeof(float));
-    for (int64_t row = 0; row < num_rows; ++row) {
-      state.maxima[row] = -__builtin_inff();
-      state.weights[row] = 0.0f;
-    }
-  }
-}
-
-/** What belongs to one of the KV heads. */
-VLLM_PD_INLINE AttentionArgs args_of_head(const AttentionArgs& args, int64_t head) {
-  AttentionArgs one = args;
-  const int64_t bytes = head * args.block_size * row_bytes_of(args);
-  one.keys += bytes;
-  one.values += bytes;
-  one.q += head * args.group_size * args.head_dim;
-  one.out += head * args.group_size * args.head_dim;
-  one.num_kv_heads = 1;
-  return one;
-}
 
 /** Whether K and V are read where they lie. */
 template <typename Format>
@@ -92,107 +34,6 @@ VLLM_PD_INLINE void take_queries(const AttentionArgs& args, float* q) {
     if (is_in_place<Format>(args)) Format::arrange_queries(q, num_rows, args.head_dim);
     q += head_q_floats(num_rows, args.head_dim);
   }
-}
-
-/** Of the segment that begins at position `begin`, counted from there: keys at most at the token's, and within its window. */
-VLLM_PD_INLINE KeyRange keys_in_segment(const AttentionArgs& args, int64_t token, int64_t begin) {
-  const int64_t position = args.positions[token];
-  const int64_t first = args.sliding_window > 0 ? position + 1 - args.sliding_window - begin : 0;
-  const int64_t end = position + 1 - begin;
-  return {first < 0 ? 0 : first, end < 0 ? 0 : end < kSegment ? end : kSegment};
-}
-
-struct Segment {
-  int64_t begin;
-  const Slots* slots;
-};
-
-/** Rows [row, row + num_rows) of one KV head with a segment, and the keys that any of them sees. */
-struct RowBlock {
-  int64_t row;
-  int64_t num_rows;
-  KeyRange keys;
-  bool sees_all;  // every row every key of the segment
-
-  bool sees_none() const { return keys.begin >= keys.end; }
-};
-
-VLLM_PD_INLINE RowBlock block_of_rows(const AttentionArgs& args, int64_t row, int64_t num_rows, int64_t begin) {
-  RowBlock block{row, num_rows, {kSegment, 0}, true};
-  for (int64_t token = row / args.group_size; token * args.group_size < row + num_rows; ++token) {
-    const KeyRange keys = keys_in_segment(args, token, begin);
-    block.sees_all = block.sees_all && keys.begin == 0 && keys.end == kSegment;
-    if (keys.begin >= keys.end) continue;
-    block.keys.begin = keys.begin < block.keys.begin ? keys.begin : block.keys.begin;
-    block.keys.end = keys.end > block.keys.end ? keys.end : block.keys.end;
-  }
-  return block;
-}
-
-constexpr int kSegmentVecs = kSegment / kLanes;
-
-/** Scores of one row; those of keys that it does not see are -infinity. */
-VLLM_PD_INLINE void load_scores(const float* scores, const RowBlock& block, const KeyRange& keys, V16 out[kSegmentVecs]) {
-#pragma GCC unroll 4
-  for (int i = 0; i < kSegmentVecs; ++i) {
-    out[i] = load(scores + i * kLanes);
-    if (!block.sees_all) out[i] = within(out[i], i * kLanes, keys.begin, keys.end, -__builtin_inff());
-  }
-}
-
-/**
- * Turns scores (num_rows, kSegment) into probabilities over the rows' new maxima, and brings the state up to them: a
- * row that sees none of the keys stays as it was, to the bit.
- */
-template <typename Format>
-VLLM_PD_INLINE void soften(const AttentionArgs& args, const RowBlock& block, int64_t begin, float* scores,
-                           Wanted& wanted, const AttentionState& state) {
-  const auto keys_of_row = [&](int64_t r) {
-    return block.sees_all ? KeyRange{0, kSegment} : keys_in_segment(args, (block.row + r) / args.group_size, begin);
-  };
-  const int64_t value_dim = value_dim_of(args.head_dim);
-  for (int64_t first = 0; first < block.num_rows; first += kLanes) {
-    const int64_t count = block.num_rows - first < kLanes ? block.num_rows - first : kLanes;
-    float* const state_maxima = state.maxima + block.row + first;
-    float* const state_weights = state.weights + block.row + first;
-    V16 rows[kLanes];
-    for (int64_t r = 0; r < count; ++r) {
-      wanted.ask<2>();
-      V16 x[kSegmentVecs];
-      load_scores(scores + (first + r) * kSegment, block, keys_of_row(first + r), x);
-      rows[r] = max(max(x[0], x[1]), max(x[2], x[3]));
-    }
-    for (int64_t r = count; r < kLanes; ++r) rows[r] = splat(0.0f);
-    alignas(64) float maxima[kLanes];
-    alignas(64) float keep[kLanes];
-    const V16 before = load_some(state_maxima, count);
-    const V16 now = max(before, reduce_rows(rows, native_max));
-    const V16 kept = exp2(before - now);
-    store(maxima, now);
-    store(keep, kept);
-    store_some(state_maxima, now, count);
-    for (int64_t r = 0; r < count; ++r) {
-      const KeyRange keys = keys_of_row(first + r);
-      float* const row = scores + (first + r) * kSegment;
-      wanted.ask<2>();
-      V16 p[kSegmentVecs];
-#pragma GCC unroll 4
-      for (int i = 0; i < kSegmentVecs; ++i) {
-        p[i] = exp2(load(row + i * kLanes) - splat(maxima[r]));
-        if (!block.sees_all) p[i] = within(p[i], i * kLanes, keys.begin, keys.end, 0.0f);
-      }
-      rows[r] = (p[0] + p[1]) + (p[2] + p[3]);
-      Format::put_row(p, row);
-    }
-    const V16 sums = reduce_rows(rows, [](const Native& a, const Native& b) { return a + b; });
-    store_some(state_weights, fma(load_some(state_weights, count), kept, sums), count);
-    for (int64_t r = 0; r < count; ++r) {
-      if (keep[r] == 1.0f) continue;
-      float* const row = state.sums + (block.row + first + r) * value_dim;
-      for (int64_t d = 0; d < value_dim; d += kLanes) store(row + d, load(row + d) * splat(keep[r]));
-    }
-  }
-  Format::end_rows(scores + block.num_rows * kSegment);
 }
 
 /** One KV head's few rows with one segment, whose K and V are read where they lie. */
@@ -339,45 +180,6 @@ class SpanOfKeys {
   Slots slots_[kKnownSegments];
   typename Format::Unit unit_;
 };
-
-/** Adds a span's states; rows that see nothing of it stay as they are. */
-VLLM_PD_INLINE void merge_span(const AttentionArgs& args, float* totals, float* spans) {
-  const int64_t value_dim = value_dim_of(args.head_dim);
-  for (int64_t head = 0; head < args.num_kv_heads; ++head) {
-    const AttentionState total = state_of_head(totals, args, head);
-    const AttentionState span = state_of_head(spans, args, head);
-    for (int64_t row = 0; row < rows_of(args); ++row) {
-      // Not zero, or NaN.
-      if (span.weights[row] == 0.0f) continue;
-      const float now = total.maxima[row] > span.maxima[row] ? total.maxima[row] : span.maxima[row];
-      float lanes[kLanes] = {total.maxima[row], span.maxima[row]};
-      store(lanes, exp2(load(lanes) - splat(now)));
-      total.maxima[row] = now;
-      total.weights[row] = total.weights[row] * lanes[0] + span.weights[row] * lanes[1];
-      float* const sums = total.sums + row * value_dim;
-      const float* const other = span.sums + row * value_dim;
-      for (int64_t d = 0; d < value_dim; d += kLanes) {
-        store(sums + d, fma(splat(lanes[0]), load(sums + d), splat(lanes[1]) * load(other + d)));
-      }
-    }
-  }
-}
-
-/** out = sums over weights. */
-template <typename Format>
-VLLM_PD_INLINE void write_out(const AttentionArgs& args, float* totals) {
-  const int64_t head_dim = args.head_dim;
-  const int64_t value_dim = value_dim_of(head_dim);
-  for (int64_t head = 0; head < args.num_kv_heads; ++head) {
-    const AttentionArgs one = args_of_head(args, head);
-    const AttentionState total = state_of_head(totals, args, head);
-    for (int64_t row = 0; row < rows_of(args); ++row) {
-      float* const out = one.out + row / args.group_size * args.out_stride + row % args.group_size * head_dim;
-      const float* const sums = total.sums + row * value_dim;
-      Format::put_sums(sums, 1.0f / total.weights[row], head_dim, out);
-    }
-  }
-}
 
 /** Calls `body` with the format that K and V of this type are multiplied in. */
 template <typename Body>
