@@ -41,7 +41,7 @@ class JobThread {
 /**
  * Pins the calling thread, the `index`-th of `num_threads` that work together, to a processor of its own, if this process
  * may use just as many; fewer threads stay where the system puts them, for others like them would get the same ones.
- * Systems wake a thread beside the one that wakes it, and take some milliseconds to part them: as long as a prefill.
+ * Some systems wake a thread beside the one that wakes it, and take some milliseconds to part them: as long as a prefill.
  */
 void pin_to_own_processor(int index, int num_threads);
 

@@ -119,7 +119,8 @@ static inline int64_t attention_scratch_floats(int64_t num_rows, int64_t num_kv_
   const int64_t value_dim = value_dim_of(head_dim);
   const int64_t packed = 2 * kSegment * value_dim;
   const int64_t to_line_begin = 16;
-  return packed + kScoreRows * kSegment + 16 + num_kv_heads * head_q_floats(num_rows, head_dim) + to_line_begin +
+  const int64_t behind_scores = 16;
+  return packed + kScoreRows * kSegment + behind_scores + num_kv_heads * head_q_floats(num_rows, head_dim) + to_line_begin +
          2 * num_kv_heads * attention_state_floats(num_rows, head_dim);
 }
 

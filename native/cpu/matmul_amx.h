@@ -103,12 +103,14 @@ class PassRows {
     }
     float* const out = args_.out + row_ * args_.gated_size + at;
     const int64_t count = args_.gated_size - at;
-    if (args_.stream) {
-      stream(out, gated);
-    } else if (count >= kLanes) {
-      store(out, gated);
-    } else if (count > 0) {
+    // Both are padded to whole panels of the next product.
+    if (count <= 0) return;
+    if (count < kLanes) {
       store_some(out, gated, count);
+    } else if (args_.stream) {
+      stream(out, gated);
+    } else {
+      store(out, gated);
     }
   }
 

@@ -91,6 +91,7 @@ struct Multiplier {
     args.panel_end = num_panels(problem.n);
     args.n = problem.n;
     args.gated_size = gated_size;
+    args.stream = gated_size > 0 && gated_size % 16 == 0;
     args.gated_rows = gated_rows;
     args.gated_stride = gated_stride;
     args.init = problem.init.data() + (gated_size > 0 ? 0 : begin * problem.n);
@@ -313,7 +314,7 @@ int main() {
   }
   int num_gated = 0;
   for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
-    for (const auto& [num_rows, size] : {std::pair<int64_t, int64_t>{1, 32}, {33, 40}, {50, 7}}) {
+    for (const auto& [num_rows, size] : {std::pair<int64_t, int64_t>{1, 32}, {33, 40}, {50, 7}, {3, 48}}) {
       if (!check_gated(type, num_rows, 70, size)) return 1;
       ++num_gated;
     }

@@ -46,7 +46,7 @@ test('products and attention in AMX tiles are right for every number of rows, an
   const result = runCheck();
   if (result === null) return console.log(`skipped: there is no compiler ${compiler}`);
   assert.is(result.code, 0, result.output);
-  assert.match(result.output, /amx in plain C\+\+: 100 products, 6 gated, 9 times attention/);
+  assert.match(result.output, /amx in plain C\+\+: 100 products, 8 gated, 9 times attention/);
 });
 
 test.run();
