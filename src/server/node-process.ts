@@ -4,6 +4,7 @@ import type { NodeRole } from '../config.js';
 import { Engine } from '../engine/engine.js';
 import { completeEngineConfig, defaults, type EngineOptions } from '../engine-options.js';
 import { type ErrorCode, messageOf, VllmPdError } from '../errors.js';
+import { endQuietly } from '../log.js';
 import { chooseBackendFor } from '../model/choose-backend.js';
 import { resolveModel } from '../model/resolve-model.js';
 import { startApiServer } from './api/api-server.js';
@@ -104,7 +105,10 @@ export async function runUnderParent(options: NodeOptions): Promise<void> {
   try {
     const onPacked = (fraction: number) => void tellParent({ type: 'packing', fraction });
     const node = await startNode({ ...options, onPacked });
-    const stop = (timeoutMs?: number) => void node.close(timeoutMs).finally(() => process.exit(0));
+    const stop = (timeoutMs?: number) => {
+      endQuietly();
+      void node.close(timeoutMs).finally(() => process.exit(0));
+    };
     process.on('message', (message: ParentMessage) => {
       if (message.type === 'peers') node.setKvPeers(message.peers);
       else stop(message.drainTimeoutMs);

@@ -63,6 +63,7 @@ export class ProxyNode {
   #passesFirstTokens = false;
   #probeTimer: NodeJS.Timeout | null = null;
   #watchTimer: NodeJS.Timeout | null = null;
+  #mayLeave = false;
   #closed = false;
 
   constructor(options: ProxyNodeOptions) {
@@ -179,6 +180,11 @@ export class ProxyNode {
     return this.#healthy;
   }
 
+  /** The proxy drains, and the node perhaps with it: that it no longer answers is then no news. */
+  mayLeave(): void {
+    this.#mayLeave = true;
+  }
+
   async close(): Promise<void> {
     this.#closed = true;
     for (const timer of [this.#probeTimer, this.#watchTimer]) if (timer) clearTimeout(timer);
@@ -233,7 +239,8 @@ export class ProxyNode {
   }
 
   #suspect(error: unknown): void {
-    if (this.#healthy) log.warn({ node: this.url, err: messageOf(error) }, 'node does not answer');
+    if (this.#healthy && !this.#mayLeave)
+      log.warn({ node: this.url, err: messageOf(error) }, 'node does not answer');
     this.#healthy = false;
     // What comes back may be something else.
     this.#answersCacheQueries = true;

@@ -85,7 +85,10 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
       url: server.url,
       host: server.host,
       port: server.port,
-      drain: (timeoutMs) => server.drain(timeoutMs),
+      drain(timeoutMs) {
+        for (const node of nodes) node.mayLeave();
+        return server.drain(timeoutMs);
+      },
       async close() {
         // Turns that have not ended by now end with an error that their clients can see.
         const over = server.drain(lastWordsMs);
