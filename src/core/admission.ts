@@ -138,7 +138,8 @@ export class Admission {
   /** Asks again about those that were not known; in the order in which they came, before all others. */
   promoteLookedUp(): void {
     const lookups = [...this.#lookups];
-    this.#lookups.clear();
+    // One by one, as cache queries are.
+    for (const request of lookups) this.#lookups.delete(request);
     for (const request of lookups.reverse()) {
       request.status = 'WAITING';
       this.#waiting.prepend(request);
