@@ -46,6 +46,9 @@ VLLM_PD_INLINE void take_queries(const AttentionArgs& args, float* q) {
   }
 }
 
+/** Rows that the softmax takes in one go. */
+constexpr int kFewRows = 8;
+
 /** One KV head's few rows with one segment, whose K and V are read where they lie. */
 struct InPlace {
   AttentionArgs args;  // of the head
@@ -69,7 +72,13 @@ VLLM_PD_INLINE void attend_in_place(typename Format::Unit& unit, InPlace& step) 
   const RowBlock all = block_of_rows(args, 0, rows_of(args), segment.begin);
   // Rows that see the whole segment are taken together, others token by token: no row touches a V that lies behind it.
   const int64_t share = all.sees_all ? all.num_rows : group;
-  soften<Format>(args, all, segment.begin, step.scores, step.wanted, step.into);
+  if (all.sees_all && all.num_rows <= kFewRows) {
+    with_rows<kFewRows>(all.num_rows, [&](auto rows) {
+      soften_whole<Format, rows.value>(value_dim_of(args.head_dim), step.scores, step.wanted, step.into);
+    });
+  } else {
+    soften<Format>(args, all, segment.begin, step.scores, step.wanted, step.into);
+  }
   for (int64_t row = 0; row < all.num_rows; row += share) {
     const KeyRange keys = keys_in_segment(args, row / group, segment.begin);
     if (keys.begin >= keys.end) continue;
