@@ -15,7 +15,7 @@ namespace {
 
 /**
  * Where tiles are stored, scores are a step ahead of what is made of them: tiles, stores and loads of one wait for each
- * other only. Elsewhere that only makes more of what lies in the nearest cache.
+ * other only. Elsewhere decoding is an eighth slower so.
  */
 #if defined(VLLM_PD_AMX)
 constexpr bool kScoresAhead = true;
