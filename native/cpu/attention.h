@@ -13,6 +13,16 @@
 namespace vllm_pd::cpu {
 namespace {
 
+/**
+ * Where tiles are stored, scores are a step ahead of what is made of them: tiles, stores and loads of one wait for each
+ * other only. Elsewhere decoding is an eighth slower so.
+ */
+#if defined(VLLM_PD_AMX)
+constexpr bool kScoresAhead = true;
+#else
+constexpr bool kScoresAhead = false;
+#endif
+
 /** Whether K and V are read where they lie. */
 template <typename Format>
 VLLM_PD_INLINE bool is_in_place(const AttentionArgs& args) {
@@ -35,6 +45,9 @@ VLLM_PD_INLINE void take_queries(const AttentionArgs& args, float* q) {
     q += head_q_floats(num_rows, args.head_dim);
   }
 }
+
+/** Rows that the softmax takes in one go. */
+constexpr int kFewRows = 8;
 
 /** One KV head's few rows with one segment, whose K and V are read where they lie. */
 struct InPlace {
@@ -59,7 +72,13 @@ VLLM_PD_INLINE void attend_in_place(typename Format::Unit& unit, InPlace& step) 
   const RowBlock all = block_of_rows(args, 0, rows_of(args), segment.begin);
   // Rows that see the whole segment are taken together, others token by token: no row touches a V that lies behind it.
   const int64_t share = all.sees_all ? all.num_rows : group;
-  soften<Format>(args, all, segment.begin, step.scores, step.wanted, step.into);
+  if (all.sees_all && all.num_rows <= kFewRows) {
+    with_rows<kFewRows>(all.num_rows, [&](auto rows) {
+      soften_whole<Format, rows.value>(value_dim_of(args.head_dim), step.scores, step.wanted, step.into);
+    });
+  } else {
+    soften<Format>(args, all, segment.begin, step.scores, step.wanted, step.into);
+  }
   for (int64_t row = 0; row < all.num_rows; row += share) {
     const KeyRange keys = keys_in_segment(args, row / group, segment.begin);
     if (keys.begin >= keys.end) continue;
@@ -111,17 +130,8 @@ class SpanOfKeys {
   void attend() {
     const int64_t num_steps = (keys_.end - keys_.begin + kSegment - 1) / kSegment * args_.num_kv_heads;
     if (is_in_place<Format>(args_)) {
-      // Scores are a step ahead of what is made of them: tiles, stores and loads of one wait for each other only.
-      InPlace step = in_place(0);
-      score_in_place<Format>(unit_, step);
-      for (int64_t i = 1; i < num_steps; ++i) {
-        InPlace next = in_place(i);
-        score_in_place<Format>(unit_, next);
-        attend_in_place<Format>(unit_, step);
-        step = next;
-      }
-      attend_in_place<Format>(unit_, step);
-      return;
+      if constexpr (kScoresAhead) return attend_behind_scores(num_steps);
+      return attend_in_turns(num_steps);
     }
     for (int64_t i = 0; i < num_steps; ++i) {
       const Place place = begin_step(i);
@@ -132,6 +142,26 @@ class SpanOfKeys {
   }
 
  private:
+  void attend_in_turns(int64_t num_steps) {
+    for (int64_t i = 0; i < num_steps; ++i) {
+      InPlace step = in_place(i);
+      score_in_place<Format>(unit_, step);
+      attend_in_place<Format>(unit_, step);
+    }
+  }
+
+  void attend_behind_scores(int64_t num_steps) {
+    InPlace step = in_place(0);
+    score_in_place<Format>(unit_, step);
+    for (int64_t i = 1; i < num_steps; ++i) {
+      InPlace next = in_place(i);
+      score_in_place<Format>(unit_, next);
+      attend_in_place<Format>(unit_, step);
+      step = next;
+    }
+    attend_in_place<Format>(unit_, step);
+  }
+
   /** Of a step: one KV head with one segment, all heads of a segment before the next one. */
   struct Place {
     int64_t head;
@@ -150,10 +180,11 @@ class SpanOfKeys {
 
   InPlace in_place(int64_t step) {
     const auto [head, begin] = begin_step(step);
-    // The next step's scores are computed before this step's values are used.
+    // The next step's scores may be computed before this step's values are used.
+    const int64_t now = kScoresAhead ? step + 1 : step;
     return {args_of_head(args_, head),
             {begin, &slots_of(begin)},
-            Wanted(rows_of_step(step + 1), rows_of_step(step + 2)),
+            Wanted(rows_of_step(now), rows_of_step(now + 1)),
             q_of(head),
             s_.scores + step % 2 * (kScoreRows / 2) * kSegment,
             state_of_head(states_, args_, head)};

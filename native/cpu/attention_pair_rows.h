@@ -22,27 +22,32 @@ constexpr int runs_of(int num_rows) { return num_rows <= 2 ? 4 : 2; }
 /** Scores of kRuns runs of sixteen keys, kRowBytes a key; asks for what is wanted next meanwhile. */
 template <int kRows, int kRuns, int64_t kRowBytes>
 VLLM_PD_INLINE void score_pair_runs(const uint8_t* const keys[kRuns], Wanted& wanted, const float* q, float* scores) {
-  constexpr int64_t kWords = kRowBytes / 4;
+  constexpr int64_t kRowWords = kRowBytes / 4;
   V16 sums[kRows][kRuns];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < kRuns; ++v) sums[r][v] = splat(0.0f);
   }
-  for (int64_t word = 0; word < kWords; word += 4) {
-    V16 words[kRuns][4];
-#pragma GCC unroll 4
-    for (int v = 0; v < kRuns; ++v) {
-      wanted.ask<2>();
-      transpose_words<kRowBytes>(keys[v] + 4 * word, words[v]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+  constexpr int kWords = words_of(kRows);
+  for (int64_t word = 0; word < kRowWords; word += kWords) {
+    // Two runs' words at a time: registers hold no more beside the sums.
+#pragma GCC unroll 2
+    for (int first = 0; first < kRuns; first += 2) {
+      V16 words[2][kWords];
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) {
+        wanted.ask<kWords / 2>();
+        transpose_run<kWords, kRowBytes>(keys[first + v] + 4 * word, words[v]);
+      }
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const V16 x = splat(q[r * kWords + word + i]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kRuns; ++v) sums[r][v] = add_pairs(sums[r][v], x, words[v][i]);
+      for (int i = 0; i < kWords; ++i) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const V16 x = splat(q[r * kRowWords + word + i]);
+#pragma GCC unroll 2
+          for (int v = 0; v < 2; ++v) sums[r][first + v] = add_pairs(sums[r][first + v], x, words[v][i]);
+        }
       }
     }
   }

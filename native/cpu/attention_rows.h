@@ -25,6 +25,18 @@ constexpr int direct_vecs(int num_rows) {
 
 #if defined(__AVX512F__)
 
+/** In each quarter of the vectors: lane i of out[j] is lane j of rows[i]. */
+VLLM_PD_INLINE void transpose_quarters(const __m512 rows[4], __m512 out[4]) {
+  const auto low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, rows[0], rows[1]);
+  const auto high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, rows[0], rows[1]);
+  const auto other_low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, rows[2], rows[3]);
+  const auto other_high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, rows[2], rows[3]);
+  out[0] = (__m512)_mm512_maskz_unpacklo_pd(0xff, low, other_low);
+  out[1] = (__m512)_mm512_maskz_unpackhi_pd(0xff, low, other_low);
+  out[2] = (__m512)_mm512_maskz_unpacklo_pd(0xff, high, other_high);
+  out[3] = (__m512)_mm512_maskz_unpackhi_pd(0xff, high, other_high);
+}
+
 /** Words [0, 4) of sixteen rows of kRowBytes, lane i of out[j] word j of row i. */
 template <int64_t kRowBytes>
 VLLM_PD_INLINE void transpose_words(const uint8_t* from, V16 out[4]) {
@@ -40,14 +52,52 @@ VLLM_PD_INLINE void transpose_words(const uint8_t* from, V16 out[4]) {
     quads[i] = _mm512_mask_broadcast_f32x4(quads[i], 0x0f00, quad(8));
     quads[i] = _mm512_mask_broadcast_f32x4(quads[i], 0xf000, quad(12));
   }
-  const auto low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, quads[0], quads[1]);
-  const auto high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, quads[0], quads[1]);
-  const auto other_low = (__m512d)_mm512_maskz_unpacklo_ps(0xffff, quads[2], quads[3]);
-  const auto other_high = (__m512d)_mm512_maskz_unpackhi_ps(0xffff, quads[2], quads[3]);
-  out[0].part[0] = (Native)_mm512_maskz_unpacklo_pd(0xff, low, other_low);
-  out[1].part[0] = (Native)_mm512_maskz_unpackhi_pd(0xff, low, other_low);
-  out[2].part[0] = (Native)_mm512_maskz_unpacklo_pd(0xff, high, other_high);
-  out[3].part[0] = (Native)_mm512_maskz_unpackhi_pd(0xff, high, other_high);
+  __m512 words[4];
+  transpose_quarters(quads, words);
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) out[j].part[0] = (Native)words[j];
+}
+
+/** Of each of sixteen rows, words taken at once where so many rows of queries are multiplied with them. */
+#if defined(__AVX512BF16__) && !defined(VLLM_PD_AMX)
+constexpr int words_of(int num_rows) { return num_rows <= 4 ? 8 : 4; }
+#else
+constexpr int words_of(int) { return 4; }
+#endif
+
+/**
+ * transpose_words for eight: half as many loads and half as many shuffles more. That is faster where the chip shuffles as
+ * often as it loads, as AMD's do.
+ */
+template <int64_t kRowBytes>
+VLLM_PD_INLINE void transpose_eight(const uint8_t* from, V16 out[8]) {
+  __m512 halves[2][4];
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    __m512 rows[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const uint8_t* const row = from + (8 * half + i) * kRowBytes;
+      const __m512d low = _mm512_maskz_broadcast_f64x4(0x0f, _mm256_loadu_pd(reinterpret_cast<const double*>(row)));
+      rows[i] = (__m512)_mm512_mask_broadcast_f64x4(low, 0xf0, _mm256_loadu_pd(reinterpret_cast<const double*>(row + 4 * kRowBytes)));
+    }
+    transpose_quarters(rows, halves[half]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    out[i].part[0] = (Native)_mm512_maskz_shuffle_f32x4(0xffff, halves[0][i], halves[1][i], 0x88);
+    out[4 + i].part[0] = (Native)_mm512_maskz_shuffle_f32x4(0xffff, halves[0][i], halves[1][i], 0xdd);
+  }
+}
+
+/** Words [0, kWords) of sixteen rows, lane i of out[j] word j of row i. */
+template <int kWords, int64_t kRowBytes>
+VLLM_PD_INLINE void transpose_run(const uint8_t* from, V16 out[kWords]) {
+  if constexpr (kWords == 8) {
+    transpose_eight<kRowBytes>(from, out);
+  } else {
+    transpose_words<kRowBytes>(from, out);
+  }
 }
 
 /** score_rows of 32 keys that lie in two runs of sixteen, without a detour through memory. */
@@ -58,15 +108,16 @@ void score_runs(const uint8_t* const keys[2], Wanted& wanted, const float* q, fl
   V16 sums[kRows][2];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = splat(0.0f);
-  for (int64_t word = 0; word < kRowBytes / 4; word += 4) {
-    V16 words[2][4];
+  constexpr int kWords = words_of(kRows);
+  for (int64_t word = 0; word < kRowBytes / 4; word += kWords) {
+    V16 words[2][kWords];
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) {
-      wanted.ask<2>();
-      transpose_words<kRowBytes>(keys[v] + 4 * word, words[v]);
+      wanted.ask<kWords / 2>();
+      transpose_run<kWords, kRowBytes>(keys[v] + 4 * word, words[v]);
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWords; ++i) {
 #pragma GCC unroll 2
       for (int half = 0; half < kPack; ++half) {
         V16 lanes[2];

@@ -55,6 +55,44 @@ VLLM_PD_INLINE void load_scores(const float* scores, const RowBlock& block, cons
   }
 }
 
+/** `soften` of kRows rows that see the whole segment: what decoding does all the time. */
+template <typename Format, int kRows>
+VLLM_PD_INLINE void soften_whole(int64_t value_dim, float* scores, Wanted& wanted, const AttentionState& state) {
+  V16 rows[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    wanted.ask<2>();
+    const float* const x = scores + r * kSegment;
+    rows[r] = max(max(load(x), load(x + kLanes)), max(load(x + 2 * kLanes), load(x + 3 * kLanes)));
+  }
+  alignas(64) float maxima[kLanes];
+  alignas(64) float keep[kLanes];
+  const V16 before = load_some(state.maxima, kRows);
+  const V16 now = max(before, reduce_rows<kRows>(rows, native_max));
+  const V16 kept = exp2(before - now);
+  store(maxima, now);
+  store(keep, kept);
+  store_some(state.maxima, now, kRows);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    float* const row = scores + r * kSegment;
+    wanted.ask<2>();
+    V16 p[kSegmentVecs];
+#pragma GCC unroll 4
+    for (int i = 0; i < kSegmentVecs; ++i) p[i] = exp2(load(row + i * kLanes) - splat(maxima[r]));
+    rows[r] = (p[0] + p[1]) + (p[2] + p[3]);
+    Format::put_row(p, row);
+  }
+  const V16 sums = reduce_rows<kRows>(rows, [](const Native& a, const Native& b) { return a + b; });
+  store_some(state.weights, fma(load_some(state.weights, kRows), kept, sums), kRows);
+  for (int r = 0; r < kRows; ++r) {
+    if (keep[r] == 1.0f) continue;
+    float* const row = state.sums + r * value_dim;
+    for (int64_t d = 0; d < value_dim; d += kLanes) store(row + d, load(row + d) * splat(keep[r]));
+  }
+  Format::end_rows(scores + kRows * kSegment);
+}
+
 /**
  * Turns scores (num_rows, kSegment) into probabilities over the rows' new maxima, and brings the state up to them: a
  * row that sees none of the keys stays as it was, to the bit.
@@ -81,7 +119,7 @@ VLLM_PD_INLINE void soften(const AttentionArgs& args, const RowBlock& block, int
     alignas(64) float maxima[kLanes];
     alignas(64) float keep[kLanes];
     const V16 before = load_some(state_maxima, count);
-    const V16 now = max(before, reduce_rows(rows, native_max));
+    const V16 now = max(before, reduce_rows<kLanes>(rows, native_max));
     const V16 kept = exp2(before - now);
     store(maxima, now);
     store(keep, kept);
@@ -99,7 +137,7 @@ VLLM_PD_INLINE void soften(const AttentionArgs& args, const RowBlock& block, int
       rows[r] = (p[0] + p[1]) + (p[2] + p[3]);
       Format::put_row(p, row);
     }
-    const V16 sums = reduce_rows(rows, [](const Native& a, const Native& b) { return a + b; });
+    const V16 sums = reduce_rows<kLanes>(rows, [](const Native& a, const Native& b) { return a + b; });
     store_some(state_weights, fma(load_some(state_weights, count), kept, sums), count);
     for (int64_t r = 0; r < count; ++r) {
       if (keep[r] == 1.0f) continue;

@@ -180,9 +180,12 @@ VLLM_PD_INLINE float reduce_add(const V16& v) {
 
 VLLM_PD_INLINE float reduce_max(const V16& v) { return reduce(v, native_max); }
 
-/** Lane r: `reduce` of rows[r], to the bit. All at once, where a single row's steps would wait for one another. */
-template <typename Join>
-VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kLanes], Join join) {
+/**
+ * Lane r: `reduce` of rows[r], to the bit, for r < kRows. All at once, where a single row's steps would wait for one
+ * another.
+ */
+template <int kRows, typename Join>
+VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kRows], Join join) {
 #if defined(__AVX512F__)
   const auto quarters = [](const Native& a, const Native& b, auto order) {
     return (Native)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)a, (__m512)b, order.value);
@@ -192,14 +195,15 @@ VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kLanes], Join join) {
   using EvenQuarters = std::integral_constant<int, 0x88>;
   using OddQuarters = std::integral_constant<int, 0xdd>;
   // Sixteen rows of sixteen lanes, of eight, of four, of two: rows r, 4 + r, 8 + r and 12 + r side by side, a quarter each.
+  // Rows that do not exist are others once more.
   Native fours[4];
 #pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
     Native eights[2];
 #pragma GCC unroll 2
     for (int i = 0; i < 2; ++i) {
-      const Native& a = rows[r + 8 * i].part[0];
-      const Native& b = rows[r + 8 * i + 4].part[0];
+      const Native& a = rows[(r + 8 * i) % kRows].part[0];
+      const Native& b = rows[(r + 8 * i + 4) % kRows].part[0];
       eights[i] = join(quarters(a, b, LowHalves()), quarters(a, b, HighHalves()));
     }
     fours[r] = join(quarters(eights[0], eights[1], EvenQuarters()), quarters(eights[0], eights[1], OddQuarters()));
@@ -215,8 +219,8 @@ VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kLanes], Join join) {
   const auto b = (__m512)twos[1];
   return {{join((Native)_mm512_maskz_shuffle_ps(0xffff, a, b, 0x88), (Native)_mm512_maskz_shuffle_ps(0xffff, a, b, 0xdd))}};
 #else
-  float lanes[kLanes];
-  for (int r = 0; r < kLanes; ++r) lanes[r] = reduce(rows[r], join);
+  float lanes[kLanes] = {};
+  for (int r = 0; r < kRows; ++r) lanes[r] = reduce(rows[r], join);
   return load(lanes);
 #endif
 }

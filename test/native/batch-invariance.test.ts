@@ -170,6 +170,8 @@ const longShapes: readonly (readonly [Partial<NativeModelConfig>, KvCacheDtype])
   [{ numHeads: 4, numKvHeads: 1 }, 'bfloat16'],
   [{ numHeads: 4, numKvHeads: 1, headDim: 64 }, 'float32'],
   [{ numHeads: 3, numKvHeads: 3, headDim: 64 }, 'bfloat16'],
+  [{ numHeads: 5, numKvHeads: 1, headDim: 64 }, 'bfloat16'],
+  [{ numHeads: 4, numKvHeads: 1, headDim: 128 }, 'bfloat16'],
   [{ numHeads: 8, numKvHeads: 1, headDim: 128 }, 'bfloat16'],
   [{ numHeads: 9, numKvHeads: 1, headDim: 128 }, 'float32'],
 ];
