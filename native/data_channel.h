@@ -1,14 +1,14 @@
 // KV blocks between socket and pool: several connections from a reader to an owner, beside their side channel.
 //
 // A connection begins with the session's secret and the connection's number (its lane); the owner answers with one
-// byte. From there the owner sends one reply after the other, each to a read that it was told to serve:
+// byte. From there the reader asks for reads on lane 0 (data_request.h), and the owner sends one reply after the other:
 //
 //   | seq, n: uint32, big endian | n offered | check | bytes of the offered blocks, in order | n valid | n crcs | check |
 //
 // offered[i] is 1 where block i was what the reader asked for before it was sent; valid[i] is 1 where it still was
 // when all of its bytes were sent. crcs[i] is the CRC-32C of its hash and its bytes, 0 where it was not offered; the
-// checks are those of everything before them but for the blocks' bytes. All are uint32, big endian. Which blocks may be
-// read is not decided here.
+// checks are those of everything before them but for the blocks' bytes. All are uint32, big endian. What is not under the
+// hold that the reader names is not offered, and a session in which anything else than reads is asked for ends.
 //
 // A read is spread over the first L connections: each carries the next `blocks_a_lane(n, L)` of its n blocks as a reply of
 // its own, which has the read's number, until there are none left.
@@ -26,6 +26,8 @@
 
 #include "crc32c.h"
 #include "data_reply.h"
+#include "data_request.h"
+#include "holds.h"
 #include "kv_cache.h"
 #include "socket_io.h"
 #include "threads.h"
@@ -44,11 +46,11 @@ enum Arrival : uint8_t { kGone = 0, kIntact = 1, kDamaged = 2 };
 /** A block's checksum begins with its hash, so that none passes for another; its bytes follow. */
 inline uint32_t begin_block_crc(const uint8_t* hash) { return crc32c(0, hash, kHashBytes); }
 
-/** The owner's end. Called from one thread; listens, greets and sends what is long on its own. */
+/** The owner's end: listens, greets, and answers each session's reads on threads of its own. */
 class DataServer {
  public:
   /** Throws INVALID_ARGUMENT when the host is not this machine's. */
-  DataServer(std::shared_ptr<KvCache> cache, const std::string& host);
+  DataServer(std::shared_ptr<KvCache> cache, std::shared_ptr<const Holds> holds, const std::string& host);
   /** Ends all connections. */
   ~DataServer();
   DataServer(const DataServer&) = delete;
@@ -58,15 +60,9 @@ class DataServer {
   /** Of valid blocks; counted before the reader hears that they are. */
   uint64_t num_bytes_sent() const { return num_bytes_sent_.load(); }
 
-  /** Connections that begin with the secret belong to this session from now on. */
-  uint32_t open_session(Secret* secret);
+  /** Connections that begin with the secret belong to this session from now on; its requests are sealed with `key`. */
+  uint32_t open_session(Secret* secret, const SealKey& key);
   void close_session(uint32_t id);
-  /**
-   * Queues the reply on that connection, `here` only what does not find room there if it is short; false if there is none
-   * (any more), or it has too much to send already. Never waits.
-   */
-  bool send(uint32_t session, int lane, SendJob job, bool here = false);
-
  private:
   struct Lane;
   struct Session;
@@ -77,8 +73,17 @@ class DataServer {
   /** True when it is done with: it belongs to a session now, or is refused. */
   bool greet(Stranger& stranger);
   void enter(Stranger& stranger);
+  /** Until the session ends, or its reader asks for what cannot be. */
+  void answer_reads(Session& session);
+  void answer(Session& session, ReadRequest request);
+  /**
+   * Queues the reply on that connection, `here` only what does not find room there if it is short; false if the connection
+   * has failed or has too much to send already. Never waits.
+   */
+  bool send(Lane& lane, SendJob job, bool here);
 
   const std::shared_ptr<KvCache> cache_;
+  const std::shared_ptr<const Holds> holds_;
   int port_ = 0;
   const Socket listener_;
   /** Written to when the thread shall end. */
@@ -100,6 +105,8 @@ class DataLanes {
   explicit DataLanes(std::vector<Socket> welcomed) : sockets_(std::move(welcomed)) {}
 
   int num_lanes() const { return static_cast<int>(sockets_.size()); }
+  /** Sends of a request what the first connection takes at once, or `wait`s; true when that is all. Throws PEER_FAILED. */
+  bool post(Scatter& request, Wait wait) const { return request.send(sockets_.front(), wait); }
   /**
    * Receives the next reply of that connection into the blocks, in order; returns one `Arrival` a block: where it is not
    * intact, what the block holds now is undefined. `hashes` has kHashBytes a block. Throws PEER_FAILED when the reply is

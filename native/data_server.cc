@@ -27,7 +27,7 @@ constexpr int kStuckMs = 10'000;
 constexpr size_t kMaxStrangers = 64;
 /** Replies that wait on one connection. */
 constexpr int kMaxQueued = 1024;
-/** So much is sent before the connection's thread would have woken up; the event loop is held up for a tenth of a millisecond. */
+/** So much is sent before the connection's thread would have woken up. */
 constexpr size_t kShortReplyBytes = 512 << 10;
 constexpr size_t kGreetingBytes = kSecretBytes + 1;
 
@@ -42,7 +42,7 @@ bool same_secret(const Secret& a, const uint8_t* b) {
 
 struct DataServer::Lane {
   Socket socket;
-  /** With the one that is being sent. Grows on the caller's thread only. */
+  /** With the one that is being sent. Grows on the thread that answers only. */
   std::atomic<int> num_queued{0};
   std::atomic<bool> failed{false};
   /** Last, so that it has ended before the socket is closed. */
@@ -74,7 +74,11 @@ struct DataServer::Lane {
 
 struct DataServer::Session {
   Secret secret;
+  SealKey key;
+  /** Under the server's mutex; one that is there stays. */
   std::array<std::unique_ptr<Lane>, kMaxLanes> lanes;
+  /** From the first connection on; last, so that it has ended before they go. */
+  std::unique_ptr<JobThread> reads;
 
   void shut_down() const {
     for (const auto& lane : lanes) {
@@ -90,8 +94,9 @@ struct DataServer::Stranger {
   size_t num_bytes = 0;
 };
 
-DataServer::DataServer(std::shared_ptr<KvCache> cache, const std::string& host)
+DataServer::DataServer(std::shared_ptr<KvCache> cache, std::shared_ptr<const Holds> holds, const std::string& host)
     : cache_(std::move(cache)),
+      holds_(std::move(holds)),
       listener_(listen_on(host, &port_)),
       wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { greet_strangers(); }) {}
@@ -106,14 +111,17 @@ DataServer::~DataServer() {
   if (write(wake_.fd(), &one, sizeof(one)) < 0) listener_.shut_down();
   thread_.join();
   for (const auto& [id, session] : sessions_) session->shut_down();
+  // Their threads end while what they use is still there.
+  sessions_.clear();
 }
 
-uint32_t DataServer::open_session(Secret* secret) {
+uint32_t DataServer::open_session(Secret* secret, const SealKey& key) {
   if (getrandom(secret->data(), kSecretBytes, 0) != static_cast<ssize_t>(kSecretBytes)) {
     throw Error("INTERNAL", "The system gave no random bytes.");
   }
   const auto session = std::make_shared<Session>();
   session->secret = *secret;
+  session->key = key;
   std::lock_guard<std::mutex> lock(mutex_);
   sessions_.emplace(next_session_, session);
   return next_session_++;
@@ -132,21 +140,50 @@ void DataServer::close_session(uint32_t id) {
   session->shut_down();
 }
 
-bool DataServer::send(uint32_t session_id, int lane_index, SendJob job, bool here) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = sessions_.find(session_id);
-  if (found == sessions_.end() || lane_index < 0 || lane_index >= kMaxLanes) return false;
-  Lane* const lane = found->second->lanes[lane_index].get();
-  if (lane == nullptr || lane->failed || lane->num_queued >= kMaxQueued) return false;
+void DataServer::answer_reads(Session& session) {
+  try {
+    RequestReader requests(session.key, cache_->layout());
+    for (;;) answer(session, requests.next(session.lanes[0]->socket));
+  } catch (const Error&) {
+    // The reader sees its end, and asks for nothing here any more.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    session.shut_down();
+  }
+}
+
+void DataServer::answer(Session& session, ReadRequest request) {
+  // No block is ever published under a hash of zeros, so the reply says that none is what was asked for.
+  if (!holds_->cover(request.hold_id, request.block_ids)) std::fill(request.hashes.begin(), request.hashes.end(), 0);
+  const size_t num_blocks = request.block_ids.size();
+  const size_t share = blocks_a_lane(num_blocks, request.num_lanes);
+  // The first one last: what is short is sent here, while other connections' threads wake up.
+  for (size_t index = blocks_a_lane(num_blocks, share); index-- > 0;) {
+    Lane* lane = nullptr;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      lane = session.lanes[index].get();
+    }
+    const size_t begin = index * share;
+    const size_t end = std::min(num_blocks, begin + share);
+    SendJob job{request.seq,
+                {request.block_ids.begin() + begin, request.block_ids.begin() + end},
+                {request.hashes.begin() + begin * kHashBytes, request.hashes.begin() + end * kHashBytes}};
+    if (lane == nullptr || !send(*lane, std::move(job), index == 0))
+      throw Error("PEER_FAILED", "Expected connections that can take a reply.");
+  }
+}
+
+bool DataServer::send(Lane& lane, SendJob job, bool here) {
+  if (lane.failed || lane.num_queued >= kMaxQueued) return false;
   const KvRegion& region = cache_->region();
   const bool is_short = job.block_ids.size() * region.layout.block_bytes() <= kShortReplyBytes && !region.device;
-  if (here && is_short && lane->num_queued == 0) {
+  if (here && is_short && lane.num_queued == 0) {
     const auto reply = std::make_shared<DataReply>(region, std::move(job), num_bytes_sent_);
-    if (!lane->send(*reply, Wait::kNone)) lane->queue([=] { lane->send(*reply, Wait::kYes); });
+    if (!lane.send(*reply, Wait::kNone)) lane.queue([=, &lane] { lane.send(*reply, Wait::kYes); });
   } else {
-    lane->queue([this, lane, &region, job = std::move(job)]() mutable {
+    lane.queue([this, &lane, &region, job = std::move(job)]() mutable {
       DataReply reply(region, std::move(job), num_bytes_sent_);
-      lane->send(reply, Wait::kYes);
+      lane.send(reply, Wait::kYes);
     });
   }
   return true;
@@ -218,6 +255,9 @@ void DataServer::enter(Stranger& stranger) {
   // The reader waits for it before it asks for anything on the other connection.
   const uint8_t welcome = 1;
   ::send(session->lanes[lane]->socket.fd(), &welcome, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (lane > 0) return;
+  session->reads = std::make_unique<JobThread>();
+  session->reads->submit([this, &session = *session] { answer_reads(session); });
 }
 
 }  // namespace vllm_pd

@@ -110,6 +110,12 @@ void make_blocking(const Socket& socket, int timeout_ms) {
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+void wait_readable(const Socket& socket) {
+  pollfd waiting{socket.fd(), POLLIN, 0};
+  while (poll(&waiting, 1, -1) < 0 && errno == EINTR) {
+  }
+}
+
 void Scatter::add(void* data, size_t num_bytes) {
   if (num_bytes == 0) return;
   if (!pieces_.empty()) {

@@ -39,6 +39,9 @@ Socket connect_to(const std::string& host, int port, int timeout_ms);
 /** For sockets with a thread of their own: blocks, gives up when nothing moves for `timeout_ms`, sends at once. */
 void make_blocking(const Socket& socket, int timeout_ms);
 
+/** Until there is something to receive, or the other end is gone. */
+void wait_readable(const Socket& socket);
+
 enum class Wait { kYes, kNone };
 
 /** Memory in several pieces, sent or received in order; neighbours are joined. */

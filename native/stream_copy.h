@@ -1,18 +1,28 @@
-// Copies that leave the caches alone.
+// Copies of what lies in nobody's near cache, some of them past the caches.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace vllm_pd {
 
 /**
- * memcpy of bytes that no near cache holds: the destination is written past them, which spares reading it first. Its
- * bytes are visible to other threads like those of plain stores when this returns. Falls back to memcpy.
+ * As memcpy. `next`, if not null, is where this thread's next copy reads, a page at least. Other threads see the copy once
+ * `end_copies` has been called behind it.
  */
-void stream_copy(uint8_t* to, const uint8_t* from, size_t num_bytes);
+using Copy = void (*)(uint8_t* to, const uint8_t* from, size_t num_bytes, const uint8_t* next);
 
-/** From how many bytes in one go that pays, a first reading of the destination included. */
-size_t stream_copy_min_bytes();
+/** By plain stores, which leave the copy in the caches. */
+void plain_copy(uint8_t* to, const uint8_t* from, size_t num_bytes, const uint8_t* next);
+
+/** All that this machine can; the first is taken where none was found to be faster. */
+const std::vector<Copy>& long_copies();
+
+/** To be called on each thread behind its copies. */
+void end_copies();
+
+/** From how many bytes in one go a long copy pays, a first reading of the destination included. */
+size_t long_copy_min_bytes();
 
 }  // namespace vllm_pd

@@ -4,41 +4,19 @@
 #include <algorithm>
 #include <cstring>
 
+#include "copy_choice.h"
 #include "cuda/device_blocks.h"
-#include "stream_copy.h"
 
 namespace vllm_pd {
 
 namespace {
 
-/** Blocks [begin, end) of a read: their ids are adjacent on both sides. */
-struct Piece {
-  size_t begin;
-  size_t end;
-};
-
-void plain_copy(uint8_t* to, const uint8_t* from, size_t num_bytes) { std::memcpy(to, from, num_bytes); }
-
-/** Small enough that threads end together, large enough that taking one costs nothing. */
-constexpr size_t kMaxPieceBytes = 512 << 10;
-constexpr size_t kMinPieceBytes = 128 << 10;
-constexpr size_t kMinPieces = 8;
+/** Taken by a thread at once: small enough that threads end together, large enough that taking one costs nothing. */
+constexpr size_t kMaxChunkBytes = 512 << 10;
+constexpr size_t kMinChunkBytes = 128 << 10;
+constexpr size_t kMinChunks = 8;
 /** Up to here the other threads would come too late to help. */
 constexpr size_t kAloneBytes = 512 << 10;
-
-std::vector<Piece> cut(const std::vector<int32_t>& remote_ids, const std::vector<int32_t>& local_ids,
-                       size_t max_blocks) {
-  std::vector<Piece> pieces;
-  for (size_t i = 0; i < remote_ids.size(); ++i) {
-    const bool adjacent = i > 0 && remote_ids[i] == remote_ids[i - 1] + 1 && local_ids[i] == local_ids[i - 1] + 1;
-    if (adjacent && pieces.back().end - pieces.back().begin < max_blocks) {
-      pieces.back().end = i + 1;
-    } else {
-      pieces.push_back({i, i + 1});
-    }
-  }
-  return pieces;
-}
 
 uint8_t* block_at(uint8_t* data, size_t index, size_t block_bytes) { return data + index * block_bytes; }
 
@@ -89,6 +67,52 @@ std::vector<uint8_t> read_by_device(const KvRegion& remote, const KvRegion& loca
   return valid;
 }
 
+struct HostRead {
+  const KvRegion& remote;
+  const KvRegion& local;
+  const std::vector<int32_t>& remote_ids;
+  const std::vector<int32_t>& local_ids;
+  const std::vector<uint8_t>& hashes;
+  Copy copy;
+  std::vector<uint64_t> generations;
+  std::vector<uint8_t>& valid;
+};
+
+/** Behind block `begin` as many as can be copied in one go: there, and with ids adjacent on both sides. */
+size_t end_of_run(const HostRead& read, size_t begin, size_t end) {
+  size_t next = begin + 1;
+  while (next < end && read.generations[next] != 0 && read.remote_ids[next] == read.remote_ids[next - 1] + 1 &&
+         read.local_ids[next] == read.local_ids[next - 1] + 1) {
+    ++next;
+  }
+  return next;
+}
+
+/** Blocks [begin, end) of a read. */
+void read_chunk(HostRead& read, size_t begin, size_t end) {
+  const size_t block_bytes = read.remote.layout.block_bytes();
+  const auto remote_block = [&](size_t i) { return read.remote.block(read.remote_ids[i]); };
+  // The peer wrote them last, so each comes from afar: all at once.
+  for (size_t i = begin; i < end; ++i) __builtin_prefetch(&read.remote.row(read.remote_ids[i]));
+  for (size_t i = begin; i < end; ++i)
+    read.generations[i] = read.remote.row(read.remote_ids[i]).begin_read(&read.hashes[i * kHashBytes]);
+  const auto skip = [&](size_t i) {
+    while (i < end && read.generations[i] == 0) ++i;
+    return i;
+  };
+  for (size_t i = skip(begin); i < end;) {
+    const size_t run_end = end_of_run(read, i, end);
+    const size_t next = skip(run_end);
+    read.copy(read.local.block(read.local_ids[i]), remote_block(i), (run_end - i) * block_bytes,
+              next < end ? remote_block(next) : nullptr);
+    i = next;
+  }
+  end_copies();
+  for (size_t i = begin; i < end; ++i) {
+    if (read.generations[i] != 0) read.valid[i] = read.remote.row(read.remote_ids[i]).end_read(read.generations[i]);
+  }
+}
+
 }  // namespace
 
 std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, const KvRegion& local,
@@ -96,36 +120,19 @@ std::vector<uint8_t> read_blocks(ThreadPool& threads, const KvRegion& remote, co
                                  const std::vector<int32_t>& local_ids, const std::vector<uint8_t>& hashes) {
   if (remote.device || local.device) return read_by_device(remote, local, remote_ids, local_ids, hashes);
   const size_t block_bytes = remote.layout.block_bytes();
+  const size_t num_bytes = remote_ids.size() * block_bytes;
   std::vector<uint8_t> valid(remote_ids.size(), 0);
-  std::vector<uint64_t> generations(remote_ids.size());
-  const auto* const from = reinterpret_cast<const uint8_t*>(remote.block(0));
-  auto* const to = reinterpret_cast<uint8_t*>(local.block(0));
-  const bool streams = remote_ids.size() * block_bytes >= stream_copy_min_bytes();
-  const size_t piece_bytes = std::clamp(remote_ids.size() * block_bytes / kMinPieces, kMinPieceBytes, kMaxPieceBytes);
-  const auto pieces = cut(remote_ids, local_ids, std::max<size_t>(1, piece_bytes / block_bytes));
-  const auto read_piece = [&](const Piece& piece) {
-    for (size_t begin = piece.begin; begin < piece.end;) {
-      size_t end = begin;
-      while (end < piece.end &&
-             (generations[end] = remote.row(remote_ids[end]).begin_read(&hashes[end * kHashBytes])) != 0) {
-        ++end;
-      }
-      if (end > begin) {
-        const size_t num_bytes = (end - begin) * block_bytes;
-        (streams ? stream_copy : plain_copy)(to + local_ids[begin] * block_bytes,
-                                             from + remote_ids[begin] * block_bytes, num_bytes);
-        for (size_t i = begin; i < end; ++i) valid[i] = remote.row(remote_ids[i]).end_read(generations[i]);
-      }
-      // The block at `end`, if any, is not what was asked for.
-      begin = end + 1;
-    }
-  };
-  if (remote_ids.size() * block_bytes <= kAloneBytes) {
-    for (const Piece& piece : pieces) read_piece(piece);
-  } else {
-    threads.parallel_for(static_cast<int64_t>(pieces.size()),
-                         [&](int64_t index, int) { read_piece(pieces[index]); });
+  HostRead read{remote, local, remote_ids, local_ids, hashes, num_bytes >= long_copy_min_bytes() ? long_copy() : plain_copy,
+                std::vector<uint64_t>(remote_ids.size()), valid};
+  if (num_bytes <= kAloneBytes) {
+    read_chunk(read, 0, remote_ids.size());
+    return valid;
   }
+  const size_t chunk_bytes = std::clamp(num_bytes / kMinChunks, kMinChunkBytes, kMaxChunkBytes);
+  const size_t chunk = std::max<size_t>(1, chunk_bytes / block_bytes);
+  threads.parallel_for(static_cast<int64_t>((remote_ids.size() + chunk - 1) / chunk), [&](int64_t index, int) {
+    read_chunk(read, index * chunk, std::min(remote_ids.size(), (index + 1) * chunk));
+  });
   return valid;
 }
 

@@ -14,6 +14,7 @@ import {
 import { NativeBlockHash } from './native/block-hash.js';
 import { type DataLanes, type DataServer, NativeDataLanes, NativeDataServer } from './native/data-channel.js';
 import type { BuildFacts, CudaFacts } from './native/facts.js';
+import { type HoldTable, NativeHoldTable } from './native/hold-table.js';
 import { type KvPlace, type KvPool, NativeKvPool, NativePeerPool, type PeerPool } from './native/kv-pool.js';
 import type { KvPoolLayout } from './native/kv-pool-layout.js';
 import { LoadedNativeModel, type NativeModel } from './native/model.js';
@@ -38,7 +39,8 @@ export interface Native {
   /** Maps the pool of process `pid` (same user, same host). Throws PEER_FAILED if it cannot. */
   openPeerPool(pid: number, fd: number, layout: KvPoolLayout): PeerPool;
   /** Listens on any free port of that host. Throws INVALID_ARGUMENT when it is not this machine's. */
-  createDataServer(pool: KvPool, host: string): DataServer;
+  createDataServer(pool: KvPool, holds: HoldTable, host: string): DataServer;
+  createHoldTable(): HoldTable;
   /** Rejects with PEER_FAILED when the owner cannot be reached or does not know the secret. */
   openDataLanes(
     address: { readonly host: string; readonly port: number },
@@ -124,8 +126,12 @@ class LoadedNative implements Native {
     return new NativeKvPool(this.#addon, layout, place);
   }
 
-  createDataServer(pool: KvPool, host: string): DataServer {
-    return new NativeDataServer(this.#addon, pool, host);
+  createDataServer(pool: KvPool, holds: HoldTable, host: string): DataServer {
+    return new NativeDataServer(this.#addon, pool, holds, host);
+  }
+
+  createHoldTable(): HoldTable {
+    return new NativeHoldTable(this.#addon);
   }
 
   openDataLanes(

@@ -1,5 +1,6 @@
 // The reader's end of data connections.
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,6 +22,8 @@ struct DataLanesHandle {
   std::shared_ptr<DataLanes> lanes;
   /** One a lane. */
   std::vector<std::shared_ptr<JobThread>> threads;
+  /** Requests that wait for the first thread to send them. */
+  std::shared_ptr<std::atomic<int>> num_unsent;
 
   ~DataLanesHandle() { close(); }
 
@@ -57,8 +60,36 @@ Napi::Value open_data_lanes(const Napi::CallbackInfo& info) {
         const auto gone = [](const std::weak_ptr<DataLanes>& weak) { return weak.expired(); };
         open.erase(std::remove_if(open.begin(), open.end(), gone), open.end());
         open.push_back(*lanes);
-        return new_handle(env, new DataLanesHandle{std::move(*lanes), threads});
+        return new_handle(env, new DataLanesHandle{std::move(*lanes), threads, std::make_shared<std::atomic<int>>(0)});
       });
+}
+
+/**
+ * postRead(lanes, frame). What the connection takes at once is sent here, the rest, and what comes behind it, by the first
+ * connection's thread.
+ */
+Napi::Value post_read(const Napi::CallbackInfo& info) {
+  auto& owner = handle<DataLanesHandle>(info[0]);
+  if (!owner.lanes) throw Error("PEER_FAILED", "The data connections are closed.");
+  struct Request {
+    std::vector<uint8_t> bytes;
+    Scatter scatter;
+  };
+  const auto request = std::make_shared<Request>();
+  request->bytes = to_bytes(info[1]);
+  request->scatter.add(request->bytes.data(), request->bytes.size());
+  if (*owner.num_unsent == 0 && owner.lanes->post(request->scatter, Wait::kNone)) return info.Env().Undefined();
+  *owner.num_unsent += 1;
+  owner.threads[0]->submit([request, lanes = owner.lanes, num_unsent = owner.num_unsent] {
+    try {
+      lanes->post(request->scatter, Wait::kYes);
+    } catch (const Error&) {
+      // Whoever waits for the reply hears of it.
+      lanes->shut_down();
+    }
+    *num_unsent -= 1;
+  });
+  return info.Env().Undefined();
 }
 
 // receiveBlocks(lanes, numLanes, seq, pool, blockIds, hashes) → Promise<Uint8Array>, an Arrival a block
@@ -101,6 +132,7 @@ Napi::Value close_data_lanes(const Napi::CallbackInfo& info) {
 
 void add_data_lanes(Napi::Object exports) {
   add_function<open_data_lanes>(exports, "openDataLanes");
+  add_function<post_read>(exports, "postRead");
   add_function<receive_blocks>(exports, "receiveBlocks");
   add_function<close_data_lanes>(exports, "closeDataLanes");
 }

@@ -9,15 +9,32 @@
 #include "addon/pool.h"
 #include "data_channel.h"
 #include "error.h"
-#include "kv_cache.h"
+#include "holds.h"
 
 namespace vllm_pd::addon {
 namespace {
 
 struct DataServerHandle {
-  std::shared_ptr<KvCache> cache;
   std::unique_ptr<DataServer> server;
 };
+
+struct HoldsHandle {
+  std::shared_ptr<Holds> holds = std::make_shared<Holds>();
+};
+
+Napi::Value create_holds(const Napi::CallbackInfo& info) { return new_handle(info.Env(), new HoldsHandle()); }
+
+// grantHold(holds, id, blockIds, milliseconds)
+Napi::Value grant_hold(const Napi::CallbackInfo& info) {
+  const std::chrono::milliseconds time(to_int(info[3]));
+  handle<HoldsHandle>(info[0]).holds->grant(info[1].As<Napi::String>().Utf8Value(), to_ints(info[2]), time);
+  return info.Env().Undefined();
+}
+
+Napi::Value end_hold(const Napi::CallbackInfo& info) {
+  handle<HoldsHandle>(info[0]).holds->end(info[1].As<Napi::String>().Utf8Value());
+  return info.Env().Undefined();
+}
 
 DataServer& open_server(const Napi::Value& value) {
   const auto& server = handle<DataServerHandle>(value).server;
@@ -25,11 +42,12 @@ DataServer& open_server(const Napi::Value& value) {
   return *server;
 }
 
-// createDataServer(pool, host) → handle
+// createDataServer(pool, holds, host) → handle
 Napi::Value create_data_server(const Napi::CallbackInfo& info) {
   const auto cache = open_cache(info[0]);
-  auto server = std::make_unique<DataServer>(cache, info[1].As<Napi::String>().Utf8Value());
-  return new_handle(info.Env(), new DataServerHandle{cache, std::move(server)});
+  const auto& holds = handle<HoldsHandle>(info[1]).holds;
+  auto server = std::make_unique<DataServer>(cache, holds, info[2].As<Napi::String>().Utf8Value());
+  return new_handle(info.Env(), new DataServerHandle{std::move(server)});
 }
 
 Napi::Value data_server_port(const Napi::CallbackInfo& info) {
@@ -40,11 +58,13 @@ Napi::Value data_bytes_sent(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(open_server(info[0]).num_bytes_sent()));
 }
 
-// openDataSession(server, secret: 32 bytes to write to) → session id
+// openDataSession(server, key of its requests' seals, secret: 32 bytes to write to) → session id
 Napi::Value open_data_session(const Napi::CallbackInfo& info) {
+  SealKey key;
+  std::copy_n(info[1].As<Napi::Uint8Array>().Data(), kSealKeyBytes, key.begin());
   Secret secret;
-  const uint32_t id = open_server(info[0]).open_session(&secret);
-  std::copy(secret.begin(), secret.end(), info[1].As<Napi::Uint8Array>().Data());
+  const uint32_t id = open_server(info[0]).open_session(&secret, key);
+  std::copy(secret.begin(), secret.end(), info[2].As<Napi::Uint8Array>().Data());
   return Napi::Number::New(info.Env(), id);
 }
 
@@ -53,45 +73,22 @@ Napi::Value close_data_session(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// sendBlocks(server, session, numLanes, seq, blockIds, hashes) → whether these connections are there to send them
-Napi::Value send_blocks(const Napi::CallbackInfo& info) {
-  auto& server = open_server(info[0]);
-  const auto session = static_cast<uint32_t>(to_int(info[1]));
-  const auto seq = static_cast<uint32_t>(to_int(info[3]));
-  const auto ids = to_ints(info[4]);
-  const auto hashes = to_bytes(info[5]);
-  check_block_ids(handle<DataServerHandle>(info[0]).cache->layout(), ids);
-  const size_t share = blocks_a_lane(ids.size(), static_cast<size_t>(to_int(info[2])));
-  bool queued = true;
-  // The first one last: what is short is sent here, while other connections' threads wake up.
-  for (size_t lane = blocks_a_lane(ids.size(), share); lane-- > 0;) {
-    const size_t begin = lane * share;
-    const size_t end = std::min(ids.size(), begin + share);
-    queued &= server.send(session, static_cast<int>(lane),
-                          {seq,
-                           {ids.begin() + begin, ids.begin() + end},
-                           {hashes.begin() + begin * kHashBytes, hashes.begin() + end * kHashBytes}},
-                          lane == 0);
-  }
-  return Napi::Boolean::New(info.Env(), queued);
-}
-
 Napi::Value close_data_server(const Napi::CallbackInfo& info) {
-  auto& server = handle<DataServerHandle>(info[0]);
-  server.server.reset();
-  server.cache.reset();
+  handle<DataServerHandle>(info[0]).server.reset();
   return info.Env().Undefined();
 }
 
 }  // namespace
 
 void add_data_server(Napi::Object exports) {
+  add_function<create_holds>(exports, "createHolds");
+  add_function<grant_hold>(exports, "grantHold");
+  add_function<end_hold>(exports, "endHold");
   add_function<create_data_server>(exports, "createDataServer");
   add_function<data_server_port>(exports, "dataServerPort");
   add_function<data_bytes_sent>(exports, "dataBytesSent");
   add_function<open_data_session>(exports, "openDataSession");
   add_function<close_data_session>(exports, "closeDataSession");
-  add_function<send_blocks>(exports, "sendBlocks");
   add_function<close_data_server>(exports, "closeDataServer");
 }
 

@@ -9,6 +9,7 @@
 #include "addon/instance.h"
 #include "addon/pool.h"
 #include "addon/promise.h"
+#include "copy_choice.h"
 #include "error.h"
 #include "kv_cache.h"
 #include "threads.h"
@@ -55,7 +56,10 @@ void touch_behind(Instance& instance, PeerHandle& peer) {
   // On a thread of its own, for the next read should not wait either.
   instance.transfers->submit([thread = instance.new_thread(), closing = instance.closing,
                               mapping = std::weak_ptr<Mapping>(peer.region->mapping)] {
-    thread->submit([=] { touch_pages(mapping, *closing); });
+    thread->submit([=] {
+      find_long_copy(num_transfer_threads());
+      touch_pages(mapping, *closing);
+    });
     thread->stop();
   });
 }

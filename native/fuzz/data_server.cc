@@ -1,4 +1,4 @@
-// Fuzzes the owner's end of data connections: strangers, readers and replies in any order, over real sockets.
+// Fuzzes the owner's end of data connections: strangers, readers and what they ask for in any order, over real sockets.
 #include "data_channel.h"
 
 #include <poll.h>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fuzz/target.h"
+#include "sha256.h"
 
 using namespace vllm_pd;
 using namespace vllm_pd::fuzz;
@@ -29,6 +30,8 @@ struct Connection {
 struct Session {
   uint32_t id;
   Secret secret;
+  SealKey key;
+  uint64_t num_frames = 0;
 };
 
 void hash_of(int block, uint8_t* hash) { std::memset(hash, block + 1, kHashBytes); }
@@ -46,22 +49,49 @@ void tell(const Socket& socket, const uint8_t* bytes, size_t num_bytes) {
   ::send(socket.fd(), bytes, num_bytes, MSG_NOSIGNAL);
 }
 
-SendJob make_job(Input& input) {
-  SendJob job{input.next<uint16_t>(), {}, {}};
-  for (int i = input.byte() % 40; i > 0; --i) {
+void append_number(std::string& to, uint32_t number) {
+  for (int shift = 24; shift >= 0; shift -= 8) to += static_cast<char>(number >> shift);
+}
+
+/** A read, most of them as they should be: no input would hit upon a seal. */
+std::string make_request(Input& input, Session& session) {
+  const uint8_t wrong = input.byte();
+  std::string ids;
+  std::string hashes;
+  const int count = input.byte() % 40;
+  for (int i = 0; i < count; ++i) {
     const uint8_t which = input.byte();
     uint8_t hash[kHashBytes];
     hash_of(which % kNumBlocks + which / 128, hash);
-    job.block_ids.push_back(which % kNumBlocks);
-    job.hashes.insert(job.hashes.end(), hash, hash + kHashBytes);
+    append_number(ids, which % kNumBlocks + (wrong == 1 ? kNumBlocks : 0));
+    hashes.append(reinterpret_cast<const char*>(hash), kHashBytes);
   }
-  return job;
+  const std::string hold = input.byte() % 4 == 0 ? "another" : "held";
+  std::string body;
+  append_number(body, input.next<uint16_t>());
+  append_number(body, count + (wrong == 2));
+  append_number(body, static_cast<uint32_t>(hold.size()) + (wrong == 3 ? input.next<uint32_t>() : 0));
+  append_number(body, 1 + input.byte() % (kMaxLanes + 2));
+  body += ids + hashes + hold;
+  std::string message = std::to_string(++session.num_frames) + " read " + body;
+  uint8_t seal[kHashBytes];
+  hmac_sha256(session.key.data(), session.key.size(), reinterpret_cast<const uint8_t*>(message.data()), message.size(), seal);
+  if (wrong == 4) seal[input.byte() % 16] ^= 1;
+  std::string frame;
+  append_number(frame, static_cast<uint32_t>(1 + body.size() + 16));
+  frame += '\x04';
+  int ones = 0;
+  for (const char byte : frame) ones += __builtin_popcount(static_cast<uint8_t>(byte));
+  if (ones % 2 != 0) frame.back() = static_cast<char>(0x84);
+  return frame + body + std::string(reinterpret_cast<const char*>(seal), 16);
 }
 
 /** One execution's server, and everybody who talks to it. */
 class Scene {
  public:
-  explicit Scene(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)), server_(cache_, "127.0.0.1") { open_session(); }
+  explicit Scene(std::shared_ptr<KvCache> cache) : cache_(std::move(cache)), server_(cache_, holds(), "127.0.0.1") {
+    open_session();
+  }
 
   void step(uint8_t what, Input& input) {
     switch (what % 9) {
@@ -73,7 +103,7 @@ class Scene {
         return open_session();
       case 3:
       case 4:
-        return reply(input);
+        return ask(input);
       case 5:
         return server_.close_session(sessions_[input.byte() % sessions_.size()].id);
       case 6:
@@ -95,9 +125,19 @@ class Scene {
   }
 
  private:
+  /** The first half of the pool. */
+  static std::shared_ptr<const Holds> holds() {
+    const auto holds = std::make_shared<Holds>();
+    std::vector<int32_t> ids;
+    for (int id = 0; id < kNumBlocks / 2; ++id) ids.push_back(id);
+    holds->grant("held", ids, std::chrono::hours(1));
+    return holds;
+  }
+
   void open_session() {
-    Session session;
-    session.id = server_.open_session(&session.secret);
+    Session session{};
+    session.key.fill(static_cast<uint8_t>(sessions_.size() + 1));
+    session.id = server_.open_session(&session.secret, session.key);
     sessions_.push_back(session);
   }
 
@@ -142,15 +182,14 @@ class Scene {
     connections_.push_back(std::move(connection));
   }
 
-  void reply(Input& input) {
-    const uint8_t which = input.byte();
-    const SendJob job = make_job(input);
-    if (connections_.empty()) {
-      promise(!server_.send(0, which, job), "nothing is sent to a session that never was");
-      return;
+  void ask(Input& input) {
+    if (connections_.empty()) return;
+    const Connection& from = connections_[input.byte() % connections_.size()];
+    for (Session& session : sessions_) {
+      if (session.id != from.session) continue;
+      const std::string frame = make_request(input, session);
+      tell(from.socket, reinterpret_cast<const uint8_t*>(frame.data()), frame.size());
     }
-    const Connection& to = connections_[which % connections_.size()];
-    server_.send(to.session, to.lane, job);
   }
 
   std::shared_ptr<KvCache> cache_;

@@ -146,13 +146,13 @@ function connectParts(
     host: agent.host,
     port: agent.port,
     planner: storage.planner,
+    holds: agent.holds,
     clock,
   });
   const connectorWorker = new PullConnectorWorker({
     agent,
     pool,
     isHeld: (id) => connectorScheduler.isHeld(id),
-    heldBlocks: (id) => connectorScheduler.heldBlocks(id),
     stores: storage.stores,
     readTimeoutMs: kvTransfer.kvReadTimeoutMs,
   });

@@ -1,4 +1,4 @@
-// Reading a peer's blocks over tcp: asked for on the side channel, received natively on connections of their own.
+// Reading a peer's blocks over tcp: asked for and received natively, on connections that the side channel opened.
 import { VllmPdError } from '../errors.js';
 import type { DataLanes } from '../native/data-channel.js';
 import type { KvPool } from '../native/kv-pool.js';
@@ -28,6 +28,7 @@ export interface TcpPeerOptions {
 export class TcpPeer {
   readonly #options: TcpPeerOptions;
   #lanes: Promise<DataLanes> | null = null;
+  #nextSeq = 1;
 
   constructor(options: TcpPeerOptions) {
     this.#options = options;
@@ -79,9 +80,10 @@ export class TcpPeer {
     const numLanesWorthwhile = Math.floor((blockIds.length * into.blockBytes) / minBytesALane);
     const numPartLanes = Math.max(1, Math.min(numLanes, numLanesWorthwhile));
     // In the same breath: replies come in the order in which they were asked for.
-    const seq = this.#options.connection.post('read', (number) =>
-      encodeRead({ seq: number, numLanes: numPartLanes, requestId: remote.requestId, blockIds, hashes }),
-    );
+    const seq = this.#nextSeq;
+    this.#nextSeq = (seq + 1) % 2 ** 32;
+    const body = encodeRead({ seq, numLanes: numPartLanes, requestId: remote.requestId, blockIds, hashes });
+    lanes.post(this.#options.connection.readSeal.seal('read', body));
     const arrivals = await lanes.receive(numPartLanes, seq, into, part.localBlockIds, hashes);
     const valid = arrivals.map((arrival) => (arrival === 1 ? 1 : 0));
     const numDamaged = arrivals.filter((arrival) => arrival === 2).length;

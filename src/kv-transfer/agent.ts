@@ -1,9 +1,7 @@
 // TransferAgent: how one node reads another node's blocks and tells it when it is done with them.
+import type { HoldTable } from '../native/hold-table.js';
 import type { KvPool } from '../native/kv-pool.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
-
-/** Blocks that are held for a peer under an id right now; null when there is no such hold. */
-export type HeldBlocks = (requestId: string) => ReadonlySet<number> | null;
 
 /**
  * How bytes came: from memory that is mapped here (`shm`), from device to device (`cuda_ipc`), between a device and mapped
@@ -41,11 +39,8 @@ export interface TransferAgent {
   sendNotif(remote: RemoteBlocks, numBlocks: number): Promise<boolean | null>;
   /** Called for every notification that arrives; says whether the hold that it ends still stood. */
   onNotif(listener: (notif: FinishedSend) => boolean): void;
-  /**
-   * Over tcp a peer reads only what this names: the blocks held under the request id that it brings, null = nothing (any
-   * more). Until it is called nothing can be read.
-   */
-  guardReads(heldBlocks: HeldBlocks): void;
+  /** Over tcp a peer reads only what is in here: blocks held under the request id that it brings. */
+  readonly holds: HoldTable;
   /** Bytes served to peers, as far as the owner saw them (tcp) or was told (shm). */
   readonly bytesSent: number;
   readonly bytesReceived: number;

@@ -4,6 +4,7 @@ import { defaults } from '../engine-options.js';
 import { VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
 import type { KvPool } from '../native/kv-pool.js';
+import { loadNative } from '../native.js';
 import type { TransferAgent } from './agent.js';
 import { compatibilityHash, hostIdentity } from './handshake.js';
 import type { Welcome } from './messages.js';
@@ -47,13 +48,15 @@ export async function createTransferAgent(options: TransferAgentOptions): Promis
     num_blocks: pool.layout.numBlocks,
   };
   const key = config.key ?? null;
-  const server = new SideChannelServer({ pool, identity, logger, key });
+  const holds = loadNative().createHoldTable();
+  const server = new SideChannelServer({ pool, holds, identity, logger, key });
   const port = await server.listen(config.sideChannelHost, config.sideChannelPort);
   return new SideChannelAgent({
     host: config.sideChannelHost,
     port,
     kind: config.agent,
     pool,
+    holds,
     identity,
     server,
     logger,

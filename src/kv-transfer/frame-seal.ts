@@ -1,4 +1,5 @@
 // What both ends put behind every frame once they know each other: nobody else can change, drop, repeat or reorder one.
+// Frames on data connections are opened natively (native/data_request.cc).
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { VllmPdError } from '../errors.js';
 import { loadNative } from '../native.js';
@@ -8,16 +9,18 @@ import { encodeFrame, type Frame, type FrameType } from './frames.js';
 /** HMAC-SHA256, cut to so many bytes. */
 export const sealBytes = 16;
 
-export type Sender = 'owner' | 'reader';
+/** `reads`: what the reader asks for on its data connections. */
+export type Sender = 'owner' | 'reader' | 'reads';
 
 /** One direction of one connection; both ends count its frames. */
 export class FrameSeal {
-  readonly #key: Buffer;
+  /** Of this direction alone. */
+  readonly key: Buffer;
   #numFrames = 0n;
 
   /** `key` null = none was given: what is damaged is noticed all the same, what is forged is not. */
   constructor(from: Sender, key: string | null, { hello, ownerNonce }: Exchange) {
-    this.#key = createHmac('sha256', key ?? openKey)
+    this.key = createHmac('sha256', key ?? openKey)
       .update(`vllm-pd-kv frames of the ${from} ${ownerNonce} `)
       .update(createHash('sha256').update(hello).digest())
       .digest();
@@ -42,6 +45,6 @@ export class FrameSeal {
     this.#numFrames += 1n;
     const message = Buffer.concat([Buffer.from(`${this.#numFrames} ${type} `), body]);
     // Node's own takes ten times as long when it has not been used for a while, which is when reads come.
-    return loadNative().hmacSha256(this.#key, message).subarray(0, sealBytes);
+    return loadNative().hmacSha256(this.key, message).subarray(0, sealBytes);
   }
 }

@@ -14,6 +14,8 @@ export type GreetingStep =
 export interface Seals {
   readonly sent: FrameSeal;
   readonly received: FrameSeal;
+  /** Of what is asked for on data connections. */
+  readonly reads: FrameSeal;
 }
 
 export class Greeting {
@@ -43,6 +45,7 @@ export class Greeting {
     const seals = {
       sent: new FrameSeal('owner', this.#key, this.#exchange),
       received: new FrameSeal('reader', this.#key, this.#exchange),
+      reads: new FrameSeal('reads', this.#key, this.#exchange),
     };
     return { kind: 'welcomes', answer: seals.sent.seal('welcome', encodeJson(this.#identity)), seals };
   }

@@ -6,23 +6,23 @@ export type HoldEnd = 'notified' | 'released' | 'expired' | 'revoked';
 export class Leases {
   /** Id → expiry on the caller's clock. */
   readonly #holds = new Map<string, number>();
-  readonly #blockIds = new Map<string, ReadonlySet<number>>();
   readonly #numEnded: Record<HoldEnd, number> = { notified: 0, released: 0, expired: 0, revoked: 0 };
+  readonly #onEnd: (id: string) => void;
   #ended: string[] = [];
   /** Oldest first. */
   readonly #revocable = new Set<string>();
   /** Earliest expiry; undefined = not known since the hold that had it ended. */
   #nextDeadlineMs: number | null | undefined = null;
 
+  /** `onEnd` hears of every hold's end, at once. */
+  constructor(onEnd: (id: string) => void = () => {}) {
+    this.#onEnd = onEnd;
+  }
+
   /** False (and no effect) when a hold of that id stands already. */
-  grant(
-    id: string,
-    expiresAtMs: number,
-    options: { readonly isRevocable?: boolean; readonly blockIds?: readonly number[] } = {},
-  ): boolean {
+  grant(id: string, expiresAtMs: number, options: { readonly isRevocable?: boolean } = {}): boolean {
     if (this.#holds.has(id)) return false;
     this.#holds.set(id, expiresAtMs);
-    this.#blockIds.set(id, new Set(options.blockIds));
     if (options.isRevocable) this.#revocable.add(id);
     if (this.#nextDeadlineMs !== undefined) {
       this.#nextDeadlineMs = Math.min(this.#nextDeadlineMs ?? Number.POSITIVE_INFINITY, expiresAtMs);
@@ -35,7 +35,7 @@ export class Leases {
     const expiresAtMs = this.#holds.get(id);
     if (expiresAtMs === undefined) return false;
     this.#holds.delete(id);
-    this.#blockIds.delete(id);
+    this.#onEnd(id);
     this.#revocable.delete(id);
     this.#ended.push(id);
     this.#numEnded[how] += 1;
@@ -76,11 +76,6 @@ export class Leases {
 
   isHeld(id: string, nowMs: number): boolean {
     return (this.#holds.get(id) ?? nowMs) > nowMs;
-  }
-
-  /** The blocks that a hold which stands was granted for; null when it does not. */
-  blocksOf(id: string, nowMs: number): ReadonlySet<number> | null {
-    return this.isHeld(id, nowMs) ? (this.#blockIds.get(id) ?? null) : null;
   }
 
   get size(): number {

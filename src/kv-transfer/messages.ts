@@ -5,12 +5,10 @@ import type { FinishedSend } from '../outputs.js';
 import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
-export const protocolVersion = 5;
+export const protocolVersion = 6;
 
 /** Most block bytes that one `read` frame asks for; a single block may be larger. */
 const maxChunkBytes = 16 * 2 ** 20;
-/** Most data connections of a reader. */
-export const maxLanes = 16;
 /** Most blocks in one `read` frame. */
 export const maxBlocksPerRead = 4096;
 /** Longest JSON body. */
@@ -20,10 +18,6 @@ const hashBytes = 32;
 const bytesPerBlockRef = 4 + hashBytes;
 /** seq, n, length of the request id, number of data connections */
 const readHeadBytes = 16;
-/** 512 characters of UTF-8 at most, as `text` below. */
-const maxRequestIdBytes = 2048;
-/** Longest body that an owner accepts from a reader, unsealed. */
-export const maxReadBodyBytes = readHeadBytes + maxBlocksPerRead * bytesPerBlockRef + maxRequestIdBytes;
 
 /** Blocks of `blockBytes` that one `read` frame may ask for. */
 export function maxBlocksPerChunk(blockBytes: number): number {
@@ -170,7 +164,10 @@ export interface ReadRequest {
   readonly hashes: readonly BlockHash[];
 }
 
-/** seq, n, length of the request id, number of data connections, then n block ids (u32), then n hashes (32 bytes), then the request id (UTF-8). */
+/**
+ * seq, n, length of the request id, number of data connections, then n block ids (u32), then n hashes (32 bytes), then the
+ * request id (UTF-8). Read by native/data_request.cc.
+ */
 export function encodeRead({ seq, numLanes, requestId, blockIds, hashes }: ReadRequest): Buffer {
   const idStart = readHeadBytes + blockIds.length * bytesPerBlockRef;
   const numIdBytes = Buffer.byteLength(requestId);
@@ -183,39 +180,6 @@ export function encodeRead({ seq, numLanes, requestId, blockIds, hashes }: ReadR
   for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, readHeadBytes + 4 * i);
   body.write(hashes.join(''), readHeadBytes + 4 * blockIds.length, 'hex');
   return body;
-}
-
-/** Throws PEER_FAILED unless the ids lie in a pool of `numBlocks` and no more blocks are asked for than fit a frame. */
-export function decodeRead(body: Buffer, numBlocks: number, maxBlocks: number): ReadRequest {
-  const hasHead = body.length >= readHeadBytes;
-  const n = hasHead ? body.readUInt32BE(4) : 0;
-  const numIdBytes = hasHead ? body.readUInt32BE(8) : 0;
-  const isWhole = body.length === readHeadBytes + n * bytesPerBlockRef + numIdBytes;
-  if (n < 1 || n > maxBlocks || numIdBytes < 1 || numIdBytes > maxRequestIdBytes || !isWhole) {
-    throw new VllmPdError(
-      'PEER_FAILED',
-      `Expected a read of 1 to ${maxBlocks} blocks but received one of ${n}.`,
-    );
-  }
-  const blockIds: number[] = [];
-  for (let i = 0; i < n; i += 1) blockIds.push(body.readUInt32BE(readHeadBytes + 4 * i));
-  const tooLarge = blockIds.find((id) => id >= numBlocks);
-  if (tooLarge !== undefined) {
-    throw new VllmPdError('PEER_FAILED', `Expected block ids below ${numBlocks} but received ${tooLarge}.`);
-  }
-  const hashesStart = readHeadBytes + 4 * n;
-  const allHashes = body.toString('hex', hashesStart, hashesStart + hashBytes * n);
-  const hashes: BlockHash[] = [];
-  for (let i = 0; i < n; i += 1) hashes.push(allHashes.slice(2 * hashBytes * i, 2 * hashBytes * (i + 1)));
-  const requestId = body.toString('utf8', body.length - numIdBytes);
-  const numLanes = body.readUInt32BE(12);
-  if (numLanes < 1 || numLanes > maxLanes) {
-    throw new VllmPdError(
-      'PEER_FAILED',
-      `Expected 1 to ${maxLanes} data connections but received ${numLanes}.`,
-    );
-  }
-  return { seq: body.readUInt32BE(0), numLanes, requestId, blockIds, hashes };
 }
 
 export function countValid(valid: Uint8Array): number {

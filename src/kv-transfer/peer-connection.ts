@@ -4,6 +4,7 @@ import { messageOf, VllmPdError } from '../errors.js';
 import { isSameProof, proofOf } from './authentication.js';
 import { FrameSeal, sealBytes } from './frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
+import type { Seals } from './greeting.js';
 import { mismatchOf } from './handshake.js';
 import {
   decodeChallenge,
@@ -46,7 +47,7 @@ export class PeerConnection {
   readonly #decoder: FrameDecoder;
   readonly #waiting = new Map<number, Waiting>();
   /** Null until the owner has proven that it knows the key. */
-  #seals: { readonly sent: FrameSeal; readonly received: FrameSeal } | null = null;
+  #seals: Seals | null = null;
   #welcome: Welcome | null = null;
   #onWelcome: () => void = () => {};
   #failure: Error | null = null;
@@ -102,6 +103,11 @@ export class PeerConnection {
     return connection;
   }
 
+  /** For what is asked for on data connections. */
+  get readSeal(): FrameSeal {
+    return this.#seals!.reads;
+  }
+
   /** What the owner said of itself. */
   get welcome(): Welcome {
     return this.#welcome!;
@@ -115,21 +121,21 @@ export class PeerConnection {
     this.#socket.destroy();
   }
 
+  /** Sends what `encode` makes of a fresh number; resolves to the reply's body. Rejects when the connection ends. */
+  request(type: FrameType, encode: (seq: number) => Buffer, replyType: FrameType): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      const seq = this.#post(type, encode);
+      this.#waiting.set(seq, { replyType, resolve, reject });
+    });
+  }
+
   /** Sends what `encode` makes of a fresh number, which is returned. Throws when the connection has ended. */
-  post(type: FrameType, encode: (seq: number) => Buffer): number {
+  #post(type: FrameType, encode: (seq: number) => Buffer): number {
     if (this.isClosed) throw this.#lost();
     const seq = this.#nextSeq;
     this.#nextSeq = seq === 0xffff_ffff ? 1 : seq + 1;
     this.#socket.write(this.#seals!.sent.seal(type, encode(seq)));
     return seq;
-  }
-
-  /** The same; resolves to the reply's body. Rejects when the connection ends. */
-  request(type: FrameType, encode: (seq: number) => Buffer, replyType: FrameType): Promise<Buffer> {
-    return new Promise((resolve, reject) => {
-      const seq = this.post(type, encode);
-      this.#waiting.set(seq, { replyType, resolve, reject });
-    });
   }
 
   #digest(chunk: Buffer): void {
@@ -170,6 +176,7 @@ export class PeerConnection {
     this.#seals = {
       sent: new FrameSeal('reader', this.#key, exchange),
       received: new FrameSeal('owner', this.#key, exchange),
+      reads: new FrameSeal('reads', this.#key, exchange),
     };
     const answer = { proof: proofOf('reader', this.#key, exchange) };
     this.#socket.write(encodeFrame('proof', encodeJson(answer)));

@@ -1,5 +1,6 @@
 // The connector's scheduler half: what to pull from whom, what to hold for whom and for how long.
 import type { KvTransferConfig } from '../config.js';
+import type { HoldTable } from '../native/hold-table.js';
 import type {
   FinishedPull,
   KVConnectorMetadata,
@@ -25,6 +26,8 @@ export interface PullConnectorSchedulerOptions {
   readonly port: number;
   /** Absent = no stores, and costs that nobody measured. */
   readonly planner?: LoadPlanner;
+  /** Hears of every hold, for peers that read over tcp; absent = none does. */
+  readonly holds?: HoldTable;
   /** Monotonic, in ms; the clock that `Request.arrivalTimeMs` was read from. */
   readonly clock: () => number;
 }
@@ -48,7 +51,8 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   readonly #port: number;
   readonly #clock: () => number;
   readonly #planner: LoadPlanner;
-  readonly #leases = new Leases();
+  readonly #holds: HoldTable | null;
+  readonly #leases: Leases;
   /** Live requests whose one load, or whose notification in its place, was queued. */
   readonly #settled = new Set<string>();
   /** Loads queued and not yet reported back. */
@@ -63,6 +67,8 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#host = options.host;
     this.#port = options.port;
     this.#clock = options.clock;
+    this.#holds = options.holds ?? null;
+    this.#leases = new Leases((id) => this.#holds?.end(id));
     const { blockSize, config } = options;
     this.#planner =
       options.planner ??
@@ -158,9 +164,8 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     const heldBlockIds = blockIds.slice(0, Math.ceil(numTokens / this.#blockSize));
     if (kind === null || heldBlockIds.length === 0) return nothingHeld;
     const durationMs = kind === 'ticket' ? this.#config.decoderKvBlocksTtlMs : this.#config.kvLeaseDurationMs;
-    const expiresAtMs = this.#clock() + durationMs;
-    const lease = { isRevocable: kind === 'ticket', blockIds: heldBlockIds };
-    if (!this.#leases.grant(request.requestId, expiresAtMs, lease)) return nothingHeld;
+    const lease = { isRevocable: kind === 'ticket' };
+    if (!this.#hold(request.requestId, heldBlockIds, durationMs, lease)) return nothingHeld;
     const params = this.#describeHold(request.requestId, kind, heldBlockIds, numTokens, durationMs);
     const stats = request.prefillStats;
     if (kind === 'ticket' || !stats) return { holdBlocks: true, kvTransferParams: params };
@@ -184,7 +189,7 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     this.#numLeasesGranted += 1;
     const id = `lease-${this.#numLeasesGranted}-${request.requestId}`;
     const expiresInMs = this.#config.kvLeaseDurationMs;
-    this.#leases.grant(id, this.#clock() + expiresInMs, { isRevocable: true, blockIds });
+    this.#hold(id, blockIds, expiresInMs, { isRevocable: true });
     return {
       id,
       expiresInMs,
@@ -222,11 +227,6 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
     return this.#leases.isHeld(id, this.#clock());
   }
 
-  /** The blocks held under this id right now; null = none. */
-  heldBlocks(id: string): ReadonlySet<number> | null {
-    return this.#leases.blocksOf(id, this.#clock());
-  }
-
   /** Holds that ended in this way since start. */
   numEndedHolds(how: HoldEnd): number {
     return this.#leases.numEnded(how);
@@ -235,6 +235,18 @@ export class PullConnectorScheduler implements KVConnectorScheduler {
   /** Bytes that came here since start. */
   get hops(): HopBytes {
     return this.#planner.hops;
+  }
+
+  /** False when a hold of that id stands already. */
+  #hold(
+    id: string,
+    blockIds: readonly number[],
+    forMs: number,
+    options: { readonly isRevocable: boolean },
+  ): boolean {
+    if (!this.#leases.grant(id, this.#clock() + forMs, options)) return false;
+    this.#holds?.grant(id, blockIds, forMs);
+    return true;
   }
 
   /** Who holds blocks for the request; a hold of this node itself ends here. */

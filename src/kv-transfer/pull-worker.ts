@@ -14,7 +14,7 @@ import type {
   StoreLoadSpec,
   StoreReads,
 } from '../outputs.js';
-import type { HeldBlocks, TransferAgent } from './agent.js';
+import type { TransferAgent } from './agent.js';
 import type { KVConnectorWorker } from './connector.js';
 import type { BlockStores } from './store-lookups.js';
 import { readTiered } from './tiered-read.js';
@@ -25,8 +25,6 @@ export interface PullConnectorWorkerOptions {
   readonly pool: KvPool;
   /** Whether this node still holds blocks under that id; the scheduler half knows. */
   readonly isHeld: (requestId: string) => boolean;
-  /** The blocks held under that id, which is all that a peer may read over tcp. Default: none. */
-  readonly heldBlocks?: HeldBlocks;
   /** Null or absent = there are none. */
   readonly stores?: Pick<BlockStores, 'read'> | null;
   /** A read that takes longer is given up, and its tokens are computed instead. */
@@ -68,7 +66,6 @@ export class PullConnectorWorker implements KVConnectorWorker {
     agent,
     pool,
     isHeld,
-    heldBlocks = () => null,
     stores = null,
     readTimeoutMs = defaults.kvReadTimeoutMs,
   }: PullConnectorWorkerOptions) {
@@ -76,7 +73,6 @@ export class PullConnectorWorker implements KVConnectorWorker {
     this.#pool = pool;
     this.#stores = stores;
     this.#readTimeoutMs = readTimeoutMs;
-    agent.guardReads(heldBlocks);
     agent.onNotif((notif) => {
       const wasHeld = isHeld(notif.requestId);
       this.#finishedSending.push(notif);

@@ -2,16 +2,11 @@
 import type { AgentKind } from '../config.js';
 import { messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
+import type { HoldTable } from '../native/hold-table.js';
 import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import type { FinishedSend, PullSpec, RemoteBlocks } from '../outputs.js';
-import {
-  type HeldBlocks,
-  type ReadResult,
-  type TransferAgent,
-  type TransferPath,
-  transferPaths,
-} from './agent.js';
+import { type ReadResult, type TransferAgent, type TransferPath, transferPaths } from './agent.js';
 import { MappedPool } from './agent-shm.js';
 import { TcpPeer } from './agent-tcp.js';
 import { newNonce } from './authentication.js';
@@ -31,6 +26,7 @@ export interface SideChannelAgentOptions {
   readonly port: number;
   readonly kind: AgentKind;
   readonly pool: KvPool;
+  readonly holds: HoldTable;
   readonly identity: Welcome;
   readonly server: SideChannelServer;
   readonly logger: Logger;
@@ -44,6 +40,7 @@ export interface SideChannelAgentOptions {
 export class SideChannelAgent implements TransferAgent {
   readonly host: string;
   readonly port: number;
+  readonly holds: HoldTable;
   readonly #kind: AgentKind;
   readonly #pool: KvPool;
   readonly #identity: Welcome;
@@ -65,6 +62,7 @@ export class SideChannelAgent implements TransferAgent {
   constructor(options: SideChannelAgentOptions) {
     this.host = options.host;
     this.port = options.port;
+    this.holds = options.holds;
     this.#kind = options.kind;
     this.#pool = options.pool;
     this.#identity = options.identity;
@@ -97,10 +95,6 @@ export class SideChannelAgent implements TransferAgent {
 
   onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.#server.onNotif(listener);
-  }
-
-  guardReads(heldBlocks: HeldBlocks): void {
-    this.#server.guardReads(heldBlocks);
   }
 
   read(pull: PullSpec, into: KvPool, signal?: AbortSignal): Promise<ReadResult> {

@@ -1,34 +1,32 @@
-// The owner's end of the side channel: answers handshakes and reads, and takes notifications.
+// The owner's end of the side channel: answers handshakes, opens data connections, and takes notifications.
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import type { Logger } from '../log.js';
 import type { DataServer } from '../native/data-channel.js';
+import type { HoldTable } from '../native/hold-table.js';
 import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import type { FinishedSend } from '../outputs.js';
-import type { HeldBlocks } from './agent.js';
-import { sealBytes } from './frame-seal.js';
+import { type FrameSeal, sealBytes } from './frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
 import { Greeting, type Seals } from './greeting.js';
 import {
   type DataAddress,
   decodeNotif,
   decodeOpen,
-  decodeRead,
   encodeAck,
   encodeJson,
   encodeOpened,
-  maxBlocksPerChunk,
   maxJsonBytes,
-  maxReadBodyBytes,
   type Welcome,
 } from './messages.js';
 
 /** A connection that has not said hello by then is closed. */
 const helloTimeoutMs = 5000;
 const maxConnections = 1024;
-const noHash = '0'.repeat(64);
+/** Before the JSON of frames behind the handshake. */
+const numberBytes = 4;
 
 /** One reader's connection. */
 interface Session {
@@ -40,6 +38,8 @@ interface Session {
 
 export interface SideChannelServerOptions {
   readonly pool: KvPool;
+  /** What readers may read over tcp. */
+  readonly holds: HoldTable;
   readonly identity: Welcome;
   readonly logger: Logger;
   /** What readers must know; null = none was given. */
@@ -48,20 +48,21 @@ export interface SideChannelServerOptions {
 
 export class SideChannelServer {
   readonly #pool: KvPool;
+  readonly #holds: HoldTable;
   readonly #identity: Welcome;
   readonly #logger: Logger;
   readonly #key: string | null;
   readonly #server: Server;
   readonly #connections = new Map<Socket, Promise<void>>();
   #listener: (notif: FinishedSend) => boolean = () => false;
-  #heldBlocks: HeldBlocks = () => null;
   /** Read one-sided, as readers told. */
   #bytesRead = 0;
   #host = '';
   #data: DataServer | null = null;
 
-  constructor({ pool, identity, logger, key }: SideChannelServerOptions) {
+  constructor({ pool, holds, identity, logger, key }: SideChannelServerOptions) {
     this.#pool = pool;
+    this.#holds = holds;
     this.#identity = identity;
     this.#logger = logger;
     this.#key = key;
@@ -98,10 +99,6 @@ export class SideChannelServer {
 
   onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.#listener = listener;
-  }
-
-  guardReads(heldBlocks: HeldBlocks): void {
-    this.#heldBlocks = heldBlocks;
   }
 
   get bytesSent(): number {
@@ -150,7 +147,7 @@ export class SideChannelServer {
           socket.write(step.answer);
           if (step.kind === 'welcomes') {
             session.seals = step.seals;
-            decoder.maxBodyBytes = maxReadBodyBytes + sealBytes;
+            decoder.maxBodyBytes = maxJsonBytes + numberBytes + sealBytes;
             clearTimeout(tooLate);
           }
         }
@@ -159,47 +156,27 @@ export class SideChannelServer {
     }
   }
 
-  #answer(socket: Socket, session: Session, { sent, received }: Seals, frame: Frame): void {
+  #answer(socket: Socket, session: Session, { sent, received, reads }: Seals, frame: Frame): void {
     const { type, body } = received.open(frame);
     const reply = (replyType: FrameType, replyBody: Buffer) => socket.write(sent.seal(replyType, replyBody));
-    if (type === 'read') {
-      this.#serveRead(session, body);
-    } else if (type === 'open') {
+    if (type === 'open') {
       const seq = decodeOpen(body);
-      reply('opened', encodeOpened(seq, this.#openSession(session)));
+      reply('opened', encodeOpened(seq, this.#openSession(session, reads)));
     } else if (type === 'notif') {
       const { seq, requestId, numBlocks, numUnseenBytes } = decodeNotif(body);
       this.#bytesRead += numUnseenBytes;
       const wasHeld = this.#listener({ requestId, numBlocks });
       reply('ack', encodeAck(seq, wasHeld));
     } else {
-      throw new VllmPdError('PEER_FAILED', `Expected a read or a notification but received ${type}.`);
-    }
-  }
-
-  /** Which blocks may be read is decided here; their bytes go from the pool to the data connection natively. */
-  #serveRead(session: Session, body: Buffer): void {
-    const { layout, blockBytes } = this.#pool;
-    const request = decodeRead(body, layout.numBlocks, maxBlocksPerChunk(blockBytes));
-    const { seq, numLanes, blockIds, hashes } = request;
-    const held = this.#heldBlocks(request.requestId);
-    const isHeld = blockIds.every((id) => held?.has(id));
-    // No block is ever published under a hash of zeros, so the reply says that none is what was asked for.
-    const expected = isHeld ? hashes : hashes.map(() => noHash);
-    if (
-      !this.#data ||
-      session.id === null ||
-      !this.#data.send(session.id, numLanes, seq, blockIds, expected)
-    ) {
-      throw new VllmPdError('PEER_FAILED', `Expected ${numLanes} data connections that can take a reply.`);
+      throw new VllmPdError('PEER_FAILED', `Expected a notification but received ${type}.`);
     }
   }
 
   /** The listener is made for the first peer that wants it: where pools are mapped, nobody needs it. */
-  #openSession(session: Session): DataAddress {
+  #openSession(session: Session, reads: FrameSeal): DataAddress {
     if (session.id !== null) throw new VllmPdError('PEER_FAILED', 'Expected one session a connection.');
-    this.#data ??= loadNative().createDataServer(this.#pool, this.#host);
-    const { id, secret } = this.#data.openSession();
+    this.#data ??= loadNative().createDataServer(this.#pool, this.#holds, this.#host);
+    const { id, secret } = this.#data.openSession(reads.key);
     session.id = id;
     return { port: this.#data.port, secret };
   }

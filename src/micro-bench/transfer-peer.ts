@@ -1,7 +1,7 @@
 // Another node: owns a pool and serves its blocks over TCP.
 import { createTransferAgent } from '../kv-transfer/create-agent.js';
 import type { KvPoolLayout } from '../native/kv-pool-layout.js';
-import { createFilledPool } from './blocks.js';
+import { contiguousIds, createFilledPool } from './blocks.js';
 
 export interface TransferPeerAddress {
   /** Of the agent's side channel. */
@@ -19,7 +19,6 @@ export async function serveTransfers(layout: KvPoolLayout): Promise<void> {
     pool,
     compatibility: peerCompatibility,
   });
-  const held = new Set(Array.from({ length: layout.numBlocks }, (_, id) => id));
-  agent.guardReads(() => held);
+  agent.holds.grant('held', contiguousIds(layout.numBlocks), Number.POSITIVE_INFINITY);
   process.send?.({ port: agent.port } satisfies TransferPeerAddress);
 }

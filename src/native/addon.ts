@@ -51,22 +51,18 @@ export interface Addon {
     hashes: Uint8Array,
   ): Uint8Array | Promise<Uint8Array>;
   closePeerPool(peer: PeerHandle): void;
-  createDataServer(pool: PoolHandle, host: string): DataServerHandle;
+  createHolds(): HoldsHandle;
+  grantHold(holds: HoldsHandle, id: string, blockIds: Int32Array, milliseconds: number): void;
+  endHold(holds: HoldsHandle, id: string): void;
+  createDataServer(pool: PoolHandle, holds: HoldsHandle, host: string): DataServerHandle;
   dataServerPort(server: DataServerHandle): number;
   dataBytesSent(server: DataServerHandle): number;
   /** Returns the session's id and writes its secret (32 bytes). */
-  openDataSession(server: DataServerHandle, secret: Uint8Array): number;
+  openDataSession(server: DataServerHandle, key: Uint8Array, secret: Uint8Array): number;
   closeDataSession(server: DataServerHandle, session: number): void;
-  sendBlocks(
-    server: DataServerHandle,
-    session: number,
-    numLanes: number,
-    seq: number,
-    blockIds: Int32Array,
-    hashes: Uint8Array,
-  ): boolean;
   closeDataServer(server: DataServerHandle): void;
   openDataLanes(host: string, port: number, secret: Uint8Array, numLanes: number): Promise<DataLanesHandle>;
+  postRead(lanes: DataLanesHandle, frame: Uint8Array): void;
   receiveBlocks(
     lanes: DataLanesHandle,
     numLanes: number,
@@ -125,6 +121,7 @@ export interface Addon {
 
 export type PoolHandle = { readonly kind: 'pool' };
 export type DataServerHandle = { readonly kind: 'data server' };
+export type HoldsHandle = { readonly kind: 'holds' };
 export type DataLanesHandle = { readonly kind: 'data lanes' };
 export type PeerHandle = { readonly kind: 'peer' };
 export type ModelHandle = { readonly kind: 'model' };

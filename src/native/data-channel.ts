@@ -1,34 +1,26 @@
 // Both ends of the data channel: checks arguments and hands them to the native module.
 import { VllmPdError } from '../errors.js';
 import { type Addon, cross, crossAsync, type DataLanesHandle, type DataServerHandle } from './addon.js';
-import { toBlockIds, toHashBytes, wholeNumber } from './arguments.js';
+import { checkByteLength, toBlockIds, toHashBytes, wholeNumber } from './arguments.js';
+import { type HoldTable, NativeHoldTable } from './hold-table.js';
 import { type KvPool, NativeKvPool } from './kv-pool.js';
 
-/** The owner's end of the data channel (native/data_channel.h): sends blocks on threads of its own. */
+/** The owner's end of the data channel (native/data_channel.h): answers reads of held blocks on threads of its own. */
 export interface DataServer {
   readonly port: number;
   /** Bytes of valid blocks, since it was made. */
   readonly bytesSent: number;
-  /** Connections that begin with the secret (64 hex digits) belong to this session. */
-  openSession(): { readonly id: number; readonly secret: string };
+  /** Connections that begin with the secret (64 hex digits) belong to this session; `key` seals its requests. */
+  openSession(key: Uint8Array): { readonly id: number; readonly secret: string };
   closeSession(id: number): void;
-  /**
-   * Sends a reply over the session's first `numLanes` connections, or queues it; which blocks may be read is the caller's
-   * business. False where the session has fewer, or one has too much to send already.
-   */
-  send(
-    session: number,
-    numLanes: number,
-    seq: number,
-    blockIds: readonly number[],
-    hashes: readonly string[],
-  ): boolean;
   /** Ends all connections. Idempotent. */
   close(): void;
 }
 
 /** The reader's end: connections to one owner, a native thread for each. */
 export interface DataLanes {
+  /** Asks for a read: sends a sealed frame on the first connection. Throws PEER_FAILED when that has ended. */
+  post(frame: Uint8Array): void;
   /**
    * Receives the next reply, which must be number `seq`, spread over the first `numLanes` connections, into the blocks;
    * resolves to one byte a block: 1 = arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes
@@ -47,26 +39,25 @@ export interface DataLanes {
 }
 
 const secretBytes = 32;
+const keyBytes = 32;
 const maxLanes = 16;
 const maxPort = 65_535;
-const maxSeq = 2 ** 32 - 1;
 
 export class NativeDataServer implements DataServer {
   readonly port: number;
   readonly #addon: Addon;
   readonly #handle: DataServerHandle;
-  readonly #numBlocks: number;
   /** Null while it is open. */
   #bytesSentAtEnd: number | null = null;
 
-  constructor(addon: Addon, pool: KvPool, host: string) {
+  constructor(addon: Addon, pool: KvPool, holds: HoldTable, host: string) {
     const owned = NativeKvPool.handleOf(pool);
+    const held = NativeHoldTable.handleOf(holds);
     if (typeof host !== 'string' || host === '') {
       throw new VllmPdError('INVALID_ARGUMENT', `Expected a host to listen on but received '${host}'.`);
     }
     this.#addon = addon;
-    this.#numBlocks = pool.layout.numBlocks;
-    this.#handle = cross(() => addon.createDataServer(owned, host));
+    this.#handle = cross(() => addon.createDataServer(owned, held, host));
     this.port = cross(() => addon.dataServerPort(this.#handle));
   }
 
@@ -74,29 +65,15 @@ export class NativeDataServer implements DataServer {
     return this.#bytesSentAtEnd ?? cross(() => this.#addon.dataBytesSent(this.#handle));
   }
 
-  openSession(): { readonly id: number; readonly secret: string } {
+  openSession(key: Uint8Array): { readonly id: number; readonly secret: string } {
+    checkByteLength('key', key, keyBytes);
     const secret = Buffer.alloc(secretBytes);
-    const id = cross(() => this.#addon.openDataSession(this.#handle, secret));
+    const id = cross(() => this.#addon.openDataSession(this.#handle, key, secret));
     return { id, secret: secret.toString('hex') };
   }
 
   closeSession(id: number): void {
     if (this.#bytesSentAtEnd === null) cross(() => this.#addon.closeDataSession(this.#handle, id));
-  }
-
-  send(
-    session: number,
-    numLanes: number,
-    seq: number,
-    blockIds: readonly number[],
-    hashes: readonly string[],
-  ): boolean {
-    const ids = toBlockIds('blockIds', blockIds, this.#numBlocks);
-    if (ids.length === 0) throw new VllmPdError('INVALID_ARGUMENT', 'Expected one block at least.');
-    wholeNumber('numLanes', numLanes, 1, maxLanes);
-    const bytes = toHashBytes(hashes, ids.length);
-    wholeNumber('seq', seq, 0, maxSeq);
-    return cross(() => this.#addon.sendBlocks(this.#handle, session, numLanes, seq, ids, bytes));
   }
 
   close(): void {
@@ -128,6 +105,10 @@ export class NativeDataLanes implements DataLanes {
     const bytes = toHashBytes([secret]);
     const handle = await crossAsync(() => addon.openDataLanes(host, port, bytes, numLanes));
     return new NativeDataLanes(addon, handle, numLanes);
+  }
+
+  post(frame: Uint8Array): void {
+    cross(() => this.#addon.postRead(this.#handle, frame));
   }
 
   async receive(

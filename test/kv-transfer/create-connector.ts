@@ -12,6 +12,8 @@ export const ticketMs = 480_000;
 /** A connector on a clock that stands until it is moved. */
 export function createConnector(config: Partial<KvTransferConfig> = {}) {
   const time = { nowMs: 1000 };
+  /** What peers may read over tcp, with how long it was granted for. */
+  const readable = new Map<string, { blockIds: readonly number[]; forMs: number }>();
   const connector = new PullConnectorScheduler({
     config: {
       engineId: 'this-engine',
@@ -36,9 +38,13 @@ export function createConnector(config: Partial<KvTransferConfig> = {}) {
     blockSize,
     host: '127.0.0.1',
     port: 5600,
+    holds: {
+      grant: (id, blockIds, forMs) => readable.set(id, { blockIds, forMs }),
+      end: (id) => readable.delete(id),
+    },
     clock: () => time.nowMs,
   });
-  return { connector, time };
+  return { connector, time, readable };
 }
 
 export function createRequest(

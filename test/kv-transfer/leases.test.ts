@@ -44,13 +44,24 @@ test('only holds that were granted so are revoked, the oldest first', () => {
   assert.ok(leases.isHeld('kept', 50));
 });
 
+test('whoever wants to know hears of each end once, however a hold ended', () => {
+  const ended: string[] = [];
+  const leases = new Leases((id) => ended.push(id));
+  for (const id of ['told', 'late', 'needed']) leases.grant(id, 100, { isRevocable: id === 'needed' });
+  leases.end('told', 'notified');
+  leases.end('told', 'released');
+  leases.revokeOldest();
+  leases.expire(100);
+  assert.equal(ended, ['told', 'needed', 'late']);
+});
+
 test('a hold lasts until just before its deadline', () => {
   const leases = new Leases();
-  leases.grant('a', 100, { blockIds: [7] });
+  leases.grant('a', 100);
   leases.expire(99.9);
   assert.is(leases.size, 1);
-  assert.equal([...(leases.blocksOf('a', 99.9) ?? [])], [7]);
-  assert.is(leases.blocksOf('a', 100), null, 'also before anybody has looked');
+  assert.ok(leases.isHeld('a', 99.9));
+  assert.not(leases.isHeld('a', 100), 'also before anybody has looked');
   leases.expire(100);
   assert.is(leases.size, 0);
 });

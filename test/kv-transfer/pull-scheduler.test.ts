@@ -361,6 +361,20 @@ test('a lease of a cache query names its blocks for P and lasts the lease durati
   assert.equal(connector.takeEndedHolds(), [first.id]);
 });
 
+test('peers may read what a hold was granted for, until it ends, however it does', () => {
+  const { connector, time, readable } = createConnector({ role: 'decode' });
+  const query = createRequest(550, { cache_query: true, lease: true }, 'q');
+  const leases = [1, 2, 3].map((first) => connector.grantLease(query, [first, first + 1], 32).id);
+  assert.equal(readable.get(leases[1]!), { blockIds: [2, 3], forMs: leaseMs });
+  connector.releaseLease(leases[1]!);
+  assert.equal([...readable.keys()], [leases[0], leases[2]]);
+  connector.revokeOldestHold();
+  assert.equal([...readable.keys()], [leases[2]]);
+  time.nowMs += leaseMs;
+  connector.takeEndedHolds();
+  assert.is(readable.size, 0);
+});
+
 test('a hold ends once, by notification or by expiry, in either order', () => {
   for (const notifiedFirst of [true, false]) {
     const { connector, time } = createConnector();

@@ -15,6 +15,7 @@ const remote: RemoteBlocks = { engineId: 'owner', host: '127.0.0.1', port: 1, re
 class ScriptedAgent implements TransferAgent {
   readonly host = '127.0.0.1';
   readonly port = 1;
+  readonly holds = { grant() {}, end() {} };
   readonly bytesSent = 0;
   readonly bytesReceived = 0;
   readonly bytesReceivedBy = { shm: 0, cuda_ipc: 0, staged: 0, tcp: 0 };
@@ -42,7 +43,6 @@ class ScriptedAgent implements TransferAgent {
   onNotif(listener: (notif: FinishedSend) => boolean): void {
     this.notify = listener;
   }
-  guardReads(): void {}
   async close(): Promise<void> {}
 }
 
@@ -200,7 +200,6 @@ test('with real agents a load arrives and ends the hold, and the bytes agree', a
         agent: owner.agent,
         pool: owner.pool,
         isHeld: (id) => id === 'held',
-        heldBlocks: (id) => (id === 'held' ? new Set([5, 6, 7, 8]) : null),
       });
       const receiving = new PullConnectorWorker({
         agent: reader.agent,

@@ -1,7 +1,7 @@
 // What the agent tests are arranged with: a small pool, an agent on it, and blocks that are known by sight.
 import { createHash } from 'node:crypto';
 import type { AgentKind } from '../../src/config.js';
-import type { HeldBlocks, TransferAgent } from '../../src/kv-transfer/agent.js';
+import type { TransferAgent } from '../../src/kv-transfer/agent.js';
 import { createTransferAgent } from '../../src/kv-transfer/create-agent.js';
 import { PeerPolicy } from '../../src/kv-transfer/peer-policy.js';
 import type { PullConnectorWorker } from '../../src/kv-transfer/pull-worker.js';
@@ -38,8 +38,8 @@ export interface TransferNodeOptions {
   readonly peerTimeoutMs?: number;
   /** Whom it may connect to; default: this machine. */
   readonly peers?: readonly string[];
-  /** What readers may read; default: all of the pool, under the id that `remoteOf` names. */
-  readonly heldBlocks?: HeldBlocks;
+  /** What readers may read, by hold; default: all of the pool, under the id that `remoteOf` names. */
+  readonly holds?: Readonly<Record<string, readonly number[]>>;
 }
 
 export async function startNode(options: TransferNodeOptions): Promise<TransferNode> {
@@ -60,8 +60,10 @@ export async function startNode(options: TransferNodeOptions): Promise<TransferN
     pool.close();
     throw error;
   });
-  const all = new Set(Array.from({ length: pool.layout.numBlocks }, (_, id) => id));
-  agent.guardReads(options.heldBlocks ?? ((id) => (id === 'held' ? all : null)));
+  const all = Array.from({ length: pool.layout.numBlocks }, (_, id) => id);
+  for (const [id, blockIds] of Object.entries(options.holds ?? { held: all })) {
+    agent.holds.grant(id, blockIds, Number.POSITIVE_INFINITY);
+  }
   const notifs: FinishedSend[] = [];
   agent.onNotif((notif) => {
     notifs.push(notif);
