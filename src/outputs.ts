@@ -26,7 +26,7 @@ export interface SchedulerOutput {
   readonly kvConnectorMetadata: KVConnectorMetadata | null;
 }
 
-/** One token's log probability and its alternatives, most likely first. */
+/** A token's log probability and its alternatives, most likely first. */
 export interface TokenLogprobs {
   readonly tokenId: number;
   readonly logprob: number;
@@ -39,6 +39,8 @@ export interface ModelRunnerOutput {
   /** Request id → the token sampled in this step. */
   readonly sampledTokenIds: ReadonlyMap<string, number>;
   readonly logprobs: ReadonlyMap<string, TokenLogprobs>;
+  /** Request id → what this step says about its prompt: one entry a token from position `numComputedTokens` + 1 on. */
+  readonly promptLogprobs: ReadonlyMap<string, readonly TokenLogprobs[]>;
   readonly kvConnectorOutput: KVConnectorOutput | null;
 }
 
@@ -47,6 +49,8 @@ export interface EngineCoreOutput {
   readonly requestId: string;
   readonly newTokenIds: readonly number[];
   readonly newLogprobs: readonly TokenLogprobs[];
+  /** Of every token of the prompt but the first, once, with the first token; null otherwise, and when nobody asked. */
+  readonly promptLogprobs: readonly TokenLogprobs[] | null;
   /** Null while the request goes on. */
   readonly finished: FinishedStatus | null;
   readonly stopReason: number | string | null;

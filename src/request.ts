@@ -39,6 +39,8 @@ export interface SamplingParams {
   readonly logprobs: number | null;
   /** Alternatives to report instead of the most likely ones; null = the most likely ones. */
   readonly logprobTokenIds: readonly number[] | null;
+  /** How many alternatives to report per token of the prompt; null = no logprobs of the prompt, 0 = only its own tokens. */
+  readonly promptLogprobs: number | null;
   /** Added to the logits before sampling: token id → bias. */
   readonly logitBias: ReadonlyMap<number, number>;
   /** Only these are sampled; null = all. */
@@ -65,6 +67,7 @@ export const defaultSamplingParams: SamplingParams = {
   skipSpecialTokens: true,
   logprobs: null,
   logprobTokenIds: null,
+  promptLogprobs: null,
   logitBias: new Map(),
   allowedTokenIds: null,
   badWordsTokenIds: [],
@@ -156,6 +159,11 @@ export class Request {
     return (
       this.kvTransferParams?.do_remote_decode === true && this.kvTransferParams.return_first_token === true
     );
+  }
+
+  /** Log probabilities of its prompt are wanted and not all known yet: tokens whose KV is found or loaded have none. */
+  get needsPromptLogprobs(): boolean {
+    return this.samplingParams.promptLogprobs !== null && this.prefillStats === null;
   }
 
   get isFinished(): boolean {

@@ -29,6 +29,9 @@ interface Start {
   readonly numExternalTokens: number;
 }
 
+/** Nothing is looked up where every token has to run. */
+const fromTheBeginning: Start = { hit: [], numLocalTokens: 0, numExternalTokens: 0 };
+
 //      ┌──► lookups (WAITING_FOR_REMOTE_KVS, without blocks) ──► waiting again, each step
 //      │
 //   waiting ──────────────────────────────────────────────────────────────► running
@@ -196,6 +199,7 @@ export class Admission {
 
   /** Null when it is not known yet what could be loaded. */
   #findStart(request: Request): Start | null {
+    if (request.needsPromptLogprobs) return fromTheBeginning;
     const { kvCache, connector } = this.#parts;
     const hit = kvCache.getComputedBlocks(request);
     const numLocalTokens = hit.length * kvCache.blockSize;
@@ -244,16 +248,20 @@ export class Admission {
     const pullEstimate = connector?.getPullEstimate?.(request) ?? null;
     const facts = { numLocalTokens, numExternalTokens, numRemoteTokens, endsInCachedBlock, pullEstimate };
     prefills.admitted(request, facts);
-    const stats = this.#prefixCacheStats;
-    this.#prefixCacheStats = {
-      queries: stats.queries + request.numPromptTokens,
-      hits: stats.hits + numLocalTokens,
-      externalQueries: stats.externalQueries + (connector ? request.numPromptTokens - numLocalTokens : 0),
-      externalHits: stats.externalHits + numExternalTokens,
-    };
+    if (!request.needsPromptLogprobs) this.#countQuery(request, numLocalTokens, numExternalTokens);
     if (!connector) return;
     const hashes = hasher.prefixHashes(request, numLocalTokens + numExternalTokens);
     connector.updateStateAfterAlloc(request, blockIds, numLocalTokens, numExternalTokens, hashes);
+  }
+
+  #countQuery({ numPromptTokens }: Request, numLocalTokens: number, numExternalTokens: number): void {
+    const stats = this.#prefixCacheStats;
+    this.#prefixCacheStats = {
+      queries: stats.queries + numPromptTokens,
+      hits: stats.hits + numLocalTokens,
+      externalQueries: stats.externalQueries + (this.#parts.connector ? numPromptTokens - numLocalTokens : 0),
+      externalHits: stats.externalHits + numExternalTokens,
+    };
   }
 
   #endsInCachedBlock({ numPromptTokens, blockHashes }: Request): boolean {

@@ -7,6 +7,7 @@ import type { CacheQueryAnswer } from '../wire.js';
 export const ongoing = {
   newTokenIds: [],
   newLogprobs: [],
+  promptLogprobs: null,
   finished: null,
   stopReason: null,
   kvTransferParams: null,
@@ -19,12 +20,14 @@ export function tokenOutput(
   { requestId, prefillStats }: Request,
   newTokenIds: EngineCoreOutput['newTokenIds'],
   newLogprobs: EngineCoreOutput['newLogprobs'],
+  promptLogprobs: EngineCoreOutput['promptLogprobs'],
 ): EngineCoreOutput {
   // Spelt out: spreading costs some microseconds, and this is made for every token.
   return {
     requestId,
     newTokenIds,
     newLogprobs,
+    promptLogprobs,
     finished: null,
     stopReason: null,
     kvTransferParams: null,

@@ -28,11 +28,11 @@ export class RunningRequests implements Iterable<Request> {
     return this.#requests.values();
   }
 
-  /** A request that was waiting runs in this step, and from now on. */
+  /** A request that was waiting runs in this step, and from now on. Without tokens it does from a later step on. */
   start(plan: StepPlan, request: Request, numNewTokens: number, blockIds: readonly number[]): void {
     request.status = 'RUNNING';
     this.#requests.push(request);
-    plan.add(request, numNewTokens, blockIds);
+    if (numNewTokens > 0) plan.add(request, numNewTokens, blockIds);
   }
 
   /** The request ends. */
@@ -47,6 +47,7 @@ export class RunningRequests implements Iterable<Request> {
     for (let i = 0; i < this.#requests.length && plan.hasBudget; i += 1) {
       const request = this.#requests[i]!;
       const numNewTokens = plan.share(request, request.numComputedTokens);
+      if (numNewTokens === 0) continue;
       let blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens);
       while (!blockIds && this.#preemptLast(plan) !== request) {
         blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens);

@@ -17,6 +17,7 @@ import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
 import { type ExternalStorage, KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
+import { PromptLogprobs } from './prompt-logprobs.js';
 import { type Ending, RequestEnds } from './request-ends.js';
 import { answerOutput, ongoing, tokenOutput } from './request-outputs.js';
 import { RunningRequests } from './running-requests.js';
@@ -34,6 +35,8 @@ export interface SchedulerInit {
   /** Null = an aggregated engine. */
   readonly connector: KVConnectorScheduler | null;
   readonly sink: BlockTableSink;
+  /** Tokens a step of requests that need log probabilities of their prompt: their logits take memory. Absent = no limit. */
+  readonly maxPromptLogprobs?: number;
   /** Absent = the pool is all there is. */
   readonly external?: ExternalStorage;
   /** Hashes many blocks at once; absent = the hasher of core does. */
@@ -56,6 +59,7 @@ export class Scheduler {
   readonly #admission: Admission;
   readonly #ends: RequestEnds;
   readonly #cacheQueries: CacheQueries;
+  readonly #promptLogprobs = new PromptLogprobs();
   #stepUnderWay: readonly ScheduledRequest[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
   #pendingOutputs: EngineCoreOutput[] = [];
@@ -115,6 +119,8 @@ export class Scheduler {
       return;
     }
     this.#hasher.extend(request);
+    // It will load nothing, so no store need be asked.
+    if (request.needsPromptLogprobs) return;
     const numLocalTokens = this.#kvCache.getComputedBlocks(request).length * this.#kvCache.blockSize;
     this.#connector?.requestAdded?.(request, numLocalTokens);
   }
@@ -167,7 +173,7 @@ export class Scheduler {
     const cacheQueryAnswers = this.answerCacheQueries();
     this.#admission.promoteLoaded();
     this.#admission.promoteLookedUp();
-    const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens);
+    const plan = new StepPlan(this.#init.scheduler.maxNumBatchedTokens, this.#init.maxPromptLogprobs);
     this.#running.schedule(plan);
     if (plan.numPreemptions === 0) this.#admit(plan);
     return this.#close(plan, cacheQueryAnswers);
@@ -235,6 +241,11 @@ export class Scheduler {
   /** The step's tokens have KV now; takes the sampled one. Null for a prompt that is not through yet. */
   #advance(scheduled: ScheduledRequest, result: ModelRunnerOutput): EngineCoreOutput | null {
     const { request } = scheduled;
+    const { needsPromptLogprobs } = request;
+    if (needsPromptLogprobs) {
+      const entries = result.promptLogprobs.get(request.requestId) ?? [];
+      this.#promptLogprobs.record(request, scheduled.numComputedTokens + 1, entries);
+    }
     this.#kvCache.cacheBlocks(request, request.numComputedTokens);
     if (request.prefillStats === null && request.numComputedTokens >= request.numPromptTokens) {
       request.prefillStats = this.#prefills.completed(request);
@@ -252,8 +263,12 @@ export class Scheduler {
     const stop = checkStop(request, this.#limits.maxTokens);
     const logprobs = result.logprobs.get(request.requestId);
     const newLogprobs = logprobs ? [logprobs] : [];
-    if (stop) return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs };
-    return tokenOutput(request, [tokenId], newLogprobs);
+    // Who samples has run its whole prompt.
+    const promptLogprobs = needsPromptLogprobs ? this.#promptLogprobs.take(request) : null;
+    if (stop) {
+      return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs, promptLogprobs };
+    }
+    return tokenOutput(request, [tokenId], newLogprobs, promptLogprobs);
   }
 
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {

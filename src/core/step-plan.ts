@@ -7,10 +7,13 @@ export class StepPlan {
   numPreemptions = 0;
   readonly #budget: number;
   #numTokensLeft: number;
+  #numPromptLogprobsLeft: number;
 
-  constructor(budget: number) {
+  /** `maxPromptLogprobs`: tokens of requests that need log probabilities of their prompt; each is a row of logits. */
+  constructor(budget: number, maxPromptLogprobs = Number.POSITIVE_INFINITY) {
     this.#budget = budget;
     this.#numTokensLeft = budget;
+    this.#numPromptLogprobsLeft = maxPromptLogprobs;
   }
 
   get numTokens(): number {
@@ -21,9 +24,10 @@ export class StepPlan {
     return this.#numTokensLeft > 0;
   }
 
-  /** How many of the request's tokens behind the first `numComputedTokens` fit in the budget. */
+  /** How many of the request's tokens behind the first `numComputedTokens` fit in the budget; 0 = none in this step. */
   share(request: Request, numComputedTokens: number): number {
-    return Math.min(request.numTokens - numComputedTokens, this.#numTokensLeft);
+    const numTokens = Math.min(request.numTokens - numComputedTokens, this.#numTokensLeft);
+    return request.needsPromptLogprobs ? Math.min(numTokens, this.#numPromptLogprobsLeft) : numTokens;
   }
 
   /** `numComputedTokens` moves on at once, as if the step had run. */
@@ -31,6 +35,7 @@ export class StepPlan {
     const { numComputedTokens } = request;
     request.numComputedTokens += numScheduledTokens;
     this.#numTokensLeft -= numScheduledTokens;
+    if (request.needsPromptLogprobs) this.#numPromptLogprobsLeft -= numScheduledTokens;
     this.scheduled.push({
       request,
       numComputedTokens,

@@ -48,6 +48,7 @@ export class Answer {
       text,
       tokenIds: output.newTokenIds,
       logprobs: output.newLogprobs.map((entry) => this.#withText(entry)),
+      promptLogprobs: output.promptLogprobs?.map((entry) => this.#withText(entry)) ?? null,
       numOutputTokens: this.#numOutputTokens,
       finishReason: stop === null ? finishReason : 'stop',
       stopReason: stop ?? output.stopReason,
@@ -93,7 +94,7 @@ export class Answer {
 }
 
 /** A token's own text; U+FFFD where it is not whole characters. */
-function tokenText(tokenizer: Tokenizer, tokenId: number): string {
+export function tokenText(tokenizer: Tokenizer, tokenId: number): string {
   const piece = tokenizer.piece(tokenId);
   return piece.kind === 'text'
     ? piece.text

@@ -201,7 +201,12 @@ export class EngineCore {
       if (error instanceof VllmPdError && error.code === 'DEVICE_LOST') throw error;
       // What the connector has to report was not collected.
       this.#wakeUp.wake();
-      return { sampledTokenIds: new Map(), logprobs: new Map(), kvConnectorOutput: null };
+      return {
+        sampledTokenIds: new Map(),
+        logprobs: new Map(),
+        promptLogprobs: new Map(),
+        kvConnectorOutput: null,
+      };
     }
   }
 }

@@ -51,6 +51,9 @@ export interface EngineParts {
 
 const clock = () => performance.now();
 
+/** What a step's logits may take for log probabilities of prompts, where each token has a row of its own. */
+const maxPromptLogitsBytes = 64 * 2 ** 20;
+
 export async function startParts(
   wanted: EngineConfig,
   onPacked?: (fraction: number) => void,
@@ -162,6 +165,7 @@ function connectParts(
     scheduler: { ...config.scheduler, maxModelLen: limits.maxModelLen },
     kvLoadFailurePolicy: kvTransfer.kvLoadFailurePolicy,
     connector: connectorScheduler,
+    maxPromptLogprobs: Math.max(1, Math.floor(maxPromptLogitsBytes / (4 * folder.model.vocabSize))),
     sink: events ? events.recorder.watchRemoved(pool) : pool,
     ...(external && { external }),
     hashBlocks: (...blocks) => loadNative().hashBlocks(...blocks),

@@ -13,7 +13,14 @@ import type { CacheQueryAnswer, KvTransferParams } from '../wire.js';
 import { EngineCore } from './engine-core.js';
 import { closeParts, type EngineParts, startParts } from './engine-parts.js';
 import { OutputProcessor } from './output-processor.js';
-import { checkFirstToken, checkPeer, checkPriority, checkPrompt, checkSampling } from './request-check.js';
+import {
+  checkFirstToken,
+  checkPeer,
+  checkPriority,
+  checkPrompt,
+  checkPromptLogprobs,
+  checkSampling,
+} from './request-check.js';
 import type { RequestStream } from './request-stream.js';
 import type { SampleGroup } from './sample-group.js';
 import type {
@@ -143,6 +150,7 @@ export class Engine {
       ...input.samplingParams,
     };
     checkSampling(samplingParams, numPromptTokens, limits);
+    checkPromptLogprobs(samplingParams, input.kvTransferParams ?? null);
     const kvTransferParams = this.believed(input.kvTransferParams ?? null, input.promptTokenIds);
     const firstToken = firstTokenOf(kvTransferParams);
     if (firstToken) checkFirstToken(firstToken, samplingParams, limits);

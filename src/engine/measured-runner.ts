@@ -20,8 +20,10 @@ export class MeasuredRunner implements StepRunner {
   async execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
     const startedAtMs = this.#clock();
     const output = await this.#runner.execute(plan);
-    const { totalNumScheduledTokens } = plan;
-    if (totalNumScheduledTokens >= minTokens) {
+    const { totalNumScheduledTokens, scheduled } = plan;
+    // Log probabilities of prompts take longer than the tokens.
+    const isUsual = !scheduled.some(({ request }) => request.samplingParams.promptLogprobs !== null);
+    if (totalNumScheduledTokens >= minTokens && isUsual) {
       this.#costs.observePrefill(totalNumScheduledTokens, this.#clock() - startedAtMs);
     }
     return output;

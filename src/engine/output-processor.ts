@@ -77,6 +77,7 @@ export class OutputProcessor implements EngineCoreListener {
     const { piece } = answer.add({
       requestId,
       newTokenIds: [tokenId],
+      promptLogprobs: null,
       newLogprobs: logprobs && numTop !== null ? [{ ...logprobs, top: logprobs.top.slice(0, numTop) }] : [],
       finished: ending?.status ?? null,
       stopReason: ending?.stopReason ?? null,

@@ -116,6 +116,22 @@ export function checkFirstToken(
   }
 }
 
+/** Throws INVALID_ARGUMENT where two nodes would share the prompt between them: one has to run all of it. */
+export function checkPromptLogprobs(
+  { promptLogprobs }: SamplingParams,
+  kvTransferParams: KvTransferParams | null,
+): void {
+  if (promptLogprobs === null) return;
+  const field = kvTransferParams?.return_first_token
+    ? 'return_first_token'
+    : kvTransferParams?.remote_first_token
+      ? 'remote_first_token'
+      : null;
+  if (field === null) return;
+  const param = `kv_transfer_params.${field}`;
+  throw refusal(`Expected no ${param} where log probabilities of the prompt are asked for.`, param);
+}
+
 function refusal(message: string, param: string): VllmPdError {
   return new VllmPdError('INVALID_ARGUMENT', message, { param });
 }

@@ -27,6 +27,8 @@ export interface RequestOutput {
   readonly tokenIds: readonly number[];
   /** One per entry of `tokenIds`, or empty when the request did not ask. */
   readonly logprobs: readonly TokenTextLogprobs[];
+  /** One per token of the prompt but the first, in the first piece; null otherwise, and when the request did not ask. */
+  readonly promptLogprobs: readonly TokenTextLogprobs[] | null;
   /** Tokens of the whole answer so far. */
   readonly numOutputTokens: number;
   /** Null while the request goes on. */
@@ -46,5 +48,6 @@ export function mergeOutputs(first: RequestOutput, second: RequestOutput): Reque
     text: first.text + second.text,
     tokenIds: [...first.tokenIds, ...second.tokenIds],
     logprobs: [...first.logprobs, ...second.logprobs],
+    promptLogprobs: first.promptLogprobs ?? second.promptLogprobs,
   };
 }

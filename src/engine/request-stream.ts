@@ -15,6 +15,8 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
   readonly begun: Promise<void>;
   /** What the first token says when a peer has sampled it: known at once, and before all pieces. Null otherwise. */
   firstPiece: RequestOutput | null = null;
+  /** As the pieces so far say, those that were taken too. */
+  promptLogprobs: RequestOutput['promptLogprobs'] = null;
   #markBegun: () => void = () => {};
   readonly #onAbort: () => void;
   #pending: RequestOutput | null = null;
@@ -35,6 +37,7 @@ export class RequestStream implements AsyncGenerator<RequestOutput, void, void> 
   push(output: RequestOutput): void {
     if (this.#ended) return;
     this.#ended = output.finishReason !== null;
+    this.promptLogprobs ??= output.promptLogprobs;
     this.#markBegun();
     if (this.#waiting) {
       this.#waiting.resolve({ done: false, value: output });

@@ -45,6 +45,11 @@ export function step(scheduler: Scheduler): SchedulerOutput {
   const output = scheduler.schedule();
   const sampledTokenIds = new Map<string, number>();
   for (const { request, samples } of output.scheduled) if (samples) sampledTokenIds.set(request.requestId, 1);
-  scheduler.updateFromOutput(output, { sampledTokenIds, logprobs: new Map(), kvConnectorOutput: null });
+  scheduler.updateFromOutput(output, {
+    sampledTokenIds,
+    logprobs: new Map(),
+    promptLogprobs: new Map(),
+    kvConnectorOutput: null,
+  });
   return output;
 }

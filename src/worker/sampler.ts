@@ -48,7 +48,7 @@ export class Sampler {
   /** `logits`: (vocab_size), overwritten. INTERNAL when no token has a finite logit. */
   sample(request: Request, logits: Float32Array): Sample {
     const params = request.samplingParams;
-    if (!this.#asksForSuppressed(params)) applyTokenMask(logits, this.#suppressMask);
+    this.#suppress(params, logits);
     const raw = params.logprobs === null ? null : logits.slice();
     applyAllowedTokens(logits, request);
     applyBadWords(logits, request);
@@ -60,6 +60,12 @@ export class Sampler {
       tokenId,
       logprobs: raw && tokenLogprobs(raw, tokenId, params.logprobTokenIds ?? params.logprobs ?? 0),
     };
+  }
+
+  /** Of a token of the prompt, from the logits that it could have been sampled from; as `sample` would say. Overwrites these. */
+  logprobsOfPromptToken(request: Request, logits: Float32Array, tokenId: number): TokenLogprobs {
+    this.#suppress(request.samplingParams, logits);
+    return tokenLogprobs(logits, tokenId, request.samplingParams.promptLogprobs ?? 0);
   }
 
   /**
@@ -76,8 +82,9 @@ export class Sampler {
   }
 
   /** Who allows suppressed tokens alone wants them said. */
-  #asksForSuppressed({ allowedTokenIds }: SamplingParams): boolean {
-    return allowedTokenIds?.every((tokenId) => this.#suppressTokenIds.has(tokenId)) ?? false;
+  #suppress({ allowedTokenIds }: SamplingParams, logits: Float32Array): void {
+    const asksForThem = allowedTokenIds?.every((tokenId) => this.#suppressTokenIds.has(tokenId)) ?? false;
+    if (!asksForThem) applyTokenMask(logits, this.#suppressMask);
   }
 
   #draw(request: Request, logits: Float32Array): number {

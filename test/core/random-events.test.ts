@@ -6,9 +6,10 @@ import * as assert from 'uvu/assert';
 import type { KvLookup, KvTransferMode } from '../../src/config.js';
 import { remoteDecodeParams } from '../../src/kv-transfer/params.js';
 import type { EngineCoreOutput } from '../../src/outputs.js';
+import type { Request } from '../../src/request.js';
 import { type KvTransferParams, ledgerBins } from '../../src/wire.js';
 import { PdPair } from './pd-pair.js';
-import { type TestNode, type TestRequest, tokens } from './test-node.js';
+import { scoresOf, type TestNode, type TestRequest, tokens } from './test-node.js';
 
 /** How one turn goes, as far as it is not the scheduler's to decide. */
 interface TurnPlan {
@@ -24,6 +25,8 @@ interface TurnPlan {
   readonly route: 'ask' | 'prefill' | 'decode';
   /** The proxy dies between P and D. */
   readonly isForgotten: boolean;
+  /** Log probabilities of the prompt are wanted of every node. */
+  readonly isScored: boolean;
 }
 
 type Side = 0 | 1;
@@ -56,6 +59,7 @@ const turnPlan: fc.Arbitrary<TurnPlan> = fc.record({
     { weight: 1, arbitrary: fc.constantFrom('prefill' as const, 'decode' as const) },
   ),
   isForgotten: oneIn(20),
+  isScored: oneIn(6),
 });
 
 /** Whatever may happen between two steps, and while one is under way. */
@@ -92,10 +96,18 @@ const events = fc.array(fc.oneof({ weight: 3, arbitrary: step }, { weight: 1, ar
 
 type OnEnd = (last: EngineCoreOutput) => void;
 
+interface Open {
+  readonly node: TestNode;
+  readonly request: Request;
+  readonly onEnd: OnEnd;
+  /** What was said of its prompt, each time. */
+  readonly scores: EngineCoreOutput['promptLogprobs'][];
+}
+
 class Traffic {
   readonly #pair: PdPair;
   /** Request id → where it is and what follows its end. */
-  readonly #open = new Map<string, { readonly node: TestNode; readonly onEnd: OnEnd }>();
+  readonly #open = new Map<string, Open>();
   readonly #histories: { readonly tokenIds: number[]; ticket: KvTransferParams | null }[] = [];
   #numRequests = 0;
   #numTurns = 0;
@@ -121,7 +133,11 @@ class Traffic {
       ...tokens(`user ${plan.speaker}`, plan.numUserTokens),
     ];
     if (promptTokenIds.length > 250) return;
-    const options = { promptTokenIds, sessionId: plan.hasSession ? `${promptTokenIds[0]}` : null };
+    const options = {
+      promptTokenIds,
+      sessionId: plan.hasSession ? `${promptTokenIds[0]}` : null,
+      promptLogprobs: plan.isScored ? 0 : null,
+    };
     const ticket = known?.ticket;
     if (known) known.ticket = null;
     if (plan.route === 'decode') this.#decode(options, plan);
@@ -168,8 +184,9 @@ class Traffic {
   #send(node: TestNode, options: TestRequest, onEnd: OnEnd) {
     this.#numRequests += 1;
     const requestId = `r${this.#numRequests}`;
-    this.#open.set(requestId, { node, onEnd });
-    return node.add({ ...options, requestId });
+    const request = node.add({ ...options, requestId });
+    this.#open.set(requestId, { node, request, onEnd, scores: [] });
+    return request;
   }
 
   abort(which: number): void {
@@ -182,17 +199,25 @@ class Traffic {
 
   digest(outputs: readonly EngineCoreOutput[]): void {
     for (const output of outputs) {
+      if (output.promptLogprobs) this.#open.get(output.requestId)!.scores.push(output.promptLogprobs);
       if (!output.finished) continue;
       const open = this.#open.get(output.requestId);
       assert.ok(open, `${output.requestId} ended twice`);
       this.#open.delete(output.requestId);
+      const { request, scores } = open;
+      const wanted = request.samplingParams.promptLogprobs !== null && request.numOutputTokens > 0;
+      const promptTokenIds = request.tokenIds.slice(0, request.numPromptTokens);
+      assert.equal(scores, wanted ? [scoresOf(promptTokenIds)] : []);
       open.onEnd(output);
     }
   }
 }
 
 function createPair(mode: KvTransferMode, lookup: KvLookup): PdPair {
-  const small = { scheduler: { maxNumSeqs: 4, maxNumBatchedTokens: 96, maxModelLen: 400 } };
+  const small = {
+    scheduler: { maxNumSeqs: 4, maxNumBatchedTokens: 96, maxModelLen: 400 },
+    maxPromptLogprobs: 50,
+  };
   return new PdPair(mode, {
     transfer: { lookup, kvRecomputeThreshold: 20, kvLeaseDurationMs: 40, decoderKvBlocksTtlMs: 60 },
     p: { ...small, cache: { numBlocks: 31 } },

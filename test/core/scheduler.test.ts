@@ -444,7 +444,7 @@ test('256 decoding requests are planned and digested fast', () => {
   );
   for (const request of requests) node.scheduler.addRequest(request);
   const sampledTokenIds = new Map(requests.map(({ requestId }) => [requestId, 1]));
-  const result = { sampledTokenIds, logprobs: new Map(), kvConnectorOutput: null };
+  const result = { sampledTokenIds, logprobs: new Map(), promptLogprobs: new Map(), kvConnectorOutput: null };
   const times = Array.from({ length: 30 }, () => {
     const startedAtMs = performance.now();
     node.scheduler.updateFromOutput(node.scheduler.schedule(), result);

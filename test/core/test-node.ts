@@ -12,8 +12,10 @@ import type {
   KVConnectorOutput,
   PullSpec,
   SchedulerOutput,
+  TokenLogprobs,
 } from '../../src/outputs.js';
 import { defaultSamplingParams, Request, type RequestInit, type SamplingParams } from '../../src/request.js';
+import { numPromptRows } from '../../src/worker/input-batch.js';
 
 const vocabSize = 1000;
 export const bytesPerBlock = 100;
@@ -32,6 +34,16 @@ export function tokens(label: string, length: number): number[] {
 function mix(previous: number, tokenId: number): number {
   const x = Math.imul(previous ^ (tokenId + 0x9e37), 0x85eb_ca6b);
   return (x ^ (x >>> 13)) >>> 0;
+}
+
+/** What a node's outputs say of this prompt where it is scored. */
+export function scoresOf(promptTokenIds: readonly number[]): TokenLogprobs[] {
+  let logprob = 0;
+  const kv = promptTokenIds.map((tokenId) => {
+    logprob = mix(logprob, tokenId);
+    return logprob;
+  });
+  return promptTokenIds.slice(1).map((tokenId, i) => ({ tokenId, logprob: kv[i]!, rank: 1, top: [] }));
 }
 
 let numRequests = 0;
@@ -59,6 +71,7 @@ export interface TestNodeOptions {
   readonly kvTransfer?: Partial<KvTransferConfig>;
   /** In place of the real connector half. */
   readonly connector?: SchedulerInit['connector'];
+  readonly maxPromptLogprobs?: number;
 }
 
 export interface Step {
@@ -115,6 +128,7 @@ export class TestNode implements BlockTableSink {
         options.connector ??
         (options.kvTransfer ? createConnector(options.kvTransfer, cache.blockSize, clock) : null),
       sink: this,
+      ...(options.maxPromptLogprobs && { maxPromptLogprobs: options.maxPromptLogprobs }),
       clock,
       ...(options.kvTransfer?.kvLoadFailurePolicy
         ? { kvLoadFailurePolicy: options.kvTransfer.kvLoadFailurePolicy }
@@ -138,10 +152,12 @@ export class TestNode implements BlockTableSink {
     const output = this.scheduler.schedule();
     this.#startPulls(output.kvConnectorMetadata?.pulls ?? []);
     const sampledTokenIds = this.#runModel(output);
+    const promptLogprobs = this.#readPrompts(output);
     during();
     const outputs = this.scheduler.updateFromOutput(output, {
       sampledTokenIds,
       logprobs: new Map(),
+      promptLogprobs,
       kvConnectorOutput: this.#collectTransfers(),
     });
     this.check();
@@ -215,6 +231,18 @@ export class TestNode implements BlockTableSink {
       if (samples) sampled.set(request.requestId, kv[end - 1]! % vocabSize);
     }
     return sampled;
+  }
+
+  /** In place of a log probability, what stands for the KV that it would be computed from. */
+  #readPrompts(output: SchedulerOutput): Map<string, readonly TokenLogprobs[]> {
+    const entries = output.scheduled.map((entry) => {
+      const { request, numComputedTokens: begin } = entry;
+      const kv = this.#kvOf(request).slice(begin, begin + numPromptRows(entry));
+      const tokenIds = request.tokenIds.slice(begin + 1);
+      const read = kv.map((logprob, i) => ({ tokenId: tokenIds[i]!, logprob, rank: 1, top: [] }));
+      return [request.requestId, read] as const;
+    });
+    return new Map(entries.filter(([, read]) => read.length > 0));
   }
 
   #kvOf(request: Request): readonly number[] {

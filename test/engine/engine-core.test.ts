@@ -18,6 +18,7 @@ async function execute(plan: SchedulerOutput): Promise<ModelRunnerOutput> {
   return {
     sampledTokenIds: new Map(samples.map(({ request }) => [request.requestId, 7])),
     logprobs: new Map(),
+    promptLogprobs: new Map(),
     kvConnectorOutput: null,
   };
 }
@@ -191,6 +192,7 @@ test('a fault of the scheduler ends the loop, is told, and refuses what comes af
   const core = new TestCore(async () => ({
     sampledTokenIds: new Map(),
     logprobs: new Map(),
+    promptLogprobs: new Map(),
     kvConnectorOutput: null,
   }));
   core.add('a');

@@ -11,6 +11,7 @@ function piece(text: string, finishReason: RequestOutput['finishReason'] = null)
     text,
     tokenIds: [text.length],
     logprobs: [],
+    promptLogprobs: null,
     numOutputTokens: 1,
     finishReason,
     stopReason: null,

@@ -2,8 +2,9 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { ScheduledRequest } from '../../src/outputs.js';
-import { defaultSamplingParams, Request } from '../../src/request.js';
-import { samplingRequests, toForwardInput } from '../../src/worker/input-batch.js';
+import { defaultSamplingParams, Request, type SamplingParams } from '../../src/request.js';
+import type { PrefillStats } from '../../src/wire.js';
+import { numPromptRows, toForwardInput } from '../../src/worker/input-batch.js';
 
 interface Share {
   readonly tokenIds: readonly number[];
@@ -12,10 +13,13 @@ interface Share {
   readonly blockIds: readonly number[];
 }
 
-function scheduledRequest({ tokenIds, computed, scheduled, blockIds }: Share): ScheduledRequest {
+function scheduledRequest(
+  { tokenIds, computed, scheduled, blockIds }: Share,
+  params: Partial<SamplingParams> = {},
+): ScheduledRequest {
   const requestId = `r${tokenIds[0]}`;
   const request = new Request(
-    { requestId, promptTokenIds: tokenIds, samplingParams: defaultSamplingParams },
+    { requestId, promptTokenIds: tokenIds, samplingParams: { ...defaultSamplingParams, ...params } },
     0,
   );
   return {
@@ -42,15 +46,18 @@ test('a first chunk, a last chunk and a decode lie one after the other without p
   assert.equal([...input.logitsIndices], [5, 6], 'the unfinished prompt asks for no logits');
 });
 
-test('rows of logits come in the order of the requests that sample', () => {
+test('where a prompt is scored, all its tokens but the last one ask for logits', () => {
+  const scored = (share: Share) => scheduledRequest(share, { promptLogprobs: 0 });
   const scheduled = [
-    scheduledRequest({ tokenIds: [1, 2], computed: 0, scheduled: 1, blockIds: [1] }),
-    scheduledRequest({ tokenIds: [3, 4], computed: 0, scheduled: 2, blockIds: [2] }),
+    scored({ tokenIds: [1, 2, 3, 4], computed: 0, scheduled: 2, blockIds: [1] }),
+    scheduledRequest({ tokenIds: [5, 6], computed: 0, scheduled: 2, blockIds: [2] }),
+    scored({ tokenIds: [7, 8, 9], computed: 0, scheduled: 3, blockIds: [3] }),
+    scored({ tokenIds: [10], computed: 0, scheduled: 1, blockIds: [4] }),
   ];
-  assert.equal(
-    samplingRequests(scheduled).map((entry) => entry.request.requestId),
-    ['r3'],
-  );
+  assert.equal(scheduled.map(numPromptRows), [2, 0, 2, 0]);
+  assert.equal([...toForwardInput(scheduled).logitsIndices], [0, 1, 3, 4, 5, 6, 7]);
+  scheduled[2]!.request.prefillStats = {} as PrefillStats;
+  assert.is(numPromptRows(scheduled[2]!), 0, 'it is known already, and computed again after a preemption');
 });
 
 test('an empty step is an empty batch', () => {

@@ -20,7 +20,7 @@ import {
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
 import type { Chunk, Dialect } from './openai-answer.js';
-import { chatLogprobs, tokenNamer } from './openai-logprobs.js';
+import { chatLogprobs, promptLogprobs, tokenNamer } from './openai-logprobs.js';
 import { chatSampling } from './openai-sampling.js';
 import { type ChatCompletionBody, chatCompletionSchema } from './openai-schema.js';
 
@@ -132,8 +132,8 @@ function chatDialect(body: ChatCompletionBody, promptText: string | null): Diale
       message: { role, content: echo + output.text, ...absentParts },
       ...ending(output),
     }),
-    fields: (choice) => ({
-      prompt_logprobs: null,
+    fields: (choice, output) => ({
+      prompt_logprobs: promptLogprobs(output.promptLogprobs),
       prompt_token_ids: promptTokenIds(choice),
       prompt_text: promptText,
     }),

@@ -1,6 +1,7 @@
 // POST /v1/completions.
 
-import type { RequestOutput } from '../../engine/request-output.js';
+import { tokenText } from '../../engine/answer.js';
+import type { RequestOutput, TokenTextLogprobs } from '../../engine/request-output.js';
 import { VllmPdError } from '../../errors.js';
 import { parseKvTransferParams } from '../../kv-transfer/params.js';
 import type { RouteContext } from '../http.js';
@@ -20,7 +21,7 @@ import {
 import { answerCacheQuery } from './cache-query.js';
 import type { Choice } from './generation.js';
 import type { Dialect } from './openai-answer.js';
-import { completionLogprobs, tokenNamer } from './openai-logprobs.js';
+import { completionLogprobs, promptLogprobs, tokenNamer } from './openai-logprobs.js';
 import { completionSampling, defaultCompletionTokens } from './openai-sampling.js';
 import { type CompletionBody, completionSchema } from './openai-schema.js';
 
@@ -31,12 +32,12 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
   const body = parseBody(completionSchema, await readJson(req));
   const requestId = requestIdOf(context, body.request_id);
   checkModel(node, body.model);
-  checkEcho(body);
+  checkMaxTokens(body);
   const kvTransferParams = parseKvTransferParams(body.kv_transfer_params, (reason) =>
     engine.noteDroppedStats(reason),
   );
   const whole = await encodePrompts(node, body.prompt, body.add_special_tokens ?? true);
-  const numFitting = engine.maxModelLen - (body.max_tokens ?? defaultCompletionTokens);
+  const numFitting = engine.maxModelLen - Math.max(1, body.max_tokens ?? defaultCompletionTokens);
   const prompts = whole.map((prompt) => truncated(prompt, body, numFitting));
   if (kvTransferParams?.cache_query) {
     await answerCacheQuery(node, context, prompts, {
@@ -61,15 +62,15 @@ export async function completions(node: ApiNode, context: RouteContext): Promise
       sessionId: sessionIdOf(req, body),
       priority: priorityHeader(req) ?? body.priority ?? 0,
       kvTransferParams,
+      isPromptOnly: body.max_tokens === 0,
     },
   });
 }
 
-function checkEcho(body: CompletionBody): void {
-  if (!body.echo || body.logprobs == null) return;
-  const message =
-    'Expected no `logprobs` together with `echo`: log probabilities of the prompt are not supported.';
-  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'logprobs' });
+function checkMaxTokens(body: CompletionBody): void {
+  if (body.max_tokens !== 0 || body.echo) return;
+  const message = 'Expected `max_tokens` of at least 1, as there is no `echo`, but received 0.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'max_tokens' });
 }
 
 function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
@@ -78,13 +79,24 @@ function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
   const nameOf = tokenNamer(body.return_tokens_as_token_ids);
   const textOffsets: number[] = [];
 
+  /** What is echoed of the prompt's log probabilities. */
+  const echoOf = ({ tokenIds: [tokenId] }: Prompt, entries: readonly TokenTextLogprobs[], numTop: number) => [
+    { tokenId: tokenId!, token: tokenText(engine.tokenizer, tokenId!), logprob: null },
+    // There are more where `prompt_logprobs` asks for more.
+    ...entries.map((one) => ({ ...one, top: one.top.slice(0, numTop) })),
+  ];
   const entry = ({ index, prompt }: Choice, piece: RequestOutput, isFirst: boolean) => {
+    const echoes = body.echo && isFirst;
+    const text = echoes ? textOf(prompt) + piece.text : piece.text;
     const textOffset = textOffsets[index] ?? 0;
-    textOffsets[index] = textOffset + piece.text.length;
+    textOffsets[index] = textOffset + text.length;
+    const { logprobs: numTop } = body;
+    const echoed = echoes && numTop != null ? echoOf(prompt, piece.promptLogprobs ?? [], numTop) : [];
     return {
       index,
-      text: body.echo && isFirst ? textOf(prompt) + piece.text : piece.text,
-      logprobs: body.logprobs == null ? null : completionLogprobs(piece.logprobs, textOffset, nameOf),
+      text,
+      logprobs:
+        numTop == null ? null : completionLogprobs([...echoed, ...piece.logprobs], textOffset, nameOf),
       finish_reason: piece.finishReason,
       stop_reason: piece.stopReason,
       token_ids: body.return_token_ids ? piece.tokenIds : null,
@@ -95,7 +107,10 @@ function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
   return {
     object: 'text_completion',
     chunkObject: 'text_completion',
-    choice: (choice, output) => ({ ...entry(choice, output, true), prompt_logprobs: null }),
+    choice: (choice, output) => ({
+      ...entry(choice, output, true),
+      prompt_logprobs: promptLogprobs(output.promptLogprobs),
+    }),
     fields: () => ({}),
     chunks: (choice, piece, isFirst) => [{ choice: entry(choice, piece, isFirst) }],
   };

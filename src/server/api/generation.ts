@@ -21,6 +21,8 @@ export interface GenerationInput {
   readonly sessionId: string | null;
   readonly priority: number;
   readonly kvTransferParams: KvTransferParams | null;
+  /** Nobody is told of what is generated: only the prompt was asked for. */
+  readonly isPromptOnly?: boolean;
   /** Told each answer that came to its end; what it returns goes along with the answer's ticket. */
   readonly onAnswer?: ((text: string, tokenIds: readonly number[]) => Partial<KvTransferParams>) | null;
 }
@@ -54,8 +56,10 @@ export class Choices {
     checkBatch(engine, input);
     try {
       const list = input.prompts.flatMap((prompt, i) => this.#samplesOf(prompt, i * input.numSamples));
-      const { onAnswer } = input;
-      this.list = onAnswer ? list.map((choice) => ({ ...choice, stream: watched(choice, onAnswer) })) : list;
+      const { onAnswer, isPromptOnly } = input;
+      if (isPromptOnly) this.list = list.map((choice) => ({ ...choice, stream: unanswered(choice.stream) }));
+      else if (onAnswer) this.list = list.map((choice) => ({ ...choice, stream: watched(choice, onAnswer) }));
+      else this.list = list;
     } catch (error) {
       this.stop();
       throw error;
@@ -73,15 +77,18 @@ export class Choices {
   #samplesOf(prompt: Prompt, firstIndex: number): Choice[] {
     const { numSamples, kvTransferParams } = this.#input;
     const samples = new SampleGroup(numSamples);
-    const first = this.#start(prompt, firstIndex, 0, samples, kvTransferParams);
+    const params = this.#input.samplingParams(prompt);
+    const first = this.#start(prompt, params, firstIndex, 0, samples, kvTransferParams);
+    // One sample says what there is to say about the prompt.
+    const others = { ...params, promptLogprobs: null };
+    const waits = kvTransferParams !== null || params.promptLogprobs != null;
     const { firstPiece } = first;
     const choices: Choice[] = [{ index: firstIndex, prompt, firstPiece, stream: first }];
     for (let sample = 1; sample < numSamples; sample++) {
       const index = firstIndex + sample;
+      const start = () => this.#start(prompt, others, index, sample, samples, null);
       // What a peer holds can be fetched once; the other samples find it in the cache behind the first.
-      const stream = kvTransferParams
-        ? this.#startBehind(first, () => this.#start(prompt, index, sample, samples, null))
-        : this.#start(prompt, index, sample, samples, null);
+      const stream = waits ? this.#startBehind(first, start) : start();
       choices.push({ index, prompt, firstPiece: null, stream });
     }
     return choices;
@@ -89,13 +96,13 @@ export class Choices {
 
   #start(
     prompt: Prompt,
+    params: Partial<SamplingParams>,
     index: number,
     sample: number,
     samples: SampleGroup,
     kvTransferParams: KvTransferParams | null,
   ): RequestStream {
     const { id, cacheSalt, sessionId } = this.#input;
-    const params = this.#input.samplingParams(prompt);
     // Samples of one prompt must differ, and still be the same ones when the call is repeated.
     const seed = params.seed == null ? null : params.seed + sample;
     const stream = this.#engine.generate({
@@ -117,7 +124,12 @@ export class Choices {
     start: () => RequestStream,
   ): AsyncGenerator<RequestOutput, void, void> {
     await first.begun;
-    if (!this.#isStopped) yield* start();
+    if (this.#isStopped) return;
+    let { promptLogprobs } = first;
+    for await (const piece of start()) {
+      yield { ...piece, promptLogprobs };
+      promptLogprobs = null;
+    }
   }
 }
 
@@ -145,6 +157,21 @@ async function* watched(
   }
 }
 
+async function* unanswered(stream: Choice['stream']): Choice['stream'] {
+  for await (const piece of stream) {
+    const finishReason = piece.finishReason === 'stop' ? 'length' : piece.finishReason;
+    yield {
+      ...piece,
+      text: '',
+      tokenIds: [],
+      logprobs: [],
+      numOutputTokens: 0,
+      finishReason,
+      stopReason: null,
+    };
+  }
+}
+
 function withTicketFields(piece: RequestOutput, fields: Partial<KvTransferParams>): RequestOutput {
   const ticket = piece.kvTransferParams;
   return ticket?.do_remote_decode ? { ...piece, kvTransferParams: { ...ticket, ...fields } } : piece;
@@ -161,5 +188,6 @@ export async function collect({ firstPiece, stream }: Choice): Promise<RequestOu
     text: pieces.map((piece) => piece.text).join(''),
     tokenIds: pieces.flatMap((piece) => piece.tokenIds),
     logprobs: pieces.flatMap((piece) => piece.logprobs),
+    promptLogprobs: pieces.find((piece) => piece.promptLogprobs)?.promptLogprobs ?? null,
   };
 }

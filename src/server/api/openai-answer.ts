@@ -15,7 +15,7 @@ export interface Dialect {
   readonly chunkObject: string;
   choice(choice: Choice, output: RequestOutput): object;
   /** Fields of a whole answer beside its choices, by the first of these. */
-  fields(choice: Choice): object;
+  fields(choice: Choice, output: RequestOutput): object;
   /** What one piece becomes, in order. */
   chunks(choice: Choice, piece: RequestOutput, isFirst: boolean): readonly Chunk[];
 }
@@ -63,7 +63,7 @@ export async function whole(res: RouteContext['res'], call: Call, list: readonly
   sendJson(res, 200, {
     ...envelope(call, dialect.object),
     choices: list.map((choice, index) => dialect.choice(choice, outputs[index]!)),
-    ...dialect.fields(list[0]!),
+    ...dialect.fields(list[0]!, outputs[0]!),
     usage: usageOf(outputs, input.kvTransferParams, input.numSamples),
     service_tier: null,
     system_fingerprint: null,

@@ -3,21 +3,26 @@ import type { TextLogprob, TokenTextLogprobs } from '../../engine/request-output
 
 export interface CompletionLogprobs {
   readonly text_offset: readonly number[];
-  readonly token_logprobs: readonly number[];
+  readonly token_logprobs: readonly (number | null)[];
   readonly tokens: readonly string[];
-  readonly top_logprobs: readonly Readonly<Record<string, number>>[];
+  readonly top_logprobs: readonly (Readonly<Record<string, number>> | null)[];
 }
 
+/** A prompt's first token, which nothing comes before. */
+export type FirstOfPrompt = Omit<TextLogprob, 'logprob'> & { readonly logprob: null };
+
+type TokenNamer = (entry: Omit<TextLogprob, 'logprob'>) => string;
+
 /** How a token is written: its text, or by `return_tokens_as_token_ids` its id. */
-export function tokenNamer(asTokenIds: boolean | null | undefined): (entry: TextLogprob) => string {
+export function tokenNamer(asTokenIds: boolean | null | undefined): TokenNamer {
   return asTokenIds ? ({ tokenId }) => `token_id:${tokenId}` : ({ token }) => token;
 }
 
 /** `textOffset`: length of the answer's text before the first token. */
 export function completionLogprobs(
-  entries: readonly TokenTextLogprobs[],
+  entries: readonly (TokenTextLogprobs | FirstOfPrompt)[],
   textOffset: number,
-  nameOf: (entry: TextLogprob) => string,
+  nameOf: TokenNamer,
 ): CompletionLogprobs {
   let offset = textOffset;
   return {
@@ -29,18 +34,29 @@ export function completionLogprobs(
     token_logprobs: entries.map((entry) => entry.logprob),
     tokens: entries.map(nameOf),
     top_logprobs: entries.map((entry) =>
-      Object.fromEntries([entry, ...entry.top].map((one) => [nameOf(one), one.logprob])),
+      entry.logprob === null
+        ? null
+        : Object.fromEntries([entry, ...entry.top].map((one) => [nameOf(one), one.logprob])),
     ),
   };
 }
 
-export function chatLogprobs(
-  entries: readonly TokenTextLogprobs[],
-  nameOf: (entry: TextLogprob) => string,
-): object {
+export function chatLogprobs(entries: readonly TokenTextLogprobs[], nameOf: TokenNamer): object {
   const named = (entry: TextLogprob) => {
     const token = nameOf(entry);
     return { token, logprob: entry.logprob, bytes: [...Buffer.from(token, 'utf8')] };
   };
   return { content: entries.map((entry) => ({ ...named(entry), top_logprobs: entry.top.map(named) })) };
+}
+
+/** By token id, one entry a token of the prompt, null for its first one. `entries`: of the others. */
+export function promptLogprobs(entries: readonly TokenTextLogprobs[] | null): (object | null)[] | null {
+  return entries && [null, ...entries.map(byTokenId)];
+}
+
+function byTokenId(entry: TokenTextLogprobs): object {
+  const ranked = [entry, ...entry.top.map((one, i) => ({ ...one, rank: i + 1 }))];
+  return Object.fromEntries(
+    ranked.map(({ tokenId, logprob, rank, token }) => [tokenId, { logprob, rank, decoded_token: token }]),
+  );
 }

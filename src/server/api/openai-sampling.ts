@@ -3,6 +3,7 @@ import { VllmPdError } from '../../errors.js';
 import type { GenerationConfig } from '../../model/generation-config.js';
 import type { Tokenizer } from '../../model/tokenizer.js';
 import type { SamplingParams } from '../../request.js';
+import { wantedPromptLogprobs } from '../prompt-logprobs.js';
 import type { ChatCompletionBody, CompletionBody, GenerationBody } from './openai-schema.js';
 
 type Resolved = Partial<SamplingParams>;
@@ -21,7 +22,8 @@ export function completionSampling(
   model: SamplingModel,
   contextLeft: number,
 ): Resolved {
-  const wanted = body.max_tokens ?? Math.min(defaultCompletionTokens, Math.max(1, contextLeft));
+  // Without a token there would be no step that runs the prompt; nobody is told of it.
+  const wanted = Math.max(1, body.max_tokens ?? Math.min(defaultCompletionTokens, contextLeft));
   const maxTokens = Math.min(wanted, model.generationConfig.maxNewTokens ?? wanted);
   checkLogprobTokenIds(body, body.logprobs != null);
   return { ...commonSampling(body, model), maxTokens, logprobs: body.logprobs ?? null };
@@ -50,10 +52,17 @@ function checkLogprobTokenIds(body: GenerationBody, wantsLogprobs: boolean): voi
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'logprob_token_ids' });
 }
 
+function checkPromptLogprobs({ stream, prompt_logprobs }: GenerationBody): void {
+  if (!stream || !prompt_logprobs) return;
+  const message = '`prompt_logprobs` are not available when `stream=True`.';
+  throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'prompt_logprobs' });
+}
+
 function commonSampling(
   body: GenerationBody,
   { generationConfig: defaults, tokenizer }: SamplingModel,
 ): Resolved {
+  checkPromptLogprobs(body);
   const stop = body.stop ?? [];
   return {
     temperature: body.temperature ?? defaults.temperature ?? 1,
@@ -73,6 +82,7 @@ function commonSampling(
     logitBias: biasesOf(body.logit_bias),
     allowedTokenIds: body.allowed_token_ids ?? null,
     logprobTokenIds: body.logprob_token_ids ?? null,
+    promptLogprobs: wantedPromptLogprobs(body),
     badWordsTokenIds: (body.bad_words ?? []).flatMap((word) => tokensOfWord(word, tokenizer)),
   };
 }

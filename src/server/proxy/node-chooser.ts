@@ -5,7 +5,7 @@ import { createLogger } from '../../log.js';
 import { queryCache } from './lookup.js';
 import type { RoutingReason } from './metrics.js';
 import type { ProxyNode } from './node.js';
-import type { TurnRequest } from './request.js';
+import { isForOneNode, type TurnRequest } from './request.js';
 
 const log = createLogger('proxy');
 
@@ -127,7 +127,7 @@ export class NodeChooser {
     nodes: readonly ProxyNode[],
     signal: AbortSignal,
   ): Promise<HeldPrefix[]> {
-    const askable = nodes.filter((node) => node.answersCacheQueries);
+    const askable = isForOneNode(turn) ? [] : nodes.filter((node) => node.answersCacheQueries);
     const options = { queryTimeoutMs: this.#timeoutMs, lease: false };
     const answers = await Promise.all(askable.map((node) => queryCache(turn, node, options, signal)));
     return answers.flatMap((answer, i) => {

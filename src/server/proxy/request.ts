@@ -4,6 +4,7 @@ import type { IncomingMessage } from 'node:http';
 import { VllmPdError } from '../../errors.js';
 import type { KvTransferParams } from '../../wire.js';
 import { priorityHeader } from '../priority-header.js';
+import { wantedPromptLogprobs } from '../prompt-logprobs.js';
 
 export type JsonObject = Readonly<Record<string, unknown>>;
 
@@ -135,6 +136,11 @@ export function withTokenIds(turn: TurnRequest, tokenIds: readonly number[] | nu
 
 function isEncoded({ path, body }: TurnRequest): boolean {
   return path === '/v1/completions' ? Array.isArray(body.prompt) : Array.isArray(body.prompt_token_ids);
+}
+
+/** The answer says something of every token of the prompt, so one node has to run all of it, whatever is cached where. */
+export function isForOneNode({ body }: TurnRequest): boolean {
+  return wantedPromptLogprobs(body) !== null;
 }
 
 /** Several prompts in one request: there is one set of transfer parameters and it belongs to one prompt. */

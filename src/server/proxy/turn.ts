@@ -24,6 +24,7 @@ import {
   decodeBody,
   firstTokenBody,
   isBatch,
+  isForOneNode,
   prefillBody,
   type TurnRequest,
   withTokenIds,
@@ -88,7 +89,7 @@ export class TurnPlayer {
     }
     let handOver: HandOver | null = null;
     let encodedTurn = turn;
-    if (prefill && !isBatch(turn)) {
+    if (prefill && !isBatch(turn) && !isForOneNode(turn)) {
       const offer = await lookUp(turn, decode, this.#lookup, this.#conversations, this.#metrics, signal);
       encodedTurn = withTokenIds(turn, offer.promptTokenIds);
       const outcome = await this.#prefill(encodedTurn, prefill, decode, offer, signal);

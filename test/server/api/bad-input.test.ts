@@ -55,7 +55,7 @@ const completionCases: readonly Case[] = [
     name: 'no tokens at all',
     body: { prompt, max_tokens: 0 },
     status: 400,
-    says: /at least 1 for `max_tokens`.*0/,
+    says: /`max_tokens` of at least 1.*0/,
   },
   { name: 'negative max_tokens', body: { prompt, max_tokens: -1 }, status: 400, says: /`max_tokens`.*-1/ },
   {
@@ -174,10 +174,34 @@ const completionCases: readonly Case[] = [
   { name: 'a suffix', body: { prompt, suffix: 'x' }, status: 400, says: /a suffix is not supported/ },
   { name: 'best_of', body: { prompt, best_of: 2 }, status: 400, says: /`best_of`/ },
   {
-    name: 'prompt logprobs',
-    body: { prompt, prompt_logprobs: 1 },
+    name: 'too many prompt logprobs',
+    body: { prompt, prompt_logprobs: 21 },
     status: 400,
-    says: /prompt_logprobs is not supported/,
+    says: /at most 20 for `prompt_logprobs`/,
+  },
+  {
+    name: 'prompt logprobs of the whole vocabulary',
+    body: { prompt, prompt_logprobs: -1 },
+    status: 400,
+    says: /at least 0 for `prompt_logprobs`/,
+  },
+  {
+    name: 'prompt logprobs in a stream',
+    body: { prompt, prompt_logprobs: 1, stream: true },
+    status: 400,
+    says: /`prompt_logprobs` are not available when `stream=True`/,
+    param: 'prompt_logprobs',
+  },
+  {
+    name: 'prompt logprobs on two nodes, the first of which gives the first token',
+    body: {
+      prompt,
+      prompt_logprobs: 1,
+      kv_transfer_params: { do_remote_decode: true, return_first_token: true },
+    },
+    status: 400,
+    says: /log probabilities of the prompt/,
+    param: 'kv_transfer_params.return_first_token',
   },
   {
     name: 'log probabilities by token id',
@@ -249,7 +273,6 @@ const completionCases: readonly Case[] = [
     status: 400,
     says: /`stream_interval`/,
   },
-  { name: 'echo with logprobs', body: { prompt, echo: true, logprobs: 1 }, status: 400, says: /`echo`/ },
   {
     name: 'a JSON schema',
     body: { prompt, response_format: { type: 'json_schema' } },

@@ -107,6 +107,7 @@ export function effectsOnCompletions(texts: Texts): Effects {
     },
     logprobs: { value: 2, sees: ({ choices }) => choices[0].logprobs },
     logprob_token_ids: { value: [300, 301, 302], beside: { logprobs: 1 }, sees: topIds },
+    prompt_logprobs: { value: 2, sees: ({ choices }) => choices[0].prompt_logprobs },
     echo: { value: true },
     best_of: { value: 2, sees: refusedField },
   };
@@ -136,6 +137,7 @@ export function effectsOnChats(texts: Texts): Effects {
       beside: { logprobs: true, top_logprobs: 1 },
       sees: ({ choices }) => choices[0].logprobs.content[0].top_logprobs,
     },
+    prompt_logprobs: { value: 2, sees: ({ prompt_logprobs }) => prompt_logprobs },
     max_completion_tokens: { value: 3 },
     prompt_token_ids: { value: [300, 301], sees: promptIds },
     add_generation_prompt: { value: false, sees: promptIds },

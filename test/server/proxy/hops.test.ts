@@ -128,6 +128,39 @@ test('bi with tickets: a ticket in a JSON answer is kept too, and released when 
   );
 });
 
+test('a prompt that is to be scored runs on D alone, which is asked nothing before', async () => {
+  const scored = [
+    { ...request, echo: true },
+    { ...request, stream: false, prompt_logprobs: 0 },
+    { ...request, stream: false, prompt_logprobs: 3, session_id: 's' },
+  ];
+  const two = { prefill: [prefills], decode: [decodes, decodes] };
+  for (const [options, nodes] of [
+    [{ mode: 'uni' }, onePair],
+    [{ mode: 'bi' }, onePair],
+    [{ mode: 'bi', lookup: 'ticket' }, onePair],
+    [{ mode: 'bi', decodeRouting: 'prefix' }, two],
+    [{ mode: 'bi', decodeRouting: 'session' }, two],
+  ] as const) {
+    await withProxy(nodes, options, async ({ post, prefill, decode }) => {
+      for (const body of scored) assert.is((await post(completions, body)).status, 200);
+      assert.is(prefill[0]!.calls.length, 0);
+      const asked = decode.flatMap((node) => node.calls.filter((call) => call.path !== '/health'));
+      assert.equal(
+        asked.map((call) => call.path),
+        scored.map(() => completions),
+      );
+      assert.equal(
+        new Set(asked.map((call) => JSON.stringify(call.body))),
+        new Set(scored.map((body) => JSON.stringify(body))),
+      );
+      // Chunks of a stream have no place for them.
+      await (await post(completions, { ...request, prompt_logprobs: 0 })).text();
+      assert.is(prefill[0]!.callsTo(completions).length, 1);
+    });
+  }
+});
+
 test('parameters of clients are dropped, unless the proxy was told to trust them', async () => {
   const forged = { ...leased, remote_host: '10.0.0.1' };
   await withProxy(onePair, { mode: 'uni' }, async ({ post, prefill, decode }) => {
@@ -190,7 +223,7 @@ test('a prompt is encoded once: by D when it is asked, else by P', async () => {
       assert.equal(onP!.prompt, mode === 'bi' ? tokenIds : request.prompt);
       assert.is(onP!.return_token_ids, mode === 'bi' ? undefined : true);
       assert.equal(onD!.prompt, tokenIds);
-      await (await post(completions, { ...request, echo: true })).text();
+      await (await post(completions, { ...request, echo: true, logprobs: null })).text();
       assert.is(decode[0]!.callsTo(completions)[1]!.body.prompt, request.prompt);
       await (await post(completions, { ...request, prompt: [1, 2] })).text();
       assert.is(prefill[0]!.calls[2]!.body.return_token_ids, undefined);
