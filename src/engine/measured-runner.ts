@@ -22,7 +22,7 @@ export class MeasuredRunner implements StepRunner {
     const output = await this.#runner.execute(plan);
     const { totalNumScheduledTokens, scheduled } = plan;
     // Log probabilities of prompts take longer than the tokens.
-    const isUsual = !scheduled.some(({ request }) => request.samplingParams.promptLogprobs !== null);
+    const isUsual = !scheduled.some(({ request }) => request.needsPromptLogprobs);
     if (totalNumScheduledTokens >= minTokens && isUsual) {
       this.#costs.observePrefill(totalNumScheduledTokens, this.#clock() - startedAtMs);
     }

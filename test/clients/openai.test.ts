@@ -154,6 +154,21 @@ test('completions take one prompt or several, whole or streamed', async () => {
   assert.is(usage!.completion_tokens, 16);
 });
 
+test('an echoed prompt has log probabilities of its own', async () => {
+  const { client } = setUp();
+  const body = { model: 'tiny', temperature: 0, logprobs: 2, prompt: messages[1].content };
+  const answer = await client.completions.create({ ...body, max_tokens: 4 });
+  const { text, logprobs } = answer.choices[0]!;
+  const prompt = body.prompt + text;
+  const { choices, usage } = await client.completions.create({ ...body, prompt, echo: true, max_tokens: 0 });
+  const [echoed] = choices;
+  assert.is(echoed!.text, prompt);
+  assert.is(echoed!.logprobs!.tokens!.join(''), prompt);
+  assert.equal(echoed!.logprobs!.token_logprobs!.slice(-4), logprobs!.token_logprobs);
+  assert.equal(echoed!.logprobs!.top_logprobs!.slice(-4), logprobs!.top_logprobs);
+  assert.is(usage!.completion_tokens, 0);
+});
+
 test('n, stop and seed reach the nodes', async () => {
   const { client } = setUp();
   const body = { ...greedy, messages: [...messages], temperature: 1, seed: 7, n: 3 };

@@ -2,6 +2,7 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import type { RequestOutput } from '../../src/engine/request-output.js';
+import { useEmulatedDevice } from '../native/emulated-device.js';
 import { assertWhole, generate, prompt, withEngine } from './test-engine.js';
 
 const ids = prompt(70);
@@ -40,6 +41,28 @@ test("a prompt's tokens are scored as they were when they were generated, in wha
     assert.equal(scores.slice(ids.length - 1), generated);
   }
 });
+
+const backends = ['onnx', ...(useEmulatedDevice() ? ['cuda' as const] : [])] as const;
+
+for (const backend of backends) {
+  test(`${backend} scores them as it generates them, beside requests that sample on the device`, async () => {
+    const options = { backend, scheduler: { maxNumBatchedTokens: 16 } };
+    await withEngine(options, async (engine) => {
+      const short = ids.slice(0, 10);
+      const answer = await generate(engine, short, { maxTokens: 8, logprobs: 2 });
+      const plain = await generate(engine, prompt(12), { maxTokens: 6 });
+      const [beside, { pieces }] = await Promise.all([
+        generate(engine, prompt(12), { maxTokens: 6 }),
+        generate(engine, [...short, ...answer.tokenIds], { maxTokens: 2, promptLogprobs: 2 }),
+      ]);
+      assert.equal(beside.tokenIds, plain.tokenIds);
+      assert.equal(
+        pieces[0]!.promptLogprobs!.slice(short.length - 1),
+        answer.pieces.flatMap((piece) => piece.logprobs),
+      );
+    });
+  });
+}
 
 test('greedy sampling takes what has rank 1, and the answer is the same as without scores', async () => {
   await withEngine({}, async (engine) => {

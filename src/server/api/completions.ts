@@ -78,7 +78,6 @@ function completionDialect({ engine }: ApiNode, body: CompletionBody): Dialect {
     text ?? engine.tokenizer.decode(tokenIds, { skipSpecialTokens: false });
   const nameOf = tokenNamer(body.return_tokens_as_token_ids);
   const textOffsets: number[] = [];
-
   /** What is echoed of the prompt's log probabilities. */
   const echoOf = ({ tokenIds: [tokenId] }: Prompt, entries: readonly TokenTextLogprobs[], numTop: number) => [
     { tokenId: tokenId!, token: tokenText(engine.tokenizer, tokenId!), logprob: null },

@@ -56,10 +56,7 @@ export class Choices {
     checkBatch(engine, input);
     try {
       const list = input.prompts.flatMap((prompt, i) => this.#samplesOf(prompt, i * input.numSamples));
-      const { onAnswer, isPromptOnly } = input;
-      if (isPromptOnly) this.list = list.map((choice) => ({ ...choice, stream: unanswered(choice.stream) }));
-      else if (onAnswer) this.list = list.map((choice) => ({ ...choice, stream: watched(choice, onAnswer) }));
-      else this.list = list;
+      this.list = list.map((choice) => ({ ...choice, stream: told(choice, input) }));
     } catch (error) {
       this.stop();
       throw error;
@@ -140,6 +137,12 @@ function checkBatch({ config: { scheduler } }: Engine, { prompts, numSamples }: 
   if (numChoices <= limit) return;
   const message = `Expected at most ${limit} choices in one request to this node but received ${numChoices}.`;
   throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'n' });
+}
+
+/** What is told of a choice. */
+function told(choice: Choice, { onAnswer, isPromptOnly }: GenerationInput): Choice['stream'] {
+  if (isPromptOnly) return unanswered(choice.stream);
+  return onAnswer ? watched(choice, onAnswer) : choice.stream;
 }
 
 async function* watched(

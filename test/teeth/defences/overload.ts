@@ -20,6 +20,21 @@ export const overloadDefences: readonly Defence[] = [
     tests: ['test/server/proxy/overload.test.ts'],
   },
   {
+    against: 'logits of a long prompt that take all memory',
+    file: 'src/core/step-plan.ts',
+    text: 'Math.min(numTokens, this.#numPromptLogprobsLeft)',
+    instead: 'numTokens',
+    tests: ['test/core/prompt-logprobs.test.ts'],
+  },
+  {
+    against: 'a prompt to be scored behind which nobody else is answered',
+    file: 'src/worker/model-runner.ts',
+    text: `      if (rows.isSliceOver) await rows.giveWay();
+      entries`,
+    instead: '      entries',
+    tests: ['test/worker/model-runner.test.ts'],
+  },
+  {
     against: 'a refusal that does not say when to come back',
     file: 'src/server/http-answer.ts',
     text: "if (retryAfter !== undefined) res.setHeader('retry-after', retryAfter);",

@@ -274,6 +274,20 @@ export const turnDefences: readonly Defence[] = [
     ],
   },
   {
+    against: 'a prompt to be scored of which a part was cached and has no logits',
+    file: 'src/core/admission.ts',
+    text: 'if (request.needsPromptLogprobs) return fromTheBeginning;',
+    instead: '',
+    tests: ['test/core/prompt-logprobs.test.ts'],
+  },
+  {
+    against: 'a prompt to be scored that two nodes share between them',
+    file: 'src/server/proxy/turn.ts',
+    text: 'prefill && !isBatch(turn) && !isForOneNode(turn)',
+    instead: 'prefill && !isBatch(turn)',
+    tests: ['test/server/proxy/hops.test.ts'],
+  },
+  {
     against: 'a step that fails and takes the engine with it',
     file: 'src/engine/engine-core.ts',
     text: 'if (plan.scheduled.length === 0) throw error;',
