@@ -1,7 +1,8 @@
 // Writes the answer of a completion call, whole or streamed; what differs between the endpoints is their dialect.
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { mergeOutputs, type RequestOutput } from '../../engine/request-output.js';
 import type { RouteContext } from '../http.js';
-import { sendJson } from '../http-answer.js';
+import { sendJsonBytes } from '../http-answer.js';
 import type { SseWriter } from '../sse.js';
 import type { ApiNode } from './api-node.js';
 import { type Choice, type Choices, collect, type GenerationInput } from './generation.js';
@@ -60,9 +61,15 @@ export async function whole(res: RouteContext['res'], call: Call, list: readonly
   const outputs = await Promise.all(list.map(collect));
   // Aborted before it said anything: the client is gone.
   if (!outputs.every((output) => output !== null)) return;
-  sendJson(res, 200, {
-    ...envelope(call, dialect.object),
-    choices: list.map((choice, index) => dialect.choice(choice, outputs[index]!)),
+  const choices: string[] = [];
+  for (const [index, choice] of list.entries()) {
+    const output = outputs[index]!;
+    // What is said of a long prompt takes some milliseconds to write, and a batch has many.
+    if (output.promptLogprobs) await nextTurn();
+    choices.push(JSON.stringify(dialect.choice(choice, output)));
+  }
+  const head = JSON.stringify(envelope(call, dialect.object));
+  const rest = JSON.stringify({
     ...dialect.fields(list[0]!, outputs[0]!),
     usage: usageOf(outputs, input.kvTransferParams, input.numSamples),
     service_tier: null,
@@ -70,6 +77,8 @@ export async function whole(res: RouteContext['res'], call: Call, list: readonly
     kv_transfer_params: outputs[0]?.kvTransferParams ?? null,
     ...(body.return_prefill_stats && { prefill_stats: outputs[0]?.prefillStats ?? null }),
   });
+  const json = `${head.slice(0, -1)},"choices":[${choices.join(',')}],${rest.slice(1)}`;
+  sendJsonBytes(res, 200, Buffer.from(json));
 }
 
 export async function stream(

@@ -54,9 +54,12 @@ export function promptLogprobs(entries: readonly TokenTextLogprobs[] | null): (o
   return entries && [null, ...entries.map(byTokenId)];
 }
 
-function byTokenId(entry: TokenTextLogprobs): object {
-  const ranked = [entry, ...entry.top.map((one, i) => ({ ...one, rank: i + 1 }))];
-  return Object.fromEntries(
-    ranked.map(({ tokenId, logprob, rank, token }) => [tokenId, { logprob, rank, decoded_token: token }]),
-  );
+/** Spelt out, since a long prompt has tens of thousands of them. */
+function byTokenId({ tokenId, logprob, rank, token, top }: TokenTextLogprobs): object {
+  const scores: Record<number, object> = { [tokenId]: { logprob, rank, decoded_token: token } };
+  for (let i = 0; i < top.length; i += 1) {
+    const one = top[i]!;
+    scores[one.tokenId] = { logprob: one.logprob, rank: i + 1, decoded_token: one.token };
+  }
+  return scores;
 }
