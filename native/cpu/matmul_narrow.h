@@ -22,6 +22,8 @@ constexpr int kNarrowRows = kTileRows > 4 ? 4 : kTileRows;
 constexpr int kNarrowVecs = 1;
 #endif
 constexpr int kNarrowColumns = kNarrowVecs * kLanes;
+/** How far ahead a panel is asked for that one tile of rows goes through. */
+constexpr int64_t kNarrowAhead = 8 * 1024;
 
 VLLM_PD_INLINE V16 finish_sums(const V16& sums, const MatmulArgs&, int64_t, int64_t) { return sums; }
 
@@ -55,17 +57,25 @@ VLLM_PD_INLINE void store_tile(const MatmulArgs& args, int64_t row, int64_t colu
   }
 }
 
-/** `ahead`: what the next columns will read; one line of it is asked for at each step. */
+/** What will be read later, from `begin` on: so many bytes are asked for at each step, two lines at most. */
+struct PanelAhead {
+  const uint8_t* begin;
+  int64_t bytes_a_step;
+};
+
 template <typename Format, int kRows>
-void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column, const uint8_t* ahead) {
+void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column, const PanelAhead& panel_ahead) {
   typename Format::Sums sums[kRows][kNarrowVecs] = {};
   constexpr int64_t kRowStep = Format::kStepK * sizeof(typename Format::Element);
   const uint8_t* a = static_cast<const uint8_t*>(args.a) + row * args.a_stride;
   const int64_t num_steps = args.k / Format::kStepK;
   const uint8_t* panel = static_cast<const uint8_t*>(args.panels) + column / kPanel * num_steps * kStepBytes +
                          column % kPanel * 4;
-  for (int64_t i = 0; i < num_steps; ++i, a += kRowStep, panel += kStepBytes, ahead += kStepBytes) {
+  const uint8_t* ahead = panel_ahead.begin;
+  const int64_t ahead_step = panel_ahead.bytes_a_step;
+  for (int64_t i = 0; i < num_steps; ++i, a += kRowStep, panel += kStepBytes, ahead += ahead_step) {
     __builtin_prefetch(ahead, 0, 2);
+    __builtin_prefetch(ahead + ahead_step / 2, 0, 2);
     typename Format::Columns columns[kNarrowVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kNarrowVecs; ++v) columns[v] = Format::load_columns(panel + v * kLanes * 4);
@@ -82,7 +92,7 @@ void narrow_tile(const MatmulArgs& args, int64_t row, int64_t column, const uint
 
 template <typename Format, int kRows>
 VLLM_PD_INLINE void narrow_tile_of(int64_t rows, const MatmulArgs& args, int64_t row, int64_t column,
-                                   const uint8_t* ahead) {
+                                   const PanelAhead& ahead) {
   if (rows == kRows) {
     narrow_tile<Format, kRows>(args, row, column, ahead);
   } else if constexpr (kRows > 1) {
@@ -93,17 +103,24 @@ VLLM_PD_INLINE void narrow_tile_of(int64_t rows, const MatmulArgs& args, int64_t
 template <typename Format>
 void matmul_narrow(const MatmulArgs& args) {
   const int64_t panel_bytes = args.k / Format::kStepK * kStepBytes;
+  // Tiles of about as many rows each: in one of few rows, sums wait for themselves.
+  const int64_t num_tiles = (args.num_rows + kNarrowRows - 1) / kNarrowRows;
+  const int64_t tile_rows = (args.num_rows + num_tiles - 1) / num_tiles;
   for (int64_t column = args.panel_begin * kPanel; column < args.panel_end * kPanel;
        column += kNarrowColumns) {
     const uint8_t* const panel = static_cast<const uint8_t*>(args.panels) + column / kPanel * panel_bytes;
-    for (int64_t row = 0; row < args.num_rows; row += kNarrowRows) {
-      const int64_t rows = args.num_rows - row < kNarrowRows ? args.num_rows - row : kNarrowRows;
-      // The next panel comes from afar, and no prefetcher sees it coming while rows are gone through: the
-      // first two tiles ask for the two lines of each of its steps.
-      const int64_t line = row / kNarrowRows * 64;
-      const bool more =
-          column / kPanel + 1 < args.panel_end && line < kStepBytes && args.num_rows > kNarrowRows;
-      narrow_tile_of<Format, kNarrowRows>(rows, args, row, column, more ? panel + panel_bytes + line : panel);
+    for (int64_t row = 0; row < args.num_rows; row += tile_rows) {
+      const int64_t rows = args.num_rows - row < tile_rows ? args.num_rows - row : tile_rows;
+      // Multiplying hides how long memory takes to answer only if it was asked long before. Where tiles go through a
+      // panel one after the other, each of the first two asks for half of the next panel. What lies behind the last one
+      // is mostly read next, by whichever thread.
+      PanelAhead ahead{panel, 0};
+      if (num_tiles == 1) {
+        ahead = {panel + kNarrowAhead, kStepBytes};
+      } else if (row < 2 * tile_rows) {
+        ahead = {panel + panel_bytes + row / tile_rows * (panel_bytes / 2), kStepBytes / 2};
+      }
+      narrow_tile_of<Format, kNarrowRows>(rows, args, row, column, ahead);
     }
   }
 }
