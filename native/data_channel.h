@@ -63,6 +63,7 @@ class DataServer {
   /** Connections that begin with the secret belong to this session from now on; its requests are sealed with `key`. */
   uint32_t open_session(Secret* secret, const SealKey& key);
   void close_session(uint32_t id);
+
  private:
   struct Lane;
   struct Session;

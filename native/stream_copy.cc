@@ -53,7 +53,8 @@ __attribute__((target("avx2"))) inline void copy_four_avx2(uint8_t* to, const ui
   }
 }
 
-// `num_bytes` is a multiple of four lines.
+// `num_bytes` is a multiple of four lines. Written out for each instruction set: what a template calls for another set
+// than its own is not inlined.
 
 __attribute__((target("avx512f"))) void in_order_avx512(uint8_t* to, const uint8_t* from, size_t num_bytes,
                                                         const uint8_t* next) {

@@ -6,8 +6,8 @@ export type { Logger };
 let isEnding = false;
 
 /**
- * From now on only errors are logged, whatever the level: for a process that was told to end together with its peers,
- * whose silence is then no news.
+ * From now on warnings are not logged, unless more than warnings was asked for: for a process that was told to end
+ * together with its peers, whose silence is then no news.
  */
 export function endQuietly(): void {
   isEnding = true;
@@ -21,7 +21,8 @@ export function createLogger(name: string): Logger {
       level: process.env.VLLM_PD_LOG_LEVEL ?? 'warn',
       hooks: {
         logMethod(args, method, level) {
-          if (!isEnding || level >= pino.levels.values.error!) method.apply(this, args);
+          const isNews = !isEnding || level >= pino.levels.values.error! || this.isLevelEnabled('info');
+          if (isNews) method.apply(this, args);
         },
       },
     },

@@ -22,8 +22,8 @@ export class MeasuredRunner implements StepRunner {
     const output = await this.#runner.execute(plan);
     const { totalNumScheduledTokens, scheduled } = plan;
     // Log probabilities of prompts take longer than the tokens.
-    const isUsual = !scheduled.some(({ request }) => request.needsPromptLogprobs);
-    if (totalNumScheduledTokens >= minTokens && isUsual) {
+    const isUsual = () => !scheduled.some(({ request }) => request.needsPromptLogprobs);
+    if (totalNumScheduledTokens >= minTokens && isUsual()) {
       this.#costs.observePrefill(totalNumScheduledTokens, this.#clock() - startedAtMs);
     }
     return output;

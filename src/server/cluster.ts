@@ -210,6 +210,7 @@ async function drainAndClose(
 ): Promise<void> {
   const deadlineMs = performance.now() + timeoutMs;
   await proxy.drain(timeoutMs);
+  proxy.expectNodesToLeave();
   // Clients of the nodes themselves have what is left of the time.
   const leftMs = Math.max(0, deadlineMs - performance.now());
   await Promise.all([proxy.drain(leftMs + lastWordsMs).then(() => proxy.close()), stopAll(nodes, leftMs)]);

@@ -105,13 +105,12 @@ export async function runUnderParent(options: NodeOptions): Promise<void> {
   try {
     const onPacked = (fraction: number) => void tellParent({ type: 'packing', fraction });
     const node = await startNode({ ...options, onPacked });
-    const stop = (timeoutMs?: number) => {
-      endQuietly();
-      void node.close(timeoutMs).finally(() => process.exit(0));
-    };
+    const stop = (timeoutMs?: number) => void node.close(timeoutMs).finally(() => process.exit(0));
     process.on('message', (message: ParentMessage) => {
-      if (message.type === 'peers') node.setKvPeers(message.peers);
-      else stop(message.drainTimeoutMs);
+      if (message.type === 'peers') return node.setKvPeers(message.peers);
+      // The parent stops all of its nodes; SIGTERM may be for this one alone.
+      endQuietly();
+      stop(message.drainTimeoutMs);
     });
     process.once('SIGTERM', () => stop());
     await tellParent({

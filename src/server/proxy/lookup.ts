@@ -110,7 +110,8 @@ export async function queryCache(
     return JSON.parse(response.bytes.toString('utf8')) as BriefCacheQueryAnswer;
   } catch (error) {
     signal.throwIfAborted();
-    log.warn({ node: node.url, err: messageOf(error) }, 'cache query failed; the turn goes on without it');
+    const level = node.mayLeave ? 'debug' : 'warn';
+    log[level]({ node: node.url, err: messageOf(error) }, 'cache query failed; the turn goes on without it');
     return null;
   }
 }

@@ -180,9 +180,13 @@ export class ProxyNode {
     return this.#healthy;
   }
 
-  /** The proxy drains, and the node perhaps with it: that it no longer answers is then no news. */
-  mayLeave(): void {
+  /** It is being stopped: that it no longer answers is then no news. */
+  expectToLeave(): void {
     this.#mayLeave = true;
+  }
+
+  get mayLeave(): boolean {
+    return this.#mayLeave;
   }
 
   async close(): Promise<void> {

@@ -59,6 +59,8 @@ export interface ProxyServer {
   readonly port: number;
   /** Takes no more turns and resolves when those under way are answered, after `timeoutMs` at the latest. */
   drain(timeoutMs: number): Promise<void>;
+  /** Its nodes are being stopped: that they no longer answer is then no news. */
+  expectNodesToLeave(): void;
   close(): Promise<void>;
 }
 
@@ -85,9 +87,9 @@ export async function startProxy(options: ProxyOptions): Promise<ProxyServer> {
       url: server.url,
       host: server.host,
       port: server.port,
-      drain(timeoutMs) {
-        for (const node of nodes) node.mayLeave();
-        return server.drain(timeoutMs);
+      drain: (timeoutMs) => server.drain(timeoutMs),
+      expectNodesToLeave() {
+        for (const node of nodes) node.expectToLeave();
       },
       async close() {
         // Turns that have not ended by now end with an error that their clients can see.
