@@ -86,8 +86,14 @@ export class OnnxSession {
         // Shapes differ from run to run.
         enableMemPattern: false,
         logSeverityLevel: 3,
-        // Idle threads that spin would take the cores from everybody else on the machine.
-        extra: { session: { intra_op: { allow_spinning: '0' } } },
+        extra: {
+          session: {
+            // Idle threads that spin would take the cores from everybody else on the machine.
+            intra_op: { allow_spinning: '0' },
+            // Below VNNI, sums of products with signed weights saturate at 16 bits: answers are wrong, and nobody is told.
+            x64quantprecision: '1',
+          },
+        },
       });
     } catch (cause) {
       throw new VllmPdError('BAD_FILE', `${graph}: ONNX Runtime cannot load it: ${messageOf(cause)}`, {

@@ -13,7 +13,7 @@ export interface TestEngineOptions extends EngineOptions {
 }
 
 export async function startEngine({ role = 'both', ...options }: TestEngineOptions = {}): Promise<Engine> {
-  const modelPath = await resolveModel('tiny');
+  const modelPath = await resolveModel('tiny', options);
   const config = completeEngineConfig(
     { numThreads: 1, servedModelName: 'tiny', ...options, cache: { numBlocks: 128, ...options.cache } },
     { modelPath, engineId: randomUUID(), role },
