@@ -93,7 +93,7 @@ VLLM_PD_INLINE void attend_packed(typename Format::Unit& unit, const AttentionAr
                                   const float* q, const Segment& segment, Wanted& wanted, const AttentionState& into) {
   const int64_t value_dim = value_dim_of(args.head_dim);
   const int64_t num_rows = rows_of(args);
-  Format::pack_keys(args, *segment.slots, s.keys);
+  Format::pack_keys(args, *segment.slots, wanted, s.keys);
   const RowBlock all = block_of_rows(args, 0, num_rows, segment.begin);
   bool together = Format::pack_values(args, *segment.slots, all.keys, s.values);
   together = together || args.num_tokens == 1;

@@ -5,7 +5,7 @@
 #include "cpu/attention_rows.h"
 #include "cpu/attention_widened.h"
 #include "cpu/kernels.h"
-#include "cpu/matmul_narrow.h"
+#include "cpu/matmul.h"
 #include "cpu/paged_rows.h"
 #include "cpu/simd.h"
 
@@ -241,7 +241,7 @@ struct PairUnit {
     args.panel_end = num_panels;
     args.n = kSegment;
     args.out = scores;
-    matmul_narrow<Bf16Format>(args);
+    matmul<Bf16Format>(args);
   }
 
   void weigh_panels(const float* p, const float* panels, const KeyRange& range, int64_t num_rows, int64_t value_dim,
@@ -258,7 +258,7 @@ struct PairUnit {
     for (int64_t column = 0; column < value_dim; column += kPanel) {
       args.panels = panels + column * kSegment / 2 + begin / 2 * kPanel;
       args.init = args.out = sums + column;
-      matmul_narrow<Bf16Format>(args);
+      matmul<Bf16Format>(args);
     }
   }
 };

@@ -62,7 +62,7 @@ struct Pairs {
   }
 
   /** K into panels (kSegment / kPanel, padded head_dim / 2, kPanel) of pairs; keys beyond the last repeat it. */
-  static void pack_keys(const AttentionArgs& args, const Slots& slots, float* panels) {
+  static void pack_keys(const AttentionArgs& args, const Slots& slots, Wanted&, float* panels) {
     const int64_t num_pairs = args.head_dim / 2;
     const int64_t num_steps = padded(args.head_dim) / 2;
     for (int64_t key = 0; key < (slots.count + kPanel - 1) / kPanel * kPanel; key += kLanes) {

@@ -1,6 +1,8 @@
-// Scores and weighted values of few query rows in float32, straight from the blocks: what decoding does. Every sum is
-// the one that the packed panels of many rows form, in the same order.
+// Scores and weighted values of few query rows in float32, straight from the blocks: what decoding does (with AVX2 its
+// scores are attention_widened.h's). Every sum is the one that the packed panels of many rows form, in the same order.
 #pragma once
+
+#include <type_traits>
 
 #include "cpu/kernels.h"
 #include "cpu/paged_rows.h"
@@ -245,14 +247,12 @@ VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots,
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sums[r][v] = load(out + r * value_dim + column + v * kLanes);
   }
-  const bool whole = columns >= kVecs * kLanes;
-  for (int64_t key = range.begin; key < range.end; ++key) {
+  const auto weigh = [&](int64_t key, auto is_whole) {
     const uint8_t* const row = values + slots.offset[key];
-    wanted.ask<(kLines + 1) / 2>();
     V16 lanes[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
-      const int64_t left = whole ? kLanes : columns - v * kLanes;
+      const int64_t left = is_whole.value ? kLanes : columns - v * kLanes;
       lanes[v] = left > 0 ? load_row<kBf16>(row + v * kLanes * (kBf16 ? 2 : 4), left) : splat(0.0f);
     }
 #pragma GCC unroll 8
@@ -261,6 +261,20 @@ VLLM_PD_INLINE void weigh_columns(const AttentionArgs& args, const Slots& slots,
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sums[r][v] = fma(weight, lanes[v], sums[r][v]);
     }
+  };
+  const auto weigh_all = [&](auto is_whole) {
+    int64_t key = range.begin;
+    for (; key + 2 <= range.end; key += 2) {
+      wanted.ask<(kLines + 1) / 2 * 2>();
+      weigh(key, is_whole);
+      weigh(key + 1, is_whole);
+    }
+    if (key < range.end) weigh(key, is_whole);
+  };
+  if (columns >= kVecs * kLanes) {
+    weigh_all(std::true_type());
+  } else {
+    weigh_all(std::false_type());
   }
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {

@@ -4,9 +4,10 @@
 #include <type_traits>
 
 #include "cpu/attention_rows.h"
+#include "cpu/attention_state.h"
 #include "cpu/kernels.h"
-#include "cpu/matmul.h"
 #include "cpu/paged_rows.h"
+#include "cpu/panel_tile.h"
 #include "cpu/simd.h"
 
 namespace vllm_pd::cpu {
@@ -29,6 +30,8 @@ struct Widened {
   static constexpr int kPack = kBf16 ? 2 : 1;
   /** Tiles of at most this many rows read K and V where they lie; larger ones pack them once for all rows. */
   static constexpr int64_t kMaxDirectRows = 8;
+  /** Few rows, too, are multiplied with keys that were packed: sixteen registers hold no keys to transpose beside sums. */
+  static constexpr bool kScoresPanels = kWidth == 8;
   /** Rows whose scores, probabilities and sums stay in the nearest cache together. */
   static constexpr int64_t kBlockRows = 24;
 
@@ -53,8 +56,16 @@ struct Widened {
     for (int64_t d = 0; d < head_dim; ++d) out[d] = sums[d] * factor;
   }
 
-  static void score_rows(Unit&, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
+  static void score_rows(Unit& unit, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
                          float* scores) {
+    if constexpr (kScoresPanels) {
+      float* const panel = carve(args).keys;
+      for (int64_t key = 0; key < slots.count; key += kPanel) {
+        pack_key_panel(args, slots, key, wanted, panel);
+        score_panels(unit, q, args.head_dim, panel, num_rows, kPanel, scores + key);
+      }
+      return;
+    }
     for (int64_t row = 0; row < num_rows; row += kDirectRows) {
       const int64_t count = num_rows - row < kDirectRows ? num_rows - row : kDirectRows;
       with_rows<kDirectRows>(count, [&](auto rows) {
@@ -75,15 +86,43 @@ struct Widened {
   }
 
   /** K into panels (kSegment / kPanel, head_dim, kPanel); keys beyond the last, up to a whole panel, repeat it. */
-  static void pack_keys(const AttentionArgs& args, const Slots& slots, float* panels) {
+  static void pack_keys(const AttentionArgs& args, const Slots& slots, Wanted& wanted, float* panels) {
+    for (int64_t key = 0; key < slots.count; key += kPanel) pack_key_panel(args, slots, key, wanted, panels + key * args.head_dim);
+  }
+
+  /** Keys [key, key + kPanel), likewise: (head_dim, kPanel). */
+  static void pack_key_panel(const AttentionArgs& args, const Slots& slots, int64_t key, Wanted& wanted, float* panel) {
     const int64_t num_words = args.head_dim / kPack;
-    for (int64_t key = 0; key < (slots.count + kPanel - 1) / kPanel * kPanel; key += kLanes) {
-      float* const panel = panels + key / kPanel * args.head_dim * kPanel + key % kPanel;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    if (num_words % 4 == 0) {
+      for (int64_t first = 0; first < kPanel; first += kWidth) {
+        const uint8_t* rows[kWidth];
+        for (int i = 0; i < kWidth; ++i) {
+          const int64_t at = key + first + i;
+          rows[i] = args.keys + slots.offset[at < slots.count ? at : slots.count - 1];
+        }
+        float* to = panel + first;
+        for (int64_t word = 0; word < num_words; word += 4) {
+          wanted.ask<1>();
+          Native words[4];
+          transpose_words(rows, word, words);
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i, to += kPack * kPanel) {
+            store_native(to, kBf16 ? (Native)((NativeInt)words[i] << 16) : words[i]);
+            if (kBf16) store_native(to + kPanel, (Native)((NativeInt)words[i] & static_cast<int32_t>(0xffff0000)));
+          }
+        }
+      }
+      return;
+    }
+#endif
+    for (int64_t first = 0; first < kPanel; first += kLanes) {
       for (int64_t word = 0; word < num_words; word += kLanes) {
+        if (kScoresPanels) wanted.ask<8>();
         V16 words[kLanes];
         const int64_t count = num_words - word < kLanes ? num_words - word : kLanes;
-        transpose_keys(args, slots, key, word, count, words);
-        float* to = panel + word * kPack * kPanel;
+        transpose_keys(args, slots, key + first, word, count, words);
+        float* to = panel + first + word * kPack * kPanel;
         for (int64_t i = 0; i < count; ++i, to += kPack * kPanel) {
           store(to, kBf16 ? first_of_pair(words[i]) : words[i]);
           if (kBf16) store(to + kPanel, second_of_pair(words[i]));

@@ -1,5 +1,5 @@
 // How one step of a packed panel (packed_matrix.h) is multiplied with rows, by what the instruction set has
-// for it: for each narrow weight type a Format with its row's elements, its sums, and the step itself.
+// for it: for each weight type a Format with its row's elements, its sums, and the step itself.
 #pragma once
 
 #include "cpu/kernels.h"
@@ -44,6 +44,21 @@ VLLM_PD_INLINE I16 load_i16(const int32_t* from) {
   VLLM_PD_EACH_PART r.part[i] = load_ints(from + i * kWidth);
   return r;
 }
+
+struct FloatFormat {
+  using Sums = V16;
+  using Element = float;
+  static constexpr int64_t kStepK = 1;
+  struct Columns {
+    V16 floats;
+  };
+  VLLM_PD_INLINE static Columns load_columns(const uint8_t* from) { return {load(reinterpret_cast<const float*>(from))}; }
+  VLLM_PD_INLINE static Sums step(const Sums& sums, const uint8_t* row, const Columns& columns) {
+    float x;
+    std::memcpy(&x, row, sizeof(x));
+    return fma(splat(x), columns.floats, sums);
+  }
+};
 
 #if defined(__AVX512BF16__)
 

@@ -9,8 +9,6 @@
 #include "cpu/simd.h"
 #if defined(VLLM_PD_AMX)
 #include "cpu/matmul_amx.h"
-#else
-#include "cpu/matmul_narrow.h"
 #endif
 
 namespace vllm_pd::cpu {
@@ -86,9 +84,9 @@ using Bf16Element = uint16_t;
 using Int8Element = int8_t;
 constexpr int32_t kInt8Offset = 0;
 #else
-constexpr auto matmul_bf16 = matmul_narrow<Bf16Format>;
-constexpr auto matmul_int8 = matmul_narrow<Int8Format>;
-constexpr int64_t kNarrowTileRows = kNarrowRows;
+constexpr auto matmul_bf16 = matmul<Bf16Format>;
+constexpr auto matmul_int8 = matmul<Int8Format>;
+constexpr int64_t kNarrowTileRows = kNarrowShape.rows;
 constexpr int64_t kRowBlock = 1;
 constexpr bool kGates = false;
 constexpr int64_t kTaskBytes = 384 * 1024;
@@ -101,10 +99,10 @@ constexpr int32_t kInt8Offset = Int8Format::kRowOffset;
 
 extern const Kernels VLLM_PD_KERNELS;
 const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
-                                 matmul_f32,
+                                 matmul<FloatFormat>,
                                  matmul_bf16,
                                  matmul_int8,
-                                 kTileRows,
+                                 kFloatShape.rows,
                                  kNarrowTileRows,
                                  kTaskBytes,
                                  kRowBlock,

@@ -115,15 +115,22 @@ class Wanted {
   int64_t other_;
 };
 
-typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+/** As many bfloat16 as a register has floats, as whole numbers. GCC 12 makes five instructions of the general form with AVX2. */
+VLLM_PD_INLINE NativeInt load_halves(const uint8_t* from) {
+#if defined(__AVX512F__)
+  return (NativeInt)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+  return (NativeInt)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  typedef uint16_t Halves __attribute__((vector_size(kWidth * 2), aligned(2), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Halves*>(from), NativeInt);
+#endif
+}
 
 /** Sixteen bfloat16 as floats. */
 VLLM_PD_INLINE V16 load_bfloat16(const uint8_t* from) {
   V16 r;
-  VLLM_PD_EACH_PART {
-    const Halves halves = *reinterpret_cast<const Halves*>(from + i * kWidth * 2);
-    r.part[i] = (Native)(__builtin_convertvector(halves, NativeInt) << 16);
-  }
+  VLLM_PD_EACH_PART r.part[i] = (Native)(load_halves(from + i * kWidth * 2) << 16);
   return r;
 }
 
@@ -140,6 +147,30 @@ VLLM_PD_INLINE V16 load_row(const uint8_t* from, int64_t count) {
     return count >= kLanes ? load(floats) : load_some(floats, count);
   }
 }
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/** Words [word, word + 4) of eight rows: lane i of out[j] is word word + j of rows[i]. */
+VLLM_PD_INLINE void transpose_words(const uint8_t* const rows[kWidth], int64_t word, Native out[4]) {
+  __m256d pairs[4];
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    // Rows r and r + 4 side by side: loads put them there, shuffles are dear.
+    const auto quads = [&](int r) {
+      const __m128 low = _mm_loadu_ps(reinterpret_cast<const float*>(rows[r] + 4 * word));
+      return _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(reinterpret_cast<const float*>(rows[r + 4] + 4 * word)), 1);
+    };
+    const __m256 even = quads(2 * i);
+    const __m256 odd = quads(2 * i + 1);
+    pairs[i] = _mm256_castps_pd(_mm256_unpacklo_ps(even, odd));
+    pairs[2 + i] = _mm256_castps_pd(_mm256_unpackhi_ps(even, odd));
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    out[2 * i] = (Native)_mm256_unpacklo_pd(pairs[2 * i], pairs[2 * i + 1]);
+    out[2 * i + 1] = (Native)_mm256_unpackhi_pd(pairs[2 * i], pairs[2 * i + 1]);
+  }
+}
+#endif
 
 /** Lane i of out[j] becomes lane j of rows[i]. */
 VLLM_PD_INLINE void transpose_16x16(const V16 rows[kLanes], V16 out[kLanes]) {

@@ -1,6 +1,8 @@
 // What the machine could do at most, in the registers and instructions that the kernels use.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/formats.h"
 #include "cpu/matmul.h"
 #include "cpu/simd.h"
@@ -74,29 +76,43 @@ float int8_loop(int64_t count) { return tile_loop<AmxInt8>(count); }
 
 #else
 
+/** A tile's sums over weights that stay in registers; its rows are read, as the matmul has to, or products would be formed once. */
 template <typename Format>
 float step_loop(int64_t count) {
-  constexpr int kSums = kTileRows * kTileVecs;
-  typename Format::Sums sums[kSums] = {};
+  constexpr int kRows = kNarrowShape.rows;
+  constexpr int kVecs = kNarrowShape.vecs;
+  constexpr int64_t kFmas = kRows * kVecs * kLanes * Format::kStepK;
+  typename Format::Sums sums[kRows][kVecs] = {};
   // Small and normal in every format; out of the compiler's sight, or it would foresee the sums.
-  alignas(64) uint8_t weights[kLanes * 4];
-  for (size_t i = 0; i < sizeof(weights); ++i) weights[i] = i % 2 == 0 ? 0 : 0x3c;
-  asm volatile("" : : "r"(weights) : "memory");
-  const typename Format::Columns columns = Format::load_columns(weights);
-  for (int64_t done = 0; done < count; done += kSums * kLanes * Format::kStepK) {
-#pragma GCC unroll 32
-    for (int i = 0; i < kSums; ++i) sums[i] = Format::step(sums[i], weights, columns);
+  alignas(64) uint8_t weights[kVecs][kLanes * 4];
+  alignas(64) uint8_t rows[kRows][Format::kStepK * sizeof(typename Format::Element)];
+  for (size_t i = 0; i < sizeof(weights); ++i) (&weights[0][0])[i] = i % 2 == 0 ? 0 : 0x3c;
+  for (size_t i = 0; i < sizeof(rows); ++i) (&rows[0][0])[i] = i % 2 == 0 ? 0 : 0x3c;
+  asm volatile("" : "+m"(weights));
+  typename Format::Columns columns[kVecs];
+#pragma GCC unroll 2
+  for (int v = 0; v < kVecs; ++v) columns[v] = Format::load_columns(weights[v]);
+  for (int64_t done = 0; done < count; done += kFmas) {
+    asm volatile("" : "+m"(rows));
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) sums[r][v] = Format::step(sums[r][v], rows[r], columns[v]);
+    }
   }
-  float total = 0.0f;
-  for (int i = 0; i < kSums; ++i) {
-    int32_t first;
-    std::memcpy(&first, &sums[i], sizeof(first));
-    total += static_cast<float>(first);
-  }
-  return total;
+  // All parts of all sums are wanted.
+  int32_t all[sizeof(sums) / sizeof(int32_t)];
+  std::memcpy(all, sums, sizeof(sums));
+  asm volatile("" : : "m"(all));
+  return static_cast<float>(all[0]);
 }
 
-float bf16_loop(int64_t count) { return step_loop<Bf16Format>(count); }
+float bf16_loop(int64_t count) {
+  // Widened weights are multiplied as float32 ones are.
+  if constexpr (std::is_same_v<Bf16Format::Element, float>) return fma_loop(count);
+  return step_loop<Bf16Format>(count);
+}
+
 float int8_loop(int64_t count) { return step_loop<Int8Format>(count); }
 
 #endif

@@ -81,8 +81,10 @@ VLLM_PD_INLINE V16 load(const float* from) {
   return r;
 }
 
+VLLM_PD_INLINE void store_native(float* to, const Native& v) { *reinterpret_cast<Unaligned*>(to) = v; }
+
 VLLM_PD_INLINE void store(float* to, const V16& v) {
-  VLLM_PD_EACH_PART* reinterpret_cast<Unaligned*>(to + i * kWidth) = v.part[i];
+  VLLM_PD_EACH_PART store_native(to + i * kWidth, v.part[i]);
 }
 
 /** Past the caches, where the instruction set can; `to` is aligned to 64 bytes. Others see it behind stream_end(). */

@@ -1,0 +1,112 @@
+// Rows of floats times a panel of floats: the products of attention. Every sum runs over k in order, one accumulator
+// each, whatever the number of rows.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace vllm_pd::cpu {
+namespace {
+
+// A tile of sums is held in registers: kTileRows rows by kTileVecs * 16 columns.
+#if defined(__AVX512F__)
+constexpr int kTileRows = 12;
+constexpr int kTileVecs = 2;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+constexpr int kTileVecs = 1;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 6;
+constexpr int kTileVecs = 1;
+#else
+constexpr int kTileRows = 2;
+constexpr int kTileVecs = 1;
+#endif
+constexpr int kTileColumns = kTileVecs * kLanes;
+
+struct TileArgs {
+  const float* a;  // (rows, k), `a_stride` apart
+  int64_t a_stride;
+  int64_t k;
+  const float* panel;  // (k, kPanel)
+  const float* init;   // null = zeros, else (rows, kTileColumns), `init_stride` apart
+  int64_t init_stride;
+  float* out;  // (rows, kTileColumns), `out_stride` apart
+  int64_t out_stride;
+};
+
+template <int kRows>
+void tile(const TileArgs& args) {
+  V16 sums[kRows][kTileVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) {
+      sums[r][v] = args.init ? load(args.init + r * args.init_stride + v * kLanes) : splat(0.0f);
+    }
+  }
+  const float* a = args.a;
+  const float* panel = args.panel;
+  for (int64_t i = 0; i < args.k; ++i, ++a, panel += kPanel) {
+    V16 columns[kTileVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) columns[v] = load(panel + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const V16 x = splat(a[r * args.a_stride]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVecs; ++v) sums[r][v] = fma(x, columns[v], sums[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVecs; ++v) store(args.out + r * args.out_stride + v * kLanes, sums[r][v]);
+  }
+}
+
+template <int kRows>
+VLLM_PD_INLINE void tile_of(int64_t rows, const TileArgs& args) {
+  if (rows == kRows) {
+    tile<kRows>(args);
+  } else if constexpr (kRows > 1) {
+    tile_of<kRows - 1>(rows, args);
+  }
+}
+
+/** Columns [0, num_columns) of one panel for all rows; init and out as in TileArgs, but only num_columns
+ * wide. */
+VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows, int64_t num_columns) {
+  for (int64_t row = 0; row < num_rows; row += kTileRows) {
+    const int64_t rows = num_rows - row < kTileRows ? num_rows - row : kTileRows;
+    for (int64_t column = 0; column < num_columns; column += kTileColumns) {
+      TileArgs args = all;
+      args.a += row * all.a_stride;
+      args.panel += column;
+      args.out += row * all.out_stride + column;
+      if (args.init) args.init += row * all.init_stride + column;
+      const int64_t columns = num_columns - column;
+      if (columns >= kTileColumns) {
+        tile_of<kTileRows>(rows, args);
+        continue;
+      }
+      // The ragged end goes through a whole tile: nothing beyond num_columns is read or written.
+      float ragged[kTileRows * kTileColumns] = {};
+      if (args.init) {
+        for (int64_t r = 0; r < rows; ++r) {
+          std::memcpy(ragged + r * kTileColumns, args.init + r * args.init_stride, columns * sizeof(float));
+        }
+      }
+      float* const out = args.out;
+      args.init = args.out = ragged;
+      args.init_stride = args.out_stride = kTileColumns;
+      tile_of<kTileRows>(rows, args);
+      for (int64_t r = 0; r < rows; ++r) {
+        std::memcpy(out + r * all.out_stride, ragged + r * kTileColumns, columns * sizeof(float));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace vllm_pd::cpu
