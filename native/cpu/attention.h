@@ -6,6 +6,7 @@
 #include "cpu/attention_softmax.h"
 #include "cpu/attention_state.h"
 #include "cpu/attention_widened.h"
+#include "cpu/formats.h"
 #include "cpu/kernels.h"
 #include "cpu/paged_rows.h"
 #include "cpu/simd.h"
@@ -141,7 +142,31 @@ class SpanOfKeys {
     }
   }
 
+  /** Reads K and V in the order of attend(), asking for them as it does, and nothing else; returns something of them. */
+  float read() {
+    constexpr int64_t kLine = 64;
+    I16 sum = {};
+    const int64_t num_steps = (keys_.end - keys_.begin + kSegment - 1) / kSegment * args_.num_kv_heads;
+    for (int64_t i = 0; i < num_steps; ++i) {
+      InPlace step = in_place(i);
+      const Slots& slots = *step.segment.slots;
+      const uint8_t* const bases[] = {step.args.keys, step.args.values};
+      for (const uint8_t* const base : bases) {
+        for (int64_t run = 0; run < slots.num_runs; ++run) {
+          const uint8_t* const from = base + slots.run_offset[run];
+          for (int64_t line = 0; line + 2 * kLine <= slots.run_bytes[run]; line += 2 * kLine) {
+            step.wanted.ask<1>();
+            sum = sum + (load_line(from + line) + load_line(from + line + kLine));
+          }
+        }
+      }
+    }
+    return to_floats(sum).part[0][0];
+  }
+
  private:
+  VLLM_PD_INLINE static I16 load_line(const uint8_t* from) { return load_i16(reinterpret_cast<const int32_t*>(from)); }
+
   void attend_in_turns(int64_t num_steps) {
     for (int64_t i = 0; i < num_steps; ++i) {
       InPlace step = in_place(i);
@@ -244,6 +269,11 @@ void attention_span(const AttentionArgs& args, int64_t span, float* states) {
     take_queries<Format>(args, s.q);
     SpanOfKeys<Format>(args, s, span, states).attend();
   });
+}
+
+void attention_span_reads(const AttentionArgs& args, int64_t span, float* state) {
+  const AttentionScratch s = carve(args);
+  with_format(args, [&](auto format) { state[0] = SpanOfKeys<decltype(format)>(args, s, span, s.span).read(); });
 }
 
 void attention_join(const AttentionArgs& args, const float* states, int64_t num_states) {

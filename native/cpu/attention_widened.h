@@ -35,6 +35,13 @@ struct Widened {
   /** Rows whose scores, probabilities and sums stay in the nearest cache together. */
   static constexpr int64_t kBlockRows = 24;
 
+  /** Asks for half as many lines as a panel of keys was packed from. */
+  struct AskBeside {
+    static constexpr int64_t kEvery = 4 * kPack;
+    Wanted& wanted;
+    VLLM_PD_INLINE void operator()() { wanted.ask<1>(); }
+  };
+
   static bool reads_in_place(const AttentionArgs&) { return true; }
 
   static int64_t q_floats(int64_t head_dim) { return head_dim; }
@@ -56,13 +63,14 @@ struct Widened {
     for (int64_t d = 0; d < head_dim; ++d) out[d] = sums[d] * factor;
   }
 
-  static void score_rows(Unit& unit, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
+  static void score_rows(Unit&, const AttentionArgs& args, const Slots& slots, Wanted& wanted, const float* q, int64_t num_rows,
                          float* scores) {
     if constexpr (kScoresPanels) {
       float* const panel = carve(args).keys;
       for (int64_t key = 0; key < slots.count; key += kPanel) {
         pack_key_panel(args, slots, key, wanted, panel);
-        score_panels(unit, q, args.head_dim, panel, num_rows, kPanel, scores + key);
+        AskBeside beside{wanted};
+        matmul_panel({q, args.head_dim, args.head_dim, panel, nullptr, 0, scores + key, kSegment}, num_rows, beside);
       }
       return;
     }
@@ -103,7 +111,7 @@ struct Widened {
         }
         float* to = panel + first;
         for (int64_t word = 0; word < num_words; word += 4) {
-          wanted.ask<1>();
+          if (word % 8 == 0) wanted.ask<1>();
           Native words[4];
           transpose_words(rows, word, words);
 #pragma GCC unroll 4
@@ -118,7 +126,7 @@ struct Widened {
 #endif
     for (int64_t first = 0; first < kPanel; first += kLanes) {
       for (int64_t word = 0; word < num_words; word += kLanes) {
-        if (kScoresPanels) wanted.ask<8>();
+        if (kScoresPanels) wanted.ask<4>();
         V16 words[kLanes];
         const int64_t count = num_words - word < kLanes ? num_words - word : kLanes;
         transpose_keys(args, slots, key + first, word, count, words);
@@ -152,7 +160,7 @@ struct Widened {
   static void score_panels(Unit&, const float* q, int64_t head_dim, const float* panels, int64_t num_rows, int64_t num_keys,
                            float* scores) {
     for (int64_t key = 0; key < num_keys; key += kPanel) {
-      matmul_panel({q, head_dim, head_dim, panels + key * head_dim, nullptr, 0, scores + key, kSegment}, num_rows, kPanel);
+      matmul_panel({q, head_dim, head_dim, panels + key * head_dim, nullptr, 0, scores + key, kSegment}, num_rows);
     }
   }
 
@@ -162,7 +170,7 @@ struct Widened {
     for (int64_t column = 0; column < value_dim; column += kPanel) {
       matmul_panel({p + range.begin, kSegment, range.end - range.begin,
                     panels + column * kSegment + range.begin * kPanel, sums + column, value_dim, sums + column, value_dim},
-                   num_rows, kPanel);
+                   num_rows);
     }
   }
 };

@@ -33,6 +33,12 @@ VLLM_PD_INLINE V16 to_floats(const I16& sums) {
   return r;
 }
 
+VLLM_PD_INLINE I16 operator+(const I16& a, const I16& b) {
+  I16 r;
+  VLLM_PD_EACH_PART r.part[i] = a.part[i] + b.part[i];
+  return r;
+}
+
 VLLM_PD_INLINE I16 operator-(const I16& a, const I16& b) {
   I16 r;
   VLLM_PD_EACH_PART r.part[i] = a.part[i] - b.part[i];

@@ -121,6 +121,7 @@ const Kernels VLLM_PD_KERNELS = {VLLM_PD_ISA_NAME,
                                  fma_loop,
                                  bf16_loop,
                                  int8_loop,
+                                 attention_span_reads,
                                  read_loop};
 
 }  // namespace vllm_pd::cpu

@@ -172,6 +172,8 @@ struct Kernels {
   /** The same in the instructions that multiply bf16 and int8 weights. */
   float (*bf16_loop)(int64_t count);
   float (*int8_loop)(int64_t count);
+  /** For probe/single_ops.cc: reads K and V as attention_span does and computes nothing; one float of `state` comes of it. */
+  void (*attention_span_reads)(const AttentionArgs& args, int64_t span, float* state);
   /** For probe/machine_limits.cc: the sum of (count) floats, as fast as they can be read. */
   float (*read_loop)(const float* x, int64_t count);
 };

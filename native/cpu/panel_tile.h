@@ -35,8 +35,15 @@ struct TileArgs {
   int64_t out_stride;
 };
 
-template <int kRows>
-void tile(const TileArgs& args) {
+/** Nothing is done beside a tile's products. */
+struct Nothing {
+  static constexpr int64_t kEvery = 0;
+  void operator()() const {}
+};
+
+/** Calls `beside` at every kEvery-th k, unless that is 0. */
+template <int kRows, typename Beside>
+void tile(const TileArgs& args, Beside& beside) {
   V16 sums[kRows][kTileVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -48,6 +55,9 @@ void tile(const TileArgs& args) {
   const float* a = args.a;
   const float* panel = args.panel;
   for (int64_t i = 0; i < args.k; ++i, ++a, panel += kPanel) {
+    if constexpr (Beside::kEvery > 0) {
+      if (i % Beside::kEvery == 0) beside();
+    }
     V16 columns[kTileVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kTileVecs; ++v) columns[v] = load(panel + v * kLanes);
@@ -65,47 +75,34 @@ void tile(const TileArgs& args) {
   }
 }
 
-template <int kRows>
-VLLM_PD_INLINE void tile_of(int64_t rows, const TileArgs& args) {
+template <int kRows, typename Beside>
+VLLM_PD_INLINE void tile_of(int64_t rows, const TileArgs& args, Beside& beside) {
   if (rows == kRows) {
-    tile<kRows>(args);
+    tile<kRows>(args, beside);
   } else if constexpr (kRows > 1) {
-    tile_of<kRows - 1>(rows, args);
+    tile_of<kRows - 1>(rows, args, beside);
   }
 }
 
-/** Columns [0, num_columns) of one panel for all rows; init and out as in TileArgs, but only num_columns
- * wide. */
-VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows, int64_t num_columns) {
+/** All columns of one panel for all rows; init and out as in TileArgs, but kPanel wide. */
+template <typename Beside>
+VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows, Beside& beside) {
   for (int64_t row = 0; row < num_rows; row += kTileRows) {
     const int64_t rows = num_rows - row < kTileRows ? num_rows - row : kTileRows;
-    for (int64_t column = 0; column < num_columns; column += kTileColumns) {
+    for (int64_t column = 0; column < kPanel; column += kTileColumns) {
       TileArgs args = all;
       args.a += row * all.a_stride;
       args.panel += column;
       args.out += row * all.out_stride + column;
       if (args.init) args.init += row * all.init_stride + column;
-      const int64_t columns = num_columns - column;
-      if (columns >= kTileColumns) {
-        tile_of<kTileRows>(rows, args);
-        continue;
-      }
-      // The ragged end goes through a whole tile: nothing beyond num_columns is read or written.
-      float ragged[kTileRows * kTileColumns] = {};
-      if (args.init) {
-        for (int64_t r = 0; r < rows; ++r) {
-          std::memcpy(ragged + r * kTileColumns, args.init + r * args.init_stride, columns * sizeof(float));
-        }
-      }
-      float* const out = args.out;
-      args.init = args.out = ragged;
-      args.init_stride = args.out_stride = kTileColumns;
-      tile_of<kTileRows>(rows, args);
-      for (int64_t r = 0; r < rows; ++r) {
-        std::memcpy(out + r * all.out_stride, ragged + r * kTileColumns, columns * sizeof(float));
-      }
+      tile_of<kTileRows>(rows, args, beside);
     }
   }
+}
+
+VLLM_PD_INLINE void matmul_panel(const TileArgs& all, int64_t num_rows) {
+  Nothing nothing;
+  matmul_panel(all, num_rows, nothing);
 }
 
 }  // namespace

@@ -22,11 +22,10 @@ std::unique_ptr<Probe> make_probe(const std::string& kind, const std::vector<int
   if (is("matmul", 5)) {
     return make_matmul_probe(num_threads, s[1], MatrixShape{s[3], s[2], type(4)});
   }
-  if (is("attention", 10)) {
-    return make_attention_probe(
-        num_threads,
-        AttentionSizes{
-            s[1], s[2], s[3], s[4], {s[5], s[6], s[7], 0}, s[8], s[9] == 1 ? KvDtype::kBF16 : KvDtype::kF32});
+  if (is("attention", 10) || is("attention_reads", 10)) {
+    const AttentionSizes sizes{
+        s[1], s[2], s[3], s[4], {s[5], s[6], s[7], 0}, s[8], s[9] == 1 ? KvDtype::kBF16 : KvDtype::kF32};
+    return kind == "attention" ? make_attention_probe(num_threads, sizes) : make_attention_reads_probe(num_threads, sizes);
   }
   throw Error("INVALID_ARGUMENT",
               "There is no probe '" + kind + "' of " + std::to_string(s.size()) + " sizes.");

@@ -27,6 +27,7 @@ class Probe {
  *   attention  num_threads, num_requests, num_tokens, num_context_tokens, num_layers, num_heads, num_kv_heads,
  *              head_dim, block_size, dtype (KvDtype)      Ops::paged_attention of `num_tokens` behind a context,
  *                                                         each request, layer after layer
+ *   attention_reads  likewise                             K and V are read as they are for that, and nothing is computed
  * Throws INVALID_ARGUMENT for another kind or number of sizes, and when memory does not suffice.
  */
 // clang-format on

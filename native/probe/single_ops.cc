@@ -1,7 +1,10 @@
 // A product and paged attention, each with everything that it needs.
 #include "probe/single_ops.h"
 
+#include "cpu/attention_tasks.h"
 #include "cpu/cpu_ops.h"
+#include "cpu/isa.h"
+#include "cpu/op_threads.h"
 #include "float_buffer.h"
 #include "huge_floats.h"
 #include "probe/fill.h"
@@ -36,10 +39,24 @@ class MatmulProbe : public Probe {
   HugeFloats out_;  // (num_rows, n)
 };
 
+/** Attention's kernels, but they read K and V and compute nothing. */
+cpu::Kernels reading_kernels() {
+  cpu::Kernels kernels = cpu::chosen_kernels();
+  kernels.attention = [](const cpu::AttentionArgs& args) {
+    const cpu::KeyRange spans = cpu::spans_of(cpu::keys_of(args));
+    for (int64_t span = spans.begin; span < spans.end; ++span) cpu::chosen_kernels().attention_span_reads(args, span, args.out);
+  };
+  kernels.attention_span = kernels.attention_span_reads;
+  kernels.attention_join = [](const cpu::AttentionArgs&, const float*, int64_t) {};
+  return kernels;
+}
+
 class AttentionProbe : public Probe {
  public:
-  AttentionProbe(int num_threads, const AttentionSizes& sizes)
-      : ops_(cpu::make_ops(num_threads)),
+  AttentionProbe(const cpu::Kernels& kernels, int num_threads, const AttentionSizes& sizes)
+      : kernels_(kernels),
+        threads_(num_threads),
+        attention_(kernels_, threads_),
         shape_(sizes.shape),
         cache_({sizes.num_requests * sizes.blocks_a_request(), sizes.num_layers, sizes.shape.num_kv_heads,
                 sizes.block_size, sizes.shape.head_dim, sizes.dtype}) {
@@ -70,12 +87,14 @@ class AttentionProbe : public Probe {
 
   void run() override {
     for (int64_t layer = 0; layer < cache_.layout().num_layers; ++layer) {
-      ops_->paged_attention(qkv_.data(), shape_, batch_, cache_.region(), layer, out_.data());
+      attention_.run({qkv_.data(), shape_, batch_, cache_.region(), layer, out_.data()});
     }
   }
 
  private:
-  std::unique_ptr<Ops> ops_;
+  cpu::Kernels kernels_;
+  cpu::OpThreads threads_;
+  cpu::AttentionTasks attention_;
   AttentionShape shape_;
   KvCache cache_;
   Batch batch_;
@@ -90,7 +109,11 @@ std::unique_ptr<Probe> make_matmul_probe(int num_threads, int64_t num_rows, cons
 }
 
 std::unique_ptr<Probe> make_attention_probe(int num_threads, const AttentionSizes& sizes) {
-  return std::make_unique<AttentionProbe>(num_threads, sizes);
+  return std::make_unique<AttentionProbe>(cpu::chosen_kernels(), num_threads, sizes);
+}
+
+std::unique_ptr<Probe> make_attention_reads_probe(int num_threads, const AttentionSizes& sizes) {
+  return std::make_unique<AttentionProbe>(reading_kernels(), num_threads, sizes);
 }
 
 }  // namespace vllm_pd

@@ -26,5 +26,7 @@ struct AttentionSizes {
 /** (num_rows, k) times packed weights (n, k). */
 std::unique_ptr<Probe> make_matmul_probe(int num_threads, int64_t num_rows, const MatrixShape& shape);
 std::unique_ptr<Probe> make_attention_probe(int num_threads, const AttentionSizes& sizes);
+/** Reads K and V in attention's order and computes nothing: what that order allows. */
+std::unique_ptr<Probe> make_attention_reads_probe(int num_threads, const AttentionSizes& sizes);
 
 }  // namespace vllm_pd

@@ -1,7 +1,7 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
 import type { NativeModelConfig } from '../native/model-config.js';
 import type { ProbeKvType } from '../native/probe.js';
-import { memoryRead, multiplyPeak, probeContest } from './probe-work.js';
+import { memoryRead, multiplyPeak, type ProbeWork, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 const numPrefillTokens = 512;
@@ -19,7 +19,9 @@ export function attentionGroups(model: NativeModelConfig, threads: readonly numb
         prefillRow(model, numThreads, 0, dtype),
         prefillRow(model, numThreads, numContextTokens, dtype),
         decodeRow(model, numThreads, numDecodeRequests, dtype),
+        readsRow(model, numThreads, numDecodeRequests, dtype),
         decodeRow(model, numThreads, 1, dtype),
+        readsRow(model, numThreads, 1, dtype),
       ]),
     ],
   }));
@@ -56,30 +58,59 @@ function prefillRow(
   };
 }
 
-function decodeRow(
+/** One token of each request over its context: the probe, and the bytes of K and V that it has to read. */
+function decodeOf(
   model: NativeModelConfig,
+  kind: 'attention' | 'attention_reads',
   numThreads: number,
   numRequests: number,
   dtype: ProbeKvType,
-): RowPlan {
+): ProbeWork & { readonly numBytes: number } {
   const shape = shapeOf(model, dtype);
+  const elementBytes = dtype === 'bfloat16' ? 2 : 4;
+  const numBytes =
+    elementBytes * 2 * shape.numLayers * shape.numKvHeads * shape.headDim * numContextTokens * numRequests;
   const spec = {
-    kind: 'attention',
+    kind,
     numThreads,
     numRequests,
     numTokens: 1,
     numContextTokens: numContextTokens - 1,
     ...shape,
   } as const;
-  const elementBytes = dtype === 'bfloat16' ? 2 : 4;
-  const numBytes =
-    elementBytes * 2 * shape.numLayers * shape.numKvHeads * shape.headDim * numContextTokens * numRequests;
+  return { spec, amount: numBytes / 1e9, numBytes };
+}
+
+function decodeRow(
+  model: NativeModelConfig,
+  numThreads: number,
+  numRequests: number,
+  dtype: ProbeKvType,
+): RowPlan {
+  const work = decodeOf(model, 'attention', numThreads, numRequests, dtype);
   return {
     name: `decode ${numRequests} × 1 over ${numContextTokens} ${dtype}`,
     threads: numThreads,
     unit: 'GB/s',
     limit: 'memory read',
     asked: { kind: 'ratio', atLeast: 0.75 },
-    prepare: () => probeContest({ spec, amount: numBytes / 1e9 }, memoryRead(numThreads, numBytes)),
+    prepare: () => probeContest(work, memoryRead(numThreads, work.numBytes)),
+  };
+}
+
+/** What the order in which decoding reads allows: where this row is as slow as decoding, computing is not what it waits for. */
+function readsRow(
+  model: NativeModelConfig,
+  numThreads: number,
+  numRequests: number,
+  dtype: ProbeKvType,
+): RowPlan {
+  const work = decodeOf(model, 'attention_reads', numThreads, numRequests, dtype);
+  return {
+    name: `reads of ${numRequests} × 1 over ${numContextTokens} ${dtype}`,
+    threads: numThreads,
+    unit: 'GB/s',
+    limit: 'memory read',
+    prepare: () => probeContest(work, memoryRead(numThreads, work.numBytes)),
   };
 }

@@ -35,9 +35,12 @@ export type ProbeSpec =
       readonly n: number;
       readonly weightType: ProbeWeightType;
     }
-  /** `numTokens` of each request attend to themselves and `numContextTokens` before them, layer after layer. */
+  /**
+   * `numTokens` of each request attend to themselves and `numContextTokens` before them, layer after layer; or K and V are
+   * read in that order and nothing is computed.
+   */
   | {
-      readonly kind: 'attention';
+      readonly kind: 'attention' | 'attention_reads';
       readonly numThreads: number;
       readonly numRequests: number;
       readonly numTokens: number;
@@ -58,6 +61,19 @@ export interface Probe {
   close(): void;
 }
 
+const attentionSizes = [
+  'numThreads',
+  'numRequests',
+  'numTokens',
+  'numContextTokens',
+  'numLayers',
+  'numHeads',
+  'numKvHeads',
+  'headDim',
+  'blockSize',
+  'dtype',
+] as const;
+
 /** Names of the sizes, in the order of native/probe/probe.h. */
 const sizeNames = {
   fma: ['numThreads', 'numFmas', 'weightType'],
@@ -65,18 +81,8 @@ const sizeNames = {
   copy: ['numThreads', 'numBytes', 'numPlaces'],
   socket: ['numThreads', 'numBytes'],
   matmul: ['numThreads', 'numRows', 'k', 'n', 'weightType'],
-  attention: [
-    'numThreads',
-    'numRequests',
-    'numTokens',
-    'numContextTokens',
-    'numLayers',
-    'numHeads',
-    'numKvHeads',
-    'headDim',
-    'blockSize',
-    'dtype',
-  ],
+  attention: attentionSizes,
+  attention_reads: attentionSizes,
 } as const satisfies Record<ProbeSpec['kind'], readonly string[]>;
 
 /** In the order of native/probe/probe.h. */

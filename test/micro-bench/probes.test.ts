@@ -5,25 +5,27 @@ import { VllmPdError } from '../../src/errors.js';
 import type { ProbeSpec } from '../../src/native/probe.js';
 import { loadNative } from '../../src/native.js';
 
+const attention = {
+  numThreads: 2,
+  numRequests: 2,
+  numTokens: 3,
+  numContextTokens: 0,
+  numLayers: 2,
+  numHeads: 4,
+  numKvHeads: 2,
+  headDim: 16,
+  blockSize: 16,
+  dtype: 'bfloat16',
+} as const;
+
 const specs: readonly ProbeSpec[] = [
   { kind: 'fma', numThreads: 2, numFmas: 1e6, weightType: 'float32' },
   { kind: 'read', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'copy', numThreads: 2, numBytes: 1 << 20, numPlaces: 3 },
   { kind: 'socket', numThreads: 2, numBytes: 1 << 20 },
   { kind: 'matmul', numThreads: 2, numRows: 13, k: 37, n: 70, weightType: 'int8' },
-  {
-    kind: 'attention',
-    numThreads: 2,
-    numRequests: 2,
-    numTokens: 3,
-    numContextTokens: 0,
-    numLayers: 2,
-    numHeads: 4,
-    numKvHeads: 2,
-    headDim: 16,
-    blockSize: 16,
-    dtype: 'bfloat16',
-  },
+  { kind: 'attention', ...attention },
+  { kind: 'attention_reads', ...attention, numContextTokens: 600 },
 ];
 
 for (const spec of specs) {
