@@ -16,6 +16,7 @@ namespace vllm_pd {
 namespace {
 
 constexpr int64_t kPage = 4096;
+constexpr int64_t kHugePage = 2 * 1024 * 1024;
 
 /** The first page's beginning; the rest of it is zeros. */
 struct Header {
@@ -47,9 +48,44 @@ Header header_for(const std::string& key, int64_t num_bytes) {
   return header;
 }
 
-int64_t whole_pages(int64_t num_bytes) { return (num_bytes + kPage - 1) / kPage * kPage; }
+int64_t rounded_up(int64_t num_bytes, int64_t unit) { return (num_bytes + unit - 1) / unit * unit; }
+int64_t whole_pages(int64_t num_bytes) { return rounded_up(num_bytes, kPage); }
+
+/**
+ * Maps a range of a file so that huge pages of the file, if the system has it in such, are huge pages in memory: addresses
+ * and offsets are whole ones at the same time. MAP_FAILED as mmap.
+ */
+void* map_range(int file, int64_t offset, int64_t num_bytes, int protection) {
+  const int64_t reserved = num_bytes + kHugePage;
+  void* const range = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (range == MAP_FAILED) return range;
+  auto* const begin = static_cast<uint8_t*>(range);
+  const int64_t ahead = (offset - reinterpret_cast<intptr_t>(begin)) % kHugePage;
+  uint8_t* const at = begin + (ahead < 0 ? ahead + kHugePage : ahead);
+  void* const mapped = mmap(at, num_bytes, protection, MAP_SHARED | MAP_FIXED, file, offset);
+  if (mapped == MAP_FAILED) {
+    munmap(range, reserved);
+    return mapped;
+  }
+  uint8_t* const end = at + whole_pages(num_bytes);
+  if (at > begin) munmap(begin, at - begin);
+  if (begin + reserved > end) munmap(end, begin + reserved - end);
+  madvise(at, num_bytes, MADV_HUGEPAGE);
+  return at;
+}
+
+/** Reads all of a mapped range in now rather than fault by fault. */
+void populate(void* address, int64_t num_bytes) {
+#if defined(MADV_POPULATE_READ)
+  if (madvise(address, num_bytes, MADV_POPULATE_READ) == 0) return;
+#endif
+  madvise(address, num_bytes, MADV_WILLNEED);
+}
 
 std::string folder_of(const std::string& path) { return path.substr(0, path.find_last_of('/')); }
+
+/** Of a file whose header and matrices take so many. */
+int64_t file_bytes(int64_t num_bytes) { return rounded_up(num_bytes, kHugePage); }
 
 bool make_folders(const std::string& folder) {
   if (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST) return true;
@@ -88,7 +124,8 @@ std::unique_ptr<PackedReader> PackedReader::open(const std::string& path, const 
   const Header expected = header_for(key, status.st_size);
   void* address = MAP_FAILED;
   if (whole && std::memcmp(&header, &expected, sizeof(header)) == 0) {
-    address = mmap(nullptr, status.st_size, PROT_READ, MAP_SHARED | MAP_POPULATE, file, 0);
+    address = map_range(file, 0, status.st_size, PROT_READ);
+    if (address != MAP_FAILED) populate(address, status.st_size);
   }
   close(file);
   if (address == MAP_FAILED) return nullptr;
@@ -131,16 +168,17 @@ PackedWriter::~PackedWriter() {
 
 std::shared_ptr<SharedPages> PackedWriter::append(int64_t num_bytes) {
   const int64_t size = whole_pages(num_bytes);
-  // Mapped pages without room on the disk would end the process when they are written.
-  if (posix_fallocate(file_, num_bytes_, size) != 0) return nullptr;
-  void* const address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file_, num_bytes_);
+  // Mapped pages without room on the disk would end the process when they are written. In whole huge pages, since the
+  // system keeps none of which the file has only a part.
+  if (posix_fallocate(file_, num_bytes_, file_bytes(num_bytes_ + size) - num_bytes_) != 0) return nullptr;
+  void* const address = map_range(file_, num_bytes_, size, PROT_READ | PROT_WRITE);
   if (address == MAP_FAILED) return nullptr;
   num_bytes_ += size;
   return std::make_shared<SharedPages>(address, size);
 }
 
 bool PackedWriter::finish() {
-  const Header header = header_for(key_, num_bytes_);
+  const Header header = header_for(key_, file_bytes(num_bytes_));
   if (pwrite(file_, &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) return false;
   // Its pages must be there before its name is: a crash in between may not leave a whole header on empty
   // pages.

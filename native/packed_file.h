@@ -1,6 +1,6 @@
 // A file of packed matrices beside the model: written once, then mapped read-only by every process that uses
 // the model, so that they share its pages. Native byte order; a first page that names the contents, then the
-// matrices, each at whole pages.
+// matrices, each at whole pages, and zeros up to a whole huge page.
 #pragma once
 
 #include <cstdint>

@@ -46,6 +46,11 @@ CpuModel::CpuModel(ModelConfig config, const std::vector<TensorLocation>& locati
   pin_to_own_processor(0, num_threads);
   try {
     load(locations, options);
+    if (weight_source_ == WeightSource::kWritten) {
+      // What was written matrix by matrix is mapped page by page; the whole file is mapped in huge pages.
+      load(locations, options);
+      weight_source_ = WeightSource::kWritten;
+    }
   } catch (const CacheUnusable&) {
     WeightOptions in_memory = options;
     in_memory.cache_paths.clear();
