@@ -20,14 +20,19 @@ export function assertTokenIds(tokenIds: readonly number[]): void {
   }
 }
 
+/** Blocks behind `parent`; the first one's tokens begin at `begin`. */
+export interface BlockChain {
+  readonly parent: BlockHash;
+  readonly tokenIds: readonly number[];
+  readonly begin: number;
+}
+
 /**
- * Hashes of `numBlocks` full blocks behind `parent`, whose tokens begin at `begin`, none of them with extra keys: what
+ * Hashes of `numBlocks` full blocks of each chain, none of them with extra keys, one chain after the other: what
  * `BlockHasher` computes one by one, for somebody who can do many at once.
  */
 export type HashBlocks = (
-  parent: BlockHash,
-  tokenIds: readonly number[],
-  begin: number,
+  chains: readonly BlockChain[],
   numBlocks: number,
   blockSize: number,
 ) => readonly BlockHash[];
@@ -70,6 +75,25 @@ export class BlockHasher {
     }
   }
 
+  /** As `extend`, of many requests of which each has mostly completed one block. */
+  extendAll(requests: readonly Hashed[]): void {
+    const { blockSize } = this;
+    const plain = requests.filter(
+      ({ tokenIds, cacheSalt, blockHashes }) =>
+        Math.floor(tokenIds.length / blockSize) === blockHashes.length + 1 &&
+        (cacheSalt === null || blockHashes.length > 0),
+    );
+    if (this.#hashBlocks && plain.length >= minBlocksAtOnce) {
+      const hashes = this.#hashBlocks(
+        plain.map((request) => this.#chainOf(request)),
+        1,
+        blockSize,
+      );
+      for (const [i, hash] of hashes.entries()) plain[i]!.blockHashes.push(hash);
+    }
+    for (const request of requests) this.extend(request);
+  }
+
   /**
    * Hash of the first `numTokens` (1 … blockSize) tokens of a block, encoded as a full block would be. The blocks
    * before it must be in `blockHashes`.
@@ -88,15 +112,23 @@ export class BlockHasher {
   }
 
   #extendAtOnce(request: Hashed, numBlocks: number, hashBlocks: HashBlocks): void {
-    const { blockHashes, tokenIds, cacheSalt } = request;
+    const { blockHashes, cacheSalt } = request;
     // The only block with extra keys.
     if (blockHashes.length === 0 && cacheSalt !== null) {
       blockHashes.push(this.#hashBlock(request, 0, this.blockSize));
     }
-    const begin = blockHashes.length;
-    const parent = begin === 0 ? this.noneHash : blockHashes[begin - 1]!;
-    const hashes = hashBlocks(parent, tokenIds, begin * this.blockSize, numBlocks - begin, this.blockSize);
+    const numMissing = numBlocks - blockHashes.length;
+    const hashes = hashBlocks([this.#chainOf(request)], numMissing, this.blockSize);
     for (const hash of hashes) blockHashes.push(hash);
+  }
+
+  /** Behind the blocks that have their hash. */
+  #chainOf({ tokenIds, blockHashes }: Hashed): BlockChain {
+    return {
+      parent: blockHashes.at(-1) ?? this.noneHash,
+      tokenIds,
+      begin: blockHashes.length * this.blockSize,
+    };
   }
 
   #hashBlock(request: Hashed, blockIndex: number, numTokens: number): BlockHash {
