@@ -77,21 +77,18 @@ export class BlockHasher {
 
   /** As `extend`, of many requests of which each has mostly completed one block. */
   extendAll(requests: readonly Hashed[]): void {
-    const { blockSize } = this;
-    const plain = requests.filter(
-      ({ tokenIds, cacheSalt, blockHashes }) =>
-        Math.floor(tokenIds.length / blockSize) === blockHashes.length + 1 &&
-        (cacheSalt === null || blockHashes.length > 0),
-    );
-    if (this.#hashBlocks && plain.length >= minBlocksAtOnce) {
-      const hashes = this.#hashBlocks(
-        plain.map((request) => this.#chainOf(request)),
-        1,
-        blockSize,
-      );
-      for (const [i, hash] of hashes.entries()) plain[i]!.blockHashes.push(hash);
+    const grown: Hashed[] = [];
+    for (const request of requests) {
+      if (this.#lacksOnePlainHash(request)) grown.push(request);
+      else this.extend(request);
     }
-    for (const request of requests) this.extend(request);
+    if (!this.#hashBlocks || grown.length < minBlocksAtOnce) {
+      for (const request of grown) this.extend(request);
+      return;
+    }
+    const chains = grown.map((request) => this.#chainOf(request));
+    const hashes = this.#hashBlocks(chains, 1, this.blockSize);
+    for (let i = 0; i < hashes.length; i += 1) grown[i]!.blockHashes.push(hashes[i]!);
   }
 
   /**
@@ -122,13 +119,17 @@ export class BlockHasher {
     for (const hash of hashes) blockHashes.push(hash);
   }
 
+  /** Of a single block, and one without extra keys. */
+  #lacksOnePlainHash({ tokenIds, cacheSalt, blockHashes: { length } }: Hashed): boolean {
+    const isPlain = cacheSalt === null || length > 0;
+    return isPlain && Math.floor(tokenIds.length / this.blockSize) === length + 1;
+  }
+
   /** Behind the blocks that have their hash. */
   #chainOf({ tokenIds, blockHashes }: Hashed): BlockChain {
-    return {
-      parent: blockHashes.at(-1) ?? this.noneHash,
-      tokenIds,
-      begin: blockHashes.length * this.blockSize,
-    };
+    const { length } = blockHashes;
+    const parent = length === 0 ? this.noneHash : blockHashes[length - 1]!;
+    return { parent, tokenIds, begin: length * this.blockSize };
   }
 
   #hashBlock(request: Hashed, blockIndex: number, numTokens: number): BlockHash {

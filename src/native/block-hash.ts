@@ -4,6 +4,8 @@ import { type Addon, cross } from './addon.js';
 import { toHashBytes, wholeNumber } from './arguments.js';
 
 const hexDigits = 64;
+/** In token ids. One call copies them in a quarter of a loop's time, but a block's in twice that. */
+const longRun = 256;
 
 /** Blocks behind `parent`; the first one's tokens begin at `begin`. */
 export interface BlockChain {
@@ -57,7 +59,12 @@ export class NativeBlockHash {
           `Expected at least ${begin + numTokens} token ids but received ${tokenIds.length}.`,
         );
       }
-      for (let i = begin; i < begin + numTokens; i += 1) taken[end++] = tokenIds[i]!;
+      if (numTokens >= longRun) {
+        taken.set(numTokens === tokenIds.length ? tokenIds : tokenIds.slice(begin, begin + numTokens), end);
+      } else {
+        for (let i = 0; i < numTokens; i += 1) taken[end + i] = tokenIds[begin + i]!;
+      }
+      end += numTokens;
     }
     return taken.subarray(0, numTaken);
   }
