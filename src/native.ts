@@ -11,7 +11,7 @@ import {
   kvDtypeNumber,
   wholeNumber,
 } from './native/arguments.js';
-import { NativeBlockHash } from './native/block-hash.js';
+import { type BlockChain, NativeBlockHash } from './native/block-hash.js';
 import { type DataLanes, type DataServer, NativeDataLanes, NativeDataServer } from './native/data-channel.js';
 import type { BuildFacts, CudaFacts } from './native/facts.js';
 import { type HoldTable, NativeHoldTable } from './native/hold-table.js';
@@ -71,13 +71,11 @@ export interface Native {
   /** Bytes on the device: not in use by anybody, in use by this process, there at all. Throws NOT_SUPPORTED without one. */
   cudaMemory(): { readonly free: number; readonly own: number; readonly total: number };
   /**
-   * Hashes of `numBlocks` full blocks behind `parent`, the first token at `begin`, as src/core/block-hash.ts defines them
+   * Hashes of `numBlocks` full blocks of each chain, one chain after the other, as src/core/block-hash.ts defines them
    * for blocks without extra keys. Token ids must be uint32. `portable`: without the chip's SHA instructions.
    */
   hashBlocks(
-    parent: string,
-    tokenIds: readonly number[],
-    begin: number,
+    chains: readonly BlockChain[],
     numBlocks: number,
     blockSize: number,
     options?: { readonly portable: boolean },

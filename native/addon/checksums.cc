@@ -10,14 +10,20 @@
 namespace vllm_pd::addon {
 namespace {
 
-// hashBlocks(parent: 32 bytes, tokenIds: Uint32Array of numBlocks * blockSize, blockSize, portable, hex:
-// numBlocks * 64 bytes to write to)
+// hashBlocks(parents: 32 bytes a chain, tokenIds: Uint32Array of as many blocks of blockSize for each chain, blockSize,
+// portable, hex: 64 bytes a block to write to)
 Napi::Value hash_blocks_of(const Napi::CallbackInfo& info) {
+  const auto parents = info[0].As<Napi::Uint8Array>();
   const auto token_ids = info[1].As<Napi::Uint32Array>();
   const auto block_size = static_cast<size_t>(to_int(info[2]));
-  hash_blocks(info[0].As<Napi::Uint8Array>().Data(), token_ids.Data(), token_ids.ElementLength() / block_size,
-              block_size, info[3].As<Napi::Boolean>(),
-              reinterpret_cast<char*>(info[4].As<Napi::Uint8Array>().Data()));
+  const bool portable = info[3].As<Napi::Boolean>();
+  auto* hex = reinterpret_cast<char*>(info[4].As<Napi::Uint8Array>().Data());
+  const size_t num_chains = parents.ByteLength() / kSha256Bytes;
+  const size_t num_blocks = num_chains == 0 ? 0 : token_ids.ElementLength() / block_size / num_chains;
+  for (size_t i = 0; i < num_chains; ++i) {
+    hash_blocks(parents.Data() + i * kSha256Bytes, token_ids.Data() + i * num_blocks * block_size, num_blocks, block_size,
+                portable, hex + i * num_blocks * 2 * kSha256Bytes);
+  }
   return info.Env().Undefined();
 }
 

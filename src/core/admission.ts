@@ -221,7 +221,7 @@ export class Admission {
     // Asked before the allocation, which may evict what it asks about.
     const endsInCachedBlock = this.#endsInCachedBlock(request);
     const needs = { hit, numExternalTokens, numReservedBlocks };
-    const blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens, needs);
+    const blockIds = this.#parts.kvCache.admit(request, numNewTokens, needs);
     if (!blockIds) return false;
     this.#waiting.remove(request);
     request.numComputedTokens = numLocalTokens;

@@ -20,14 +20,19 @@ export function assertTokenIds(tokenIds: readonly number[]): void {
   }
 }
 
+/** Blocks behind `parent`; the first one's tokens begin at `begin`. */
+export interface BlockChain {
+  readonly parent: BlockHash;
+  readonly tokenIds: readonly number[];
+  readonly begin: number;
+}
+
 /**
- * Hashes of `numBlocks` full blocks behind `parent`, whose tokens begin at `begin`, none of them with extra keys: what
+ * Hashes of `numBlocks` full blocks of each chain, none of them with extra keys, one chain after the other: what
  * `BlockHasher` computes one by one, for somebody who can do many at once.
  */
 export type HashBlocks = (
-  parent: BlockHash,
-  tokenIds: readonly number[],
-  begin: number,
+  chains: readonly BlockChain[],
   numBlocks: number,
   blockSize: number,
 ) => readonly BlockHash[];
@@ -70,6 +75,22 @@ export class BlockHasher {
     }
   }
 
+  /** As `extend`, of many requests of which each has mostly completed one block. */
+  extendAll(requests: readonly Hashed[]): void {
+    const grown: Hashed[] = [];
+    for (const request of requests) {
+      if (this.#lacksOnePlainHash(request)) grown.push(request);
+      else this.extend(request);
+    }
+    if (!this.#hashBlocks || grown.length < minBlocksAtOnce) {
+      for (const request of grown) this.extend(request);
+      return;
+    }
+    const chains = grown.map((request) => this.#chainOf(request));
+    const hashes = this.#hashBlocks(chains, 1, this.blockSize);
+    for (let i = 0; i < hashes.length; i += 1) grown[i]!.blockHashes.push(hashes[i]!);
+  }
+
   /**
    * Hash of the first `numTokens` (1 … blockSize) tokens of a block, encoded as a full block would be. The blocks
    * before it must be in `blockHashes`.
@@ -88,15 +109,27 @@ export class BlockHasher {
   }
 
   #extendAtOnce(request: Hashed, numBlocks: number, hashBlocks: HashBlocks): void {
-    const { blockHashes, tokenIds, cacheSalt } = request;
+    const { blockHashes, cacheSalt } = request;
     // The only block with extra keys.
     if (blockHashes.length === 0 && cacheSalt !== null) {
       blockHashes.push(this.#hashBlock(request, 0, this.blockSize));
     }
-    const begin = blockHashes.length;
-    const parent = begin === 0 ? this.noneHash : blockHashes[begin - 1]!;
-    const hashes = hashBlocks(parent, tokenIds, begin * this.blockSize, numBlocks - begin, this.blockSize);
+    const numMissing = numBlocks - blockHashes.length;
+    const hashes = hashBlocks([this.#chainOf(request)], numMissing, this.blockSize);
     for (const hash of hashes) blockHashes.push(hash);
+  }
+
+  /** Of a single block, and one without extra keys. */
+  #lacksOnePlainHash({ tokenIds, cacheSalt, blockHashes: { length } }: Hashed): boolean {
+    const isPlain = cacheSalt === null || length > 0;
+    return isPlain && Math.floor(tokenIds.length / this.blockSize) === length + 1;
+  }
+
+  /** Behind the blocks that have their hash. */
+  #chainOf({ tokenIds, blockHashes }: Hashed): BlockChain {
+    const { length } = blockHashes;
+    const parent = length === 0 ? this.noneHash : blockHashes[length - 1]!;
+    return { parent, tokenIds, begin: length * this.blockSize };
   }
 
   #hashBlock(request: Hashed, blockIndex: number, numTokens: number): BlockHash {

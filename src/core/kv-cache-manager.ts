@@ -115,32 +115,36 @@ export class KVCacheManager {
   }
 
   /**
-   * Gives the request blocks for `numNewTokens` behind its computed ones; with an admission, behind hit and external
-   * tokens. Returns the request's whole table, live; null, without any effect, if that does not fit. An admission also
-   * needs room for the whole sequence, beside what is reserved for others, so that it can be finished once begun.
+   * Gives a request its first blocks: those of the hit, and new ones for external tokens and `numNewTokens` behind it.
+   * Returns its whole table, live; null, without any effect, if that does not fit, or if the whole sequence does not
+   * beside what is reserved for others: what is begun can be finished.
    */
-  allocateSlots(request: Request, numNewTokens: number, admission?: Admission): readonly number[] | null {
-    const hit = admission?.hit ?? [];
-    const table = this.#tables.get(request.requestId) ?? { blocks: [], blockIds: [], numCachedBlocks: 0 };
-    const numOldBlocks = table.blocks.length + hit.length;
-    const numOldTokens = admission
-      ? hit.length * this.blockSize + admission.numExternalTokens
-      : request.numComputedTokens;
-    const numNewBlocks = Math.max(0, this.#numBlocksFor(numOldTokens + numNewTokens) - numOldBlocks);
-    if (admission) {
-      const numWholeBlocks = this.#numBlocksFor(request.numTokens) - numOldBlocks;
-      const numEvictableHits = hit.reduce((count, block) => count + (block.refCnt === 0 ? 1 : 0), 0);
-      const numAvailable = this.#pool.numFreeBlocks - numEvictableHits - admission.numReservedBlocks;
-      if (Math.max(numNewBlocks, numWholeBlocks) > numAvailable) return null;
-    } else if (numNewBlocks > this.#pool.numFreeBlocks) {
-      return null;
-    }
+  admit(request: Request, numNewTokens: number, admission: Admission): readonly number[] | null {
+    const { hit, numExternalTokens, numReservedBlocks } = admission;
+    const numOldTokens = hit.length * this.blockSize + numExternalTokens;
+    const numNewBlocks = Math.max(0, this.#numBlocksFor(numOldTokens + numNewTokens) - hit.length);
+    const numWholeBlocks = this.#numBlocksFor(request.numTokens) - hit.length;
+    const numEvictableHits = hit.reduce((count, block) => count + (block.refCnt === 0 ? 1 : 0), 0);
+    const numAvailable = this.#pool.numFreeBlocks - numEvictableHits - numReservedBlocks;
+    if (Math.max(numNewBlocks, numWholeBlocks) > numAvailable) return null;
     // First the hit: it may lie among the free blocks, and the new ones are taken from there.
     this.#pool.touch(hit);
-    this.#append(table, hit);
-    table.numCachedBlocks += hit.length;
-    if (numNewBlocks > 0) this.#append(table, this.#pool.getNewBlocks(numNewBlocks));
+    const table: BlockTable = { blocks: [], blockIds: [], numCachedBlocks: hit.length };
+    append(table, hit);
+    append(table, this.#pool.getNewBlocks(numNewBlocks));
     this.#tables.set(request.requestId, table);
+    return table.blockIds;
+  }
+
+  /**
+   * Gives a request that was admitted blocks for `numNewTokens` behind its computed ones. Returns its whole table, live;
+   * null, without any effect, if they do not fit.
+   */
+  allocateSlots(request: Request, numNewTokens: number): readonly number[] | null {
+    const table = this.#tables.get(request.requestId)!;
+    const numNewBlocks = this.#numBlocksFor(request.numComputedTokens + numNewTokens) - table.blocks.length;
+    if (numNewBlocks > this.#pool.numFreeBlocks) return null;
+    append(table, this.#pool.getNewBlocks(numNewBlocks));
     return table.blockIds;
   }
 
@@ -217,18 +221,18 @@ export class KVCacheManager {
     return Math.ceil(numTokens / this.blockSize);
   }
 
-  #append(table: BlockTable, blocks: readonly KVCacheBlock[]): void {
-    for (const block of blocks) {
-      table.blocks.push(block);
-      table.blockIds.push(block.blockId);
-    }
-  }
-
   /** The table leaves as a whole, since a step under way may still read its ids. */
   #takeTable(request: Request): BlockTable | null {
     const table = this.#tables.get(request.requestId);
     if (!table) return null;
     this.#tables.delete(request.requestId);
     return table;
+  }
+}
+
+function append({ blocks, blockIds }: BlockTable, added: readonly KVCacheBlock[]): void {
+  for (const block of added) {
+    blocks.push(block);
+    blockIds.push(block.blockId);
   }
 }

@@ -12,54 +12,68 @@ export interface RunningRequestsParts {
   readonly requeue: (victim: Request) => void;
 }
 
+interface Running {
+  readonly request: Request;
+  /** Its block table, live. */
+  readonly blockIds: readonly number[];
+}
+
 export class RunningRequests implements Iterable<Request> {
   readonly #parts: RunningRequestsParts;
-  readonly #requests: Request[] = [];
+  readonly #running: Running[] = [];
 
   constructor(parts: RunningRequestsParts) {
     this.#parts = parts;
   }
 
   get size(): number {
-    return this.#requests.length;
+    return this.#running.length;
   }
 
-  [Symbol.iterator](): Iterator<Request> {
-    return this.#requests.values();
+  *[Symbol.iterator](): Generator<Request> {
+    for (const { request } of this.#running) yield request;
   }
 
   /** A request that was waiting runs in this step, and from now on. Without tokens it does from a later step on. */
   start(plan: StepPlan, request: Request, numNewTokens: number, blockIds: readonly number[]): void {
     request.status = 'RUNNING';
-    this.#requests.push(request);
+    this.#running.push({ request, blockIds });
     if (numNewTokens > 0) plan.add(request, numNewTokens, blockIds);
   }
 
   /** The request ends. */
   remove(request: Request): void {
-    this.#requests.splice(this.#requests.indexOf(request), 1);
+    const index = this.#running.findIndex((running) => running.request === request);
+    this.#running.splice(index, 1);
   }
 
   /** Plans their next tokens, as far as the budget goes. */
   schedule(plan: StepPlan): void {
+    const { policy, kvCache } = this.#parts;
     // Who is preempted is the last one.
-    if (this.#parts.policy === 'priority') this.#requests.sort(byPriority);
-    for (let i = 0; i < this.#requests.length && plan.hasBudget; i += 1) {
-      const request = this.#requests[i]!;
+    if (policy === 'priority') this.#running.sort((a, b) => byPriority(a.request, b.request));
+    for (let i = 0; i < this.#running.length && plan.hasBudget; i += 1) {
+      const { request, blockIds } = this.#running[i]!;
       const numNewTokens = plan.share(request, request.numComputedTokens);
       if (numNewTokens === 0) continue;
-      let blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens);
-      while (!blockIds && this.#preemptLast(plan) !== request) {
-        blockIds = this.#parts.kvCache.allocateSlots(request, numNewTokens);
-      }
-      if (!blockIds) return;
+      // Mostly the last block has room; then nobody need be asked.
+      const isFull = request.numComputedTokens + numNewTokens > blockIds.length * kvCache.blockSize;
+      if (isFull && !this.#allocate(plan, request, numNewTokens)) return;
       plan.add(request, numNewTokens, blockIds);
     }
   }
 
+  /** False if the request itself had to give its blocks back. */
+  #allocate(plan: StepPlan, request: Request, numNewTokens: number): boolean {
+    while (!this.#parts.kvCache.allocateSlots(request, numNewTokens)) {
+      if (this.#preemptLast(plan) === request) return false;
+    }
+    return true;
+  }
+
   /** Recompute style: the victim's blocks are freed, its full ones stay cached, and it starts from a fresh lookup. */
   #preemptLast(plan: StepPlan): Request {
-    const victim = this.#requests.pop()!;
+    const { request: victim } = this.#running.pop()!;
     this.#parts.kvCache.free(victim);
     victim.status = 'PREEMPTED';
     victim.numComputedTokens = 0;

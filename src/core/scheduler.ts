@@ -188,12 +188,14 @@ export class Scheduler {
     const outputs = this.#pendingOutputs;
     this.#pendingOutputs = [];
     if (result.kvConnectorOutput) this.#digestTransfers(result.kvConnectorOutput, outputs);
+    const grown: Request[] = [];
     for (const scheduled of output.scheduled) {
       // It may have ended while its step ran.
       if (scheduled.request.isFinished) continue;
-      const stepped = this.#advance(scheduled, result);
+      const stepped = this.#advance(scheduled, result, grown);
       if (stepped) outputs.push(stepped);
     }
+    this.#hasher.extendAll(grown);
     return outputs;
   }
 
@@ -238,16 +240,27 @@ export class Scheduler {
     };
   }
 
-  /** The step's tokens have KV now; takes the sampled one. Null for a prompt that is not through yet. */
-  #advance(scheduled: ScheduledRequest, result: ModelRunnerOutput): EngineCoreOutput | null {
+  /**
+   * The step's tokens have KV now; takes the sampled one, and adds to `grown` who has a block more to be hashed. Null for
+   * a prompt that is not through yet.
+   */
+  #advance(
+    scheduled: ScheduledRequest,
+    result: ModelRunnerOutput,
+    grown: Request[],
+  ): EngineCoreOutput | null {
     const { request } = scheduled;
     const { needsPromptLogprobs } = request;
     if (needsPromptLogprobs) {
       const entries = result.promptLogprobs.get(request.requestId) ?? [];
       this.#promptLogprobs.record(request, scheduled.numComputedTokens + 1, entries);
     }
-    this.#kvCache.cacheBlocks(request, request.numComputedTokens);
-    if (request.prefillStats === null && request.numComputedTokens >= request.numPromptTokens) {
+    const { numComputedTokens } = request;
+    // Most steps of an answer complete no block.
+    if (this.#hasBlockEnd(scheduled.numComputedTokens, numComputedTokens)) {
+      this.#kvCache.cacheBlocks(request, numComputedTokens);
+    }
+    if (request.prefillStats === null && numComputedTokens >= request.numPromptTokens) {
       request.prefillStats = this.#prefills.completed(request);
     }
     if (!scheduled.samples) return null;
@@ -259,16 +272,22 @@ export class Scheduler {
       );
     }
     request.tokenIds.push(tokenId);
-    this.#hasher.extend(request);
+    if (request.numTokens % this.#hasher.blockSize === 0) grown.push(request);
     const stop = checkStop(request, this.#limits.maxTokens);
-    const logprobs = result.logprobs.get(request.requestId);
-    const newLogprobs = logprobs ? [logprobs] : [];
+    const logprobs = result.logprobs.size > 0 ? result.logprobs.get(request.requestId) : undefined;
+    const newLogprobs = logprobs ? [logprobs] : ongoing.newLogprobs;
     // Who samples has run its whole prompt.
     const promptLogprobs = needsPromptLogprobs ? this.#promptLogprobs.take(request) : null;
     if (stop) {
       return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs, promptLogprobs };
     }
     return tokenOutput(request, [tokenId], newLogprobs, promptLogprobs);
+  }
+
+  /** True if a block ends behind `begin` and no later than `end`, in tokens. */
+  #hasBlockEnd(begin: number, end: number): boolean {
+    const { blockSize } = this.#hasher;
+    return end - (end % blockSize) > begin;
   }
 
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {

@@ -13,9 +13,9 @@ import type {
 export interface Addon {
   isa(): string;
   numTransferThreads(): number;
-  /** `hex` takes 64 characters a block. */
+  /** One parent a chain, of as many blocks each; `hex` takes 64 characters a block. */
   hashBlocks(
-    parent: Uint8Array,
+    parents: Uint8Array,
     tokenIds: Uint32Array,
     blockSize: number,
     portable: boolean,

@@ -25,7 +25,7 @@ function prompt(label: string, length: number): Request {
 
 function admit(kvCache: KVCacheManager, request: Request, numNewTokens: number, numReservedBlocks = 0) {
   const hit = kvCache.getComputedBlocks(request);
-  const blockIds = kvCache.allocateSlots(request, numNewTokens, {
+  const blockIds = kvCache.admit(request, numNewTokens, {
     hit,
     numExternalTokens: 0,
     numReservedBlocks,

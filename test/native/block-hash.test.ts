@@ -24,8 +24,8 @@ function hashed(blockSize: number, ids: number[], cacheSalt: string | null, hash
 }
 
 for (const portable of [false, true]) {
-  const hashBlocks: HashBlocks = (parent, ids, begin, numBlocks, blockSize) =>
-    native.hashBlocks(parent, ids, begin, numBlocks, blockSize, { portable });
+  const hashBlocks: HashBlocks = (chains, numBlocks, blockSize) =>
+    native.hashBlocks(chains, numBlocks, blockSize, { portable });
 
   // From messages of one chunk to those of many; 23, 24 and 256 are where heads of arrays grow.
   for (const blockSize of [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 23, 24, 32, 64, 128, 255, 256, 1000]) {
@@ -57,7 +57,7 @@ test('hashes are extended behind those that are there', () => {
 test('the hasher asks for many blocks at once, and for a single one not at all', () => {
   const calls: number[] = [];
   const hashBlocks: HashBlocks = (...blocks) => {
-    calls.push(blocks[3]);
+    calls.push(blocks[1]);
     return native.hashBlocks(...blocks);
   };
   hashed(16, tokenIds(16 * 2, 1), null, hashBlocks);
@@ -65,6 +65,28 @@ test('the hasher asks for many blocks at once, and for a single one not at all',
   hashed(16, tokenIds(16 * 100, 1), null, hashBlocks);
   hashed(16, tokenIds(16 * 100, 1), 'salt', hashBlocks);
   assert.equal(calls, [100, 99]);
+});
+
+test('the blocks that many requests complete in one step have the names that each would give them', () => {
+  const calls: number[] = [];
+  const hashBlocks: HashBlocks = (...blocks) => {
+    calls.push(blocks[0].length);
+    return native.hashBlocks(...blocks);
+  };
+  // With and without salt, behind any number of blocks; the last three have completed none or two.
+  const requests = Array.from({ length: 24 }, (_, i) => {
+    const ids = tokenIds(4 * (1 + (i % 6)), i);
+    const cacheSalt = i % 4 === 0 ? 'salt' : null;
+    const blockHashes = hashed(4, ids, cacheSalt, null);
+    blockHashes.length -= i < 21 ? 1 : i === 21 ? 0 : Math.min(2, blockHashes.length);
+    return { tokenIds: ids, cacheSalt, blockHashes };
+  });
+  new BlockHasher(4, '0', hashBlocks).extendAll(requests);
+  for (const { tokenIds, cacheSalt, blockHashes } of requests) {
+    assert.equal(blockHashes, hashed(4, tokenIds, cacheSalt, null));
+  }
+  // Salted first blocks have extra keys, so each is hashed by itself.
+  assert.equal(calls, [19]);
 });
 
 test('arguments that cannot be are refused', () => {
@@ -79,11 +101,14 @@ test('arguments that cannot be are refused', () => {
     }
     assert.unreachable();
   };
-  refused(() => native.hashBlocks('xyz', [1], 0, 1, 1), /64 hex digits/);
-  refused(() => native.hashBlocks(parent, [1, 2, 3], 1, 2, 2), /at least 5 token ids but received 3/);
-  refused(() => native.hashBlocks(parent, [1], 0, 1, 0), /blockSize but received 0/);
-  refused(() => native.hashBlocks(parent, [1], -1, 1, 1), /begin but received -1/);
-  assert.equal(native.hashBlocks(parent, [], 0, 0, 16), []);
+  const hashBlocks = (chain: object, numBlocks: number, blockSize: number) =>
+    native.hashBlocks([{ parent, tokenIds: [1, 2, 3], begin: 0, ...chain }], numBlocks, blockSize);
+  refused(() => hashBlocks({ parent: 'xyz' }, 1, 1), /64 hex digits/);
+  refused(() => hashBlocks({ begin: 1 }, 2, 2), /at least 5 token ids but received 3/);
+  refused(() => hashBlocks({}, 1, 0), /blockSize but received 0/);
+  refused(() => hashBlocks({ begin: -1 }, 1, 1), /begin but received -1/);
+  assert.equal(hashBlocks({ tokenIds: [] }, 0, 16), []);
+  assert.equal(native.hashBlocks([], 1, 16), []);
 });
 
 test.run();

@@ -159,7 +159,7 @@ test('only_free forgets what nobody uses and leaves the leased blocks', async ()
 
 test('an answer is written as JSON would write it, whatever its length', () => {
   const both = ['local', 'shared'] as const;
-  for (const count of [0, 1, 3]) {
+  for (const count of [0, 1, 3, 256, 1000]) {
     const answer: CacheQueryAnswer = {
       object: 'cache_query',
       engine_id: 'Gerät "D"',
