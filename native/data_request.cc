@@ -1,4 +1,4 @@
-// Requests: length, type, body, seal.
+// Requests: header, body, seal.
 #include "data_request.h"
 
 #include <arpa/inet.h>
@@ -17,10 +17,10 @@ namespace {
 constexpr size_t kHeaderBytes = 5;
 constexpr uint8_t kReadType = 4;
 constexpr uint8_t kParityBit = 0x80;
-/** As in messages.ts. */
 constexpr size_t kHeadBytes = 16;
 constexpr size_t kBlockRefBytes = 4 + kHashBytes;
 constexpr size_t kMaxHoldIdBytes = 2048;
+/** As in messages.ts. */
 constexpr size_t kMaxBlocks = 4096;
 constexpr size_t kMaxReplyBytes = 16 << 20;
 constexpr size_t kSealBytes = 16;
@@ -35,10 +35,25 @@ uint32_t number_at(const uint8_t* at) {
   return ntohl(number);
 }
 
+void put_number(uint32_t number, uint8_t* at) {
+  const uint32_t swapped = htonl(number);
+  std::memcpy(at, &swapped, sizeof(swapped));
+}
+
 bool is_even(const uint8_t* header) {
   uint8_t folded = 0;
   for (size_t i = 0; i < kHeaderBytes; ++i) folded ^= header[i];
   return __builtin_popcount(folded) % 2 == 0;
+}
+
+/** Sealed with the body, which follows it, and not sent: both ends count. */
+std::string prefix_of(uint64_t frame_number) { return std::to_string(frame_number) + " read "; }
+
+/** Of prefix and body: its first kSealBytes. */
+void seal_of(const SealKey& key, const uint8_t* message, size_t num_bytes, uint8_t* seal) {
+  uint8_t digest[kSha256Bytes];
+  hmac_sha256(key.data(), key.size(), message, num_bytes, digest);
+  std::copy_n(digest, kSealBytes, seal);
 }
 
 /** Takes as long for any two. */
@@ -49,6 +64,35 @@ bool same_seal(const uint8_t* a, const uint8_t* b) {
 }
 
 }  // namespace
+
+std::vector<uint8_t> RequestWriter::next(const ReadRequest& request) {
+  const size_t num_blocks = request.block_ids.size();
+  const size_t num_body_bytes = kHeadBytes + num_blocks * kBlockRefBytes + request.hold_id.size();
+  num_frames_ += 1;
+  const std::string prefix = prefix_of(num_frames_);
+  std::vector<uint8_t> message(prefix.size() + num_body_bytes + kSealBytes);
+  std::copy(prefix.begin(), prefix.end(), message.begin());
+  uint8_t* const body = message.data() + prefix.size();
+  put_number(request.seq, body);
+  put_number(static_cast<uint32_t>(num_blocks), body + 4);
+  put_number(static_cast<uint32_t>(request.hold_id.size()), body + 8);
+  put_number(request.num_lanes, body + 12);
+  uint8_t* at = body + kHeadBytes;
+  for (const int32_t id : request.block_ids) {
+    put_number(static_cast<uint32_t>(id), at);
+    at += 4;
+  }
+  at = std::copy(request.hashes.begin(), request.hashes.end(), at);
+  at = std::copy(request.hold_id.begin(), request.hold_id.end(), at);
+  seal_of(key_, message.data(), prefix.size() + num_body_bytes, at);
+  // The header takes the end of the prefix, which is longer.
+  uint8_t* const header = body - kHeaderBytes;
+  put_number(static_cast<uint32_t>(1 + num_body_bytes + kSealBytes), header);
+  header[4] = kReadType;
+  if (!is_even(header)) header[4] |= kParityBit;
+  message.erase(message.begin(), message.begin() + (header - message.data()));
+  return message;
+}
 
 RequestReader::RequestReader(const SealKey& key, const KvLayout& layout)
     : key_(key),
@@ -65,14 +109,14 @@ ReadRequest RequestReader::next(const Socket& socket) {
   if (length < 1 + kHeadBytes + kSealBytes || length > 1 + max_body + kSealBytes) nonsense("one of another length");
   const size_t num_body_bytes = length - 1 - kSealBytes;
   num_frames_ += 1;
-  const std::string prefix = std::to_string(num_frames_) + " read ";
+  const std::string prefix = prefix_of(num_frames_);
   // What is sealed, and the seal behind it.
   std::vector<uint8_t> message(prefix.size() + num_body_bytes + kSealBytes);
   std::memcpy(message.data(), prefix.data(), prefix.size());
   uint8_t* const body = message.data() + prefix.size();
   receive_all(socket, body, num_body_bytes + kSealBytes);
-  uint8_t seal[kHashBytes];
-  hmac_sha256(key_.data(), key_.size(), message.data(), prefix.size() + num_body_bytes, seal);
+  uint8_t seal[kSealBytes];
+  seal_of(key_, message.data(), prefix.size() + num_body_bytes, seal);
   if (!same_seal(seal, body + num_body_bytes)) nonsense("one that was not sent so");
 
   ReadRequest request;

@@ -41,10 +41,11 @@ export interface Native {
   /** Listens on any free port of that host. Throws INVALID_ARGUMENT when it is not this machine's. */
   createDataServer(pool: KvPool, holds: HoldTable, host: string): DataServer;
   createHoldTable(): HoldTable;
-  /** Rejects with PEER_FAILED when the owner cannot be reached or does not know the secret. */
+  /** Rejects with PEER_FAILED when the owner cannot be reached or does not know the secret; `key` seals requests. */
   openDataLanes(
     address: { readonly host: string; readonly port: number },
     secret: string,
+    key: Uint8Array,
     numLanes: number,
   ): Promise<DataLanes>;
   /** The checksum of blocks on data connections. */
@@ -135,9 +136,10 @@ class LoadedNative implements Native {
   openDataLanes(
     address: { readonly host: string; readonly port: number },
     secret: string,
+    key: Uint8Array,
     numLanes: number,
   ): Promise<DataLanes> {
-    return NativeDataLanes.open(this.#addon, address, secret, numLanes);
+    return NativeDataLanes.open(this.#addon, address, secret, key, numLanes);
   }
 
   crc32c(bytes: Uint8Array, way: ChecksumWay = 'best'): number {

@@ -31,6 +31,8 @@ struct Session {
   uint32_t id;
   Secret secret;
   SealKey key;
+  /** What a reader would send in place of what is put together here. */
+  RequestWriter writer;
   uint64_t num_frames = 0;
 };
 
@@ -56,6 +58,7 @@ void append_number(std::string& to, uint32_t number) {
 /** A read, most of them as they should be: no input would hit upon a seal. */
 std::string make_request(Input& input, Session& session) {
   const uint8_t wrong = input.byte();
+  ReadRequest request;
   std::string ids;
   std::string hashes;
   const int count = input.byte() % 40;
@@ -63,16 +66,20 @@ std::string make_request(Input& input, Session& session) {
     const uint8_t which = input.byte();
     uint8_t hash[kHashBytes];
     hash_of(which % kNumBlocks + which / 128, hash);
-    append_number(ids, which % kNumBlocks + (wrong == 1 ? kNumBlocks : 0));
+    request.block_ids.push_back(which % kNumBlocks + (wrong == 1 ? kNumBlocks : 0));
+    append_number(ids, request.block_ids.back());
     hashes.append(reinterpret_cast<const char*>(hash), kHashBytes);
   }
-  const std::string hold = input.byte() % 4 == 0 ? "another" : "held";
+  request.hashes.assign(hashes.begin(), hashes.end());
+  request.hold_id = input.byte() % 4 == 0 ? "another" : "held";
+  request.seq = input.next<uint16_t>();
   std::string body;
-  append_number(body, input.next<uint16_t>());
+  append_number(body, request.seq);
   append_number(body, count + (wrong == 2));
-  append_number(body, static_cast<uint32_t>(hold.size()) + (wrong == 3 ? input.next<uint32_t>() : 0));
-  append_number(body, 1 + input.byte() % (kMaxLanes + 2));
-  body += ids + hashes + hold;
+  append_number(body, static_cast<uint32_t>(request.hold_id.size()) + (wrong == 3 ? input.next<uint32_t>() : 0));
+  request.num_lanes = 1 + input.byte() % (kMaxLanes + 2);
+  append_number(body, request.num_lanes);
+  body += ids + hashes + request.hold_id;
   std::string message = std::to_string(++session.num_frames) + " read " + body;
   uint8_t seal[kHashBytes];
   hmac_sha256(session.key.data(), session.key.size(), reinterpret_cast<const uint8_t*>(message.data()), message.size(), seal);
@@ -83,7 +90,11 @@ std::string make_request(Input& input, Session& session) {
   int ones = 0;
   for (const char byte : frame) ones += __builtin_popcount(static_cast<uint8_t>(byte));
   if (ones % 2 != 0) frame.back() = static_cast<char>(0x84);
-  return frame + body + std::string(reinterpret_cast<const char*>(seal), 16);
+  frame += body + std::string(reinterpret_cast<const char*>(seal), 16);
+  const std::vector<uint8_t> written = session.writer.next(request);
+  const bool is_right = wrong < 2 || wrong > 4;
+  promise(!is_right || frame == std::string(written.begin(), written.end()), "both ends have one form of a read");
+  return frame;
 }
 
 /** One execution's server, and everybody who talks to it. */
@@ -135,9 +146,10 @@ class Scene {
   }
 
   void open_session() {
-    Session session{};
-    session.key.fill(static_cast<uint8_t>(sessions_.size() + 1));
-    session.id = server_.open_session(&session.secret, session.key);
+    SealKey key;
+    key.fill(static_cast<uint8_t>(sessions_.size() + 1));
+    Session session{0, {}, key, RequestWriter(key)};
+    session.id = server_.open_session(&session.secret, key);
     sessions_.push_back(session);
   }
 

@@ -5,7 +5,7 @@ import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import type { PullSpec } from '../outputs.js';
 import type { ReadResult } from './agent.js';
-import { countValid, decodeOpened, encodeOpen, encodeRead, maxBlocksPerChunk } from './messages.js';
+import { countValid, decodeOpened, encodeOpen, maxBlocksPerChunk } from './messages.js';
 import type { PeerConnection } from './peer-connection.js';
 
 /** Data connections to each peer; each has a thread at both ends. */
@@ -28,7 +28,6 @@ export interface TcpPeerOptions {
 export class TcpPeer {
   readonly #options: TcpPeerOptions;
   #lanes: Promise<DataLanes> | null = null;
-  #nextSeq = 1;
 
   constructor(options: TcpPeerOptions) {
     this.#options = options;
@@ -76,15 +75,13 @@ export class TcpPeer {
   }
 
   async #readPart(lanes: DataLanes, part: PullSpec, into: KvPool): Promise<Uint8Array> {
-    const { remote, remoteBlockIds: blockIds, blockHashes: hashes } = part;
-    const numLanesWorthwhile = Math.floor((blockIds.length * into.blockBytes) / minBytesALane);
+    const { remote, remoteBlockIds, localBlockIds, blockHashes: hashes } = part;
+    const numLanesWorthwhile = Math.floor((remoteBlockIds.length * into.blockBytes) / minBytesALane);
     const numPartLanes = Math.max(1, Math.min(numLanes, numLanesWorthwhile));
-    // In the same breath: replies come in the order in which they were asked for.
-    const seq = this.#nextSeq;
-    this.#nextSeq = (seq + 1) % 2 ** 32;
-    const body = encodeRead({ seq, numLanes: numPartLanes, requestId: remote.requestId, blockIds, hashes });
-    lanes.post(this.#options.connection.readSeal.seal('read', body));
-    const arrivals = await lanes.receive(numPartLanes, seq, into, part.localBlockIds, hashes);
+    const arrivals = await lanes.read(
+      { holdId: remote.requestId, numLanes: numPartLanes, remoteBlockIds, localBlockIds, hashes },
+      into,
+    );
     const valid = arrivals.map((arrival) => (arrival === 1 ? 1 : 0));
     const numDamaged = arrivals.filter((arrival) => arrival === 2).length;
     if (numDamaged > 0) this.#options.onDamaged(numDamaged);
@@ -95,7 +92,7 @@ export class TcpPeer {
   async #open(): Promise<DataLanes> {
     const { connection, host } = this.#options;
     const { port, secret } = decodeOpened(await connection.request('open', encodeOpen, 'opened'));
-    const lanes = await loadNative().openDataLanes({ host, port }, secret, numLanes);
+    const lanes = await loadNative().openDataLanes({ host, port }, secret, connection.readKey, numLanes);
     if (!connection.isClosed) return lanes;
     lanes.close();
     throw new VllmPdError('PEER_FAILED', 'The connection was closed.');

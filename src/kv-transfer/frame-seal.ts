@@ -1,5 +1,5 @@
 // What both ends put behind every frame once they know each other: nobody else can change, drop, repeat or reorder one.
-// Frames on data connections are opened natively (native/data_request.cc).
+// Frames on data connections are sealed and opened natively (native/data_request.cc).
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { VllmPdError } from '../errors.js';
 import { loadNative } from '../native.js';
@@ -12,18 +12,21 @@ export const sealBytes = 16;
 /** `reads`: what the reader asks for on its data connections. */
 export type Sender = 'owner' | 'reader' | 'reads';
 
+/** Of one direction alone. `key` null = none was given: what is damaged is noticed all the same, what is forged is not. */
+export function sealKey(from: Sender, key: string | null, { hello, ownerNonce }: Exchange): Buffer {
+  return createHmac('sha256', key ?? openKey)
+    .update(`vllm-pd-kv frames of the ${from} ${ownerNonce} `)
+    .update(createHash('sha256').update(hello).digest())
+    .digest();
+}
+
 /** One direction of one connection; both ends count its frames. */
 export class FrameSeal {
-  /** Of this direction alone. */
-  readonly key: Buffer;
+  readonly #key: Buffer;
   #numFrames = 0n;
 
-  /** `key` null = none was given: what is damaged is noticed all the same, what is forged is not. */
-  constructor(from: Sender, key: string | null, { hello, ownerNonce }: Exchange) {
-    this.key = createHmac('sha256', key ?? openKey)
-      .update(`vllm-pd-kv frames of the ${from} ${ownerNonce} `)
-      .update(createHash('sha256').update(hello).digest())
-      .digest();
+  constructor(from: Sender, key: string | null, exchange: Exchange) {
+    this.#key = sealKey(from, key, exchange);
   }
 
   /** The direction's next frame. */
@@ -45,6 +48,6 @@ export class FrameSeal {
     this.#numFrames += 1n;
     const message = Buffer.concat([Buffer.from(`${this.#numFrames} ${type} `), body]);
     // Node's own takes ten times as long when it has not been used for a while, which is when reads come.
-    return loadNative().hmacSha256(this.key, message).subarray(0, sealBytes);
+    return loadNative().hmacSha256(this.#key, message).subarray(0, sealBytes);
   }
 }

@@ -8,7 +8,7 @@ const frameTypes = {
   welcome: 2,
   /** Owner → reader, JSON: why not; the owner closes behind it. */
   refuse: 3,
-  /** Reader → owner: block ids and the hashes expected in them; answered on a data connection. */
+  /** Reader → owner: block ids and the hashes expected in them; asked for and answered on data connections, natively. */
   read: 4,
   /** Reader → owner, JSON behind the sequence number: done with what you hold for me. */
   notif: 6,

@@ -1,6 +1,6 @@
 // The owner's side of one handshake: hello → challenge → proof → welcome, or the reason why not.
 import { type Exchange, isSameProof, newNonce, proofOf } from './authentication.js';
-import { FrameSeal } from './frame-seal.js';
+import { FrameSeal, sealKey } from './frame-seal.js';
 import { encodeFrame, type Frame } from './frames.js';
 import { refusalOf, versionRefusal } from './handshake.js';
 import { decodeHello, decodeProof, encodeJson, type Hello, type Welcome } from './messages.js';
@@ -14,8 +14,8 @@ export type GreetingStep =
 export interface Seals {
   readonly sent: FrameSeal;
   readonly received: FrameSeal;
-  /** Of what is asked for on data connections. */
-  readonly reads: FrameSeal;
+  /** Seals what is asked for on data connections. */
+  readonly readKey: Buffer;
 }
 
 export class Greeting {
@@ -45,7 +45,7 @@ export class Greeting {
     const seals = {
       sent: new FrameSeal('owner', this.#key, this.#exchange),
       received: new FrameSeal('reader', this.#key, this.#exchange),
-      reads: new FrameSeal('reads', this.#key, this.#exchange),
+      readKey: sealKey('reads', this.#key, this.#exchange),
     };
     return { kind: 'welcomes', answer: seals.sent.seal('welcome', encodeJson(this.#identity)), seals };
   }

@@ -2,7 +2,6 @@
 import { z } from 'zod';
 import { VllmPdError } from '../errors.js';
 import type { FinishedSend } from '../outputs.js';
-import type { BlockHash } from '../wire.js';
 
 /** Raised whenever a frame or the meaning of a field changes. */
 export const protocolVersion = 6;
@@ -13,11 +12,6 @@ const maxChunkBytes = 16 * 2 ** 20;
 export const maxBlocksPerRead = 4096;
 /** Longest JSON body. */
 export const maxJsonBytes = 16 * 2 ** 10;
-
-const hashBytes = 32;
-const bytesPerBlockRef = 4 + hashBytes;
-/** seq, n, length of the request id, number of data connections */
-const readHeadBytes = 16;
 
 /** Blocks of `blockBytes` that one `read` frame may ask for. */
 export function maxBlocksPerChunk(blockBytes: number): number {
@@ -153,34 +147,6 @@ export function encodeOpened(seq: number, { port, secret }: DataAddress): Buffer
 
 /** Of a body whose number has been looked at. */
 export const decodeOpened = (body: Buffer): DataAddress => parseJson('a port', opened, body.subarray(4));
-
-export interface ReadRequest {
-  readonly seq: number;
-  /** Over how many data connections the blocks are to be spread, from the first on (native/data_channel.h). */
-  readonly numLanes: number;
-  /** The owner's id of what it holds for this reader: only blocks under it may be read. */
-  readonly requestId: string;
-  readonly blockIds: readonly number[];
-  readonly hashes: readonly BlockHash[];
-}
-
-/**
- * seq, n, length of the request id, number of data connections, then n block ids (u32), then n hashes (32 bytes), then the
- * request id (UTF-8). Read by native/data_request.cc.
- */
-export function encodeRead({ seq, numLanes, requestId, blockIds, hashes }: ReadRequest): Buffer {
-  const idStart = readHeadBytes + blockIds.length * bytesPerBlockRef;
-  const numIdBytes = Buffer.byteLength(requestId);
-  const body = Buffer.allocUnsafe(idStart + numIdBytes);
-  body.writeUInt32BE(numIdBytes, 8);
-  body.write(requestId, idStart);
-  body.writeUInt32BE(seq, 0);
-  body.writeUInt32BE(blockIds.length, 4);
-  body.writeUInt32BE(numLanes, 12);
-  for (const [i, id] of blockIds.entries()) body.writeUInt32BE(id, readHeadBytes + 4 * i);
-  body.write(hashes.join(''), readHeadBytes + 4 * blockIds.length, 'hex');
-  return body;
-}
 
 export function countValid(valid: Uint8Array): number {
   let numValid = 0;

@@ -2,7 +2,7 @@
 import { connect, type Socket } from 'node:net';
 import { messageOf, VllmPdError } from '../errors.js';
 import { isSameProof, proofOf } from './authentication.js';
-import { FrameSeal, sealBytes } from './frame-seal.js';
+import { FrameSeal, sealBytes, sealKey } from './frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
 import type { Seals } from './greeting.js';
 import { mismatchOf } from './handshake.js';
@@ -103,9 +103,9 @@ export class PeerConnection {
     return connection;
   }
 
-  /** For what is asked for on data connections. */
-  get readSeal(): FrameSeal {
-    return this.#seals!.reads;
+  /** Seals what is asked for on data connections. */
+  get readKey(): Buffer {
+    return this.#seals!.readKey;
   }
 
   /** What the owner said of itself. */
@@ -176,7 +176,7 @@ export class PeerConnection {
     this.#seals = {
       sent: new FrameSeal('reader', this.#key, exchange),
       received: new FrameSeal('owner', this.#key, exchange),
-      reads: new FrameSeal('reads', this.#key, exchange),
+      readKey: sealKey('reads', this.#key, exchange),
     };
     const answer = { proof: proofOf('reader', this.#key, exchange) };
     this.#socket.write(encodeFrame('proof', encodeJson(answer)));

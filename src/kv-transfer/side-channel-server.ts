@@ -8,7 +8,7 @@ import type { HoldTable } from '../native/hold-table.js';
 import type { KvPool } from '../native/kv-pool.js';
 import { loadNative } from '../native.js';
 import type { FinishedSend } from '../outputs.js';
-import { type FrameSeal, sealBytes } from './frame-seal.js';
+import { sealBytes } from './frame-seal.js';
 import { encodeFrame, type Frame, FrameDecoder, type FrameType } from './frames.js';
 import { Greeting, type Seals } from './greeting.js';
 import {
@@ -156,12 +156,12 @@ export class SideChannelServer {
     }
   }
 
-  #answer(socket: Socket, session: Session, { sent, received, reads }: Seals, frame: Frame): void {
+  #answer(socket: Socket, session: Session, { sent, received, readKey }: Seals, frame: Frame): void {
     const { type, body } = received.open(frame);
     const reply = (replyType: FrameType, replyBody: Buffer) => socket.write(sent.seal(replyType, replyBody));
     if (type === 'open') {
       const seq = decodeOpen(body);
-      reply('opened', encodeOpened(seq, this.#openSession(session, reads)));
+      reply('opened', encodeOpened(seq, this.#openSession(session, readKey)));
     } else if (type === 'notif') {
       const { seq, requestId, numBlocks, numUnseenBytes } = decodeNotif(body);
       this.#bytesRead += numUnseenBytes;
@@ -173,10 +173,10 @@ export class SideChannelServer {
   }
 
   /** The listener is made for the first peer that wants it: where pools are mapped, nobody needs it. */
-  #openSession(session: Session, reads: FrameSeal): DataAddress {
+  #openSession(session: Session, readKey: Buffer): DataAddress {
     if (session.id !== null) throw new VllmPdError('PEER_FAILED', 'Expected one session a connection.');
     this.#data ??= loadNative().createDataServer(this.#pool, this.#holds, this.#host);
-    const { id, secret } = this.#data.openSession(reads.key);
+    const { id, secret } = this.#data.openSession(readKey);
     session.id = id;
     return { port: this.#data.port, secret };
   }

@@ -61,14 +61,20 @@ export interface Addon {
   openDataSession(server: DataServerHandle, key: Uint8Array, secret: Uint8Array): number;
   closeDataSession(server: DataServerHandle, session: number): void;
   closeDataServer(server: DataServerHandle): void;
-  openDataLanes(host: string, port: number, secret: Uint8Array, numLanes: number): Promise<DataLanesHandle>;
-  postRead(lanes: DataLanesHandle, frame: Uint8Array): void;
-  receiveBlocks(
+  openDataLanes(
+    host: string,
+    port: number,
+    secret: Uint8Array,
+    key: Uint8Array,
+    numLanes: number,
+  ): Promise<DataLanesHandle>;
+  readRemoteBlocks(
     lanes: DataLanesHandle,
     numLanes: number,
-    seq: number,
+    holdId: string,
+    remoteBlockIds: Int32Array,
     into: PoolHandle,
-    blockIds: Int32Array,
+    localBlockIds: Int32Array,
     hashes: Uint8Array,
   ): Promise<Uint8Array>;
   crc32c(bytes: Uint8Array, way: number): number;

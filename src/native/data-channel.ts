@@ -19,29 +19,34 @@ export interface DataServer {
 
 /** The reader's end: connections to one owner, a native thread for each. */
 export interface DataLanes {
-  /** Asks for a read: sends a sealed frame on the first connection. Throws PEER_FAILED when that has ended. */
-  post(frame: Uint8Array): void;
   /**
-   * Receives the next reply, which must be number `seq`, spread over the first `numLanes` connections, into the blocks;
-   * resolves to one byte a block: 1 = arrived intact, 0 = stale, 2 = damaged on its way by its checksum (local bytes
-   * undefined). Rejects with PEER_FAILED; no connection is of use then. When it is settled, nothing writes into the blocks
-   * any more.
+   * Asks for the blocks and receives them into `into`; resolves to one byte a block: 1 = arrived intact, 0 = stale, 2 =
+   * damaged on its way by its checksum (local bytes undefined). Rejects with PEER_FAILED; no connection is of use then. When
+   * it is settled, nothing writes into the blocks any more. Several may be under way.
    */
-  receive(
-    numLanes: number,
-    seq: number,
-    into: KvPool,
-    blockIds: readonly number[],
-    hashes: readonly string[],
-  ): Promise<Uint8Array>;
-  /** Ends receives under way. Idempotent. */
+  read(blocks: RemoteRead, into: KvPool): Promise<Uint8Array>;
+  /** Ends reads under way. Idempotent. */
   close(): void;
+}
+
+/** What one request asks for; ids and hashes go by blocks. */
+export interface RemoteRead {
+  /** The owner's id of what it holds for this reader: only blocks under it may be read. */
+  readonly holdId: string;
+  /** Over how many connections the blocks are spread, from the first on. */
+  readonly numLanes: number;
+  readonly remoteBlockIds: readonly number[];
+  readonly localBlockIds: readonly number[];
+  /** What the blocks are expected to hold. */
+  readonly hashes: readonly string[];
 }
 
 const secretBytes = 32;
 const keyBytes = 32;
 const maxLanes = 16;
 const maxPort = 65_535;
+/** Of any peer. */
+const maxPoolBlocks = 2 ** 31;
 
 export class NativeDataServer implements DataServer {
   readonly port: number;
@@ -98,32 +103,31 @@ export class NativeDataLanes implements DataLanes {
     addon: Addon,
     { host, port }: { readonly host: string; readonly port: number },
     secret: string,
+    key: Uint8Array,
     numLanes: number,
   ): Promise<NativeDataLanes> {
     wholeNumber('port', port, 1, maxPort);
     wholeNumber('numLanes', numLanes, 1, maxLanes);
+    checkByteLength('key', key, keyBytes);
     const bytes = toHashBytes([secret]);
-    const handle = await crossAsync(() => addon.openDataLanes(host, port, bytes, numLanes));
+    const handle = await crossAsync(() => addon.openDataLanes(host, port, bytes, key, numLanes));
     return new NativeDataLanes(addon, handle, numLanes);
   }
 
-  post(frame: Uint8Array): void {
-    cross(() => this.#addon.postRead(this.#handle, frame));
-  }
-
-  async receive(
-    numLanes: number,
-    seq: number,
-    into: KvPool,
-    blockIds: readonly number[],
-    hashes: readonly string[],
-  ): Promise<Uint8Array> {
+  async read(blocks: RemoteRead, into: KvPool): Promise<Uint8Array> {
+    const { holdId, numLanes, remoteBlockIds, localBlockIds, hashes } = blocks;
     const pool = NativeKvPool.handleOf(into);
-    const ids = toBlockIds('blockIds', blockIds, into.layout.numBlocks);
-    if (ids.length === 0) throw new VllmPdError('INVALID_ARGUMENT', 'Expected one block at least.');
+    const localIds = toBlockIds('localBlockIds', localBlockIds, into.layout.numBlocks);
+    if (localIds.length === 0) throw new VllmPdError('INVALID_ARGUMENT', 'Expected one block at least.');
+    const remoteIds = toBlockIds('remoteBlockIds', remoteBlockIds, maxPoolBlocks, localIds.length);
     wholeNumber('numLanes', numLanes, 1, this.#numLanes);
-    const bytes = toHashBytes(hashes, ids.length);
-    return crossAsync(() => this.#addon.receiveBlocks(this.#handle, numLanes, seq, pool, ids, bytes));
+    if (typeof holdId !== 'string') {
+      throw new VllmPdError('INVALID_ARGUMENT', `Expected a hold's id but received ${typeof holdId}.`);
+    }
+    const bytes = toHashBytes(hashes, localIds.length);
+    return crossAsync(() =>
+      this.#addon.readRemoteBlocks(this.#handle, numLanes, holdId, remoteIds, pool, localIds, bytes),
+    );
   }
 
   close(): void {

@@ -4,20 +4,23 @@ import { connect, type Socket } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VllmPdError } from '../../src/errors.js';
-import { FrameSeal } from '../../src/kv-transfer/frame-seal.js';
+import { FrameSeal, sealKey } from '../../src/kv-transfer/frame-seal.js';
 import { encodeFrame } from '../../src/kv-transfer/frames.js';
-import { encodeRead, type ReadRequest } from '../../src/kv-transfer/messages.js';
-import type { DataServer } from '../../src/native/data-channel.js';
+import type { DataLanes, DataServer } from '../../src/native/data-channel.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
 import type { KvPoolLayout } from '../../src/native/kv-pool-layout.js';
 import { loadNative } from '../../src/native.js';
+import { encodeRead, type ReadRequest } from './read-body.js';
 import { fillBlock, hashOf, layout, until } from './transfer-node.js';
 
 const hashOfId = (id: number) => hashOf(`block ${id}`);
 const noise = Buffer.from(Array.from({ length: 5000 }, (_, i) => (i * 7919 + 13) % 251));
 
-/** Both ends' seal of one session's requests. */
-const newSeal = () => new FrameSeal('reads', 'a key', { hello: Buffer.from('hello'), ownerNonce: '0' });
+const exchange = { hello: Buffer.from('hello'), ownerNonce: '0' };
+/** Of one session's requests, at both ends. */
+const key = sealKey('reads', 'a key', exchange);
+/** A reader's by hand. */
+const newSeal = () => new FrameSeal('reads', 'a key', exchange);
 
 const readOf = (blockIds: readonly number[], more: Partial<ReadRequest> = {}): ReadRequest => ({
   ...{ seq: 1, numLanes: 1, requestId: 'held', blockIds, hashes: blockIds.map(hashOfId) },
@@ -44,6 +47,16 @@ async function withServer(
     pool.close();
   }
 }
+
+const openLanes = (port: number, secret: string, numLanes: number) =>
+  loadNative().openDataLanes({ host: '127.0.0.1', port }, secret, key, numLanes);
+
+/** Reads block 1 into block 2. */
+const readOne = (lanes: DataLanes, pool: KvPool) =>
+  lanes.read(
+    { holdId: 'held', numLanes: 1, remoteBlockIds: [1], localBlockIds: [2], hashes: [hashOfId(1)] },
+    pool,
+  );
 
 /** What the data listener makes of these bytes: what it sends until it closes, or null when it keeps quiet. */
 async function knock(port: number, ...parts: readonly Buffer[]): Promise<Buffer | null> {
@@ -75,9 +88,8 @@ async function enter(port: number, secret: string): Promise<Socket> {
 // Fails without the comparison of secrets in native/data_server.cc.
 test('the data listener lets in who knows the secret, once a connection, and nobody else', async () => {
   await withServer(layout, async (server, pool) => {
-    const seal = newSeal();
-    const { id, secret } = server.openSession(seal.key);
-    const other = server.openSession(newSeal().key);
+    const { id, secret } = server.openSession(key);
+    const other = server.openSession(key);
     assert.is.not(secret, other.secret);
     const greetingOf = (lane: number, text = secret) =>
       Buffer.from(text + Buffer.of(lane).toString('hex'), 'hex');
@@ -87,16 +99,15 @@ test('the data listener lets in who knows the secret, once a connection, and nob
       assert.equal(await knock(server.port, greeting), Buffer.alloc(0), 'closed without a word');
     }
     assert.is(await knock(server.port, greetingOf(0).subarray(0, 32)), null, 'it waits for all of it');
-    const lanes = await loadNative().openDataLanes({ host: '127.0.0.1', port: server.port }, secret, 2);
+    const lanes = await openLanes(server.port, secret, 2);
     assert.equal(
       await knock(server.port, greetingOf(1)),
       Buffer.alloc(0),
       'that connection is there already',
     );
-    lanes.post(seal.seal('read', encodeRead(readOf([1], { seq: 7 }))));
-    assert.equal([...(await lanes.receive(1, 7, pool, [2], [hashOfId(1)]))], [0]);
+    assert.equal([...(await readOne(lanes, pool))], [0]);
     server.closeSession(id);
-    const error = await lanes.receive(1, 8, pool, [2], [hashOfId(1)]).catch((e: VllmPdError) => e);
+    const error = await readOne(lanes, pool).catch((e: VllmPdError) => e);
     assert.ok(error instanceof VllmPdError);
     assert.is(error.code, 'PEER_FAILED');
     assert.equal(
@@ -125,10 +136,7 @@ const intrusions: [name: string, frames: (seal: FrameSeal) => Buffer][] = [
   ['noise', () => noise],
   ['a read without a seal', () => encodeFrame('read', good)],
   ['a read with a seal of zeros', () => encodeFrame('read', Buffer.concat([good, Buffer.alloc(16)]))],
-  [
-    'a read sealed by another key',
-    () => new FrameSeal('reads', 'b', { hello: good, ownerNonce: '0' }).seal('read', good),
-  ],
+  ['a read sealed by another key', () => new FrameSeal('reads', 'another key', exchange).seal('read', good)],
   [
     'a read that is not the first, but sealed as such',
     (seal) => {
@@ -156,21 +164,15 @@ for (const [name, frames] of intrusions) {
   test(`${name} ends the session, and nobody else's`, async () => {
     await withServer(layout, async (server, pool) => {
       fillBlock(pool, 1);
-      const seals = [newSeal(), newSeal()] as const;
-      const [intruder, other] = seals.map((seal) => server.openSession(seal.key));
-      const greeting = Buffer.from(`${intruder!.secret}00`, 'hex');
+      const [intruder, other] = [server.openSession(key), server.openSession(key)];
+      const greeting = Buffer.from(`${intruder.secret}00`, 'hex');
       assert.equal(
-        [...((await knock(server.port, greeting, frames(seals[0]))) ?? [])],
+        [...((await knock(server.port, greeting, frames(newSeal()))) ?? [])],
         [1],
         'let in, and closed without a reply',
       );
-      const lanes = await loadNative().openDataLanes(
-        { host: '127.0.0.1', port: server.port },
-        other!.secret,
-        1,
-      );
-      lanes.post(seals[1].seal('read', good));
-      assert.equal([...(await lanes.receive(1, 1, pool, [2], [hashOfId(1)]))], [1]);
+      const lanes = await openLanes(server.port, other.secret, 1);
+      assert.equal([...(await readOne(lanes, pool))], [1]);
       assert.is(server.bytesSent, pool.blockBytes);
       lanes.close();
     });
@@ -182,9 +184,8 @@ test('a read of more blocks than a reply may have ends the session', async () =>
   const large = { ...layout, numKvHeads: 64, headDim: 128, numBlocks: 10 };
   const ids = Array.from({ length: 9 }, (_, i) => i + 1);
   await withServer(large, async (server) => {
-    const seal = newSeal();
-    const { secret } = server.openSession(seal.key);
-    const frame = seal.seal('read', encodeRead(readOf(ids)));
+    const { secret } = server.openSession(key);
+    const frame = newSeal().seal('read', encodeRead(readOf(ids)));
     assert.equal([...((await knock(server.port, Buffer.from(`${secret}00`, 'hex'), frame)) ?? [])], [1]);
   });
 });
@@ -192,59 +193,56 @@ test('a read of more blocks than a reply may have ends the session', async () =>
 // Fails when either end spreads a read otherwise than the other.
 test('a reply comes over as many connections as were asked for, in order, behind others that wait there', async () => {
   const large = { ...layout, numKvHeads: 8, headDim: 128 };
-  const local = loadNative().createPool(large);
   await withServer(large, async (server, pool) => {
     const ids = Array.from({ length: 63 }, (_, i) => i + 1);
     for (const id of ids) {
       pool.block(id).fill(id);
       if (id !== 5) pool.publish(id, hashOfId(id));
     }
-    const seal = newSeal();
-    const { secret } = server.openSession(seal.key);
-    const lanes = await loadNative().openDataLanes({ host: '127.0.0.1', port: server.port }, secret, 4);
+    const { secret } = server.openSession(key);
+    const lanes = await openLanes(server.port, secret, 4);
     // 16 MiB are more than the sockets hold, one block fits; 5 over 4 connections are 2, 2 and 1.
-    const reads = [1, 63, 5, 1, 63].map((count, i) =>
-      readOf(ids.slice(0, count), { seq: i + 1, numLanes: 4 - (i % 2) }),
-    );
-    for (const read of reads) lanes.post(seal.seal('read', encodeRead(read)));
-    for (const { seq, numLanes, blockIds, hashes } of reads) {
-      const backwards = blockIds.map((id) => 64 - id);
-      const arrivals = await lanes.receive(numLanes, seq, local, backwards, hashes);
+    const reads = [1, 63, 5, 1, 63].map((count, i) => {
+      const remoteBlockIds = ids.slice(0, count);
+      const blocks = {
+        holdId: 'held',
+        numLanes: 4 - (i % 2),
+        remoteBlockIds,
+        localBlockIds: remoteBlockIds.map((id) => 64 - id),
+        hashes: remoteBlockIds.map(hashOfId),
+      };
+      const local = loadNative().createPool(large);
+      return { ...blocks, local, arriving: lanes.read(blocks, local) };
+    });
+    for (const { remoteBlockIds, localBlockIds, local, arriving } of reads) {
       assert.equal(
-        [...arrivals],
-        blockIds.map((id) => (id === 5 ? 0 : 1)),
+        [...(await arriving)],
+        remoteBlockIds.map((id) => (id === 5 ? 0 : 1)),
       );
-      for (const [i, id] of blockIds.entries()) {
-        const block = local.block(backwards[i]!);
+      for (const [i, id] of remoteBlockIds.entries()) {
         if (id !== 5)
           assert.ok(
-            block.every((byte) => byte === id),
+            local.block(localBlockIds[i]!).every((byte) => byte === id),
             `block ${id}`,
           );
-        block.fill(0);
       }
+      local.close();
     }
     lanes.close();
   });
-  local.close();
 });
 
 test('a reader that takes nothing keeps no other reader waiting, and is cut off when too much waits for it', async () => {
   await withServer(layout, async (server, pool) => {
     fillBlock(pool, 1);
-    const seals = [newSeal(), newSeal()] as const;
-    const [lazy, other] = seals.map((seal) => server.openSession(seal.key));
-    const idle = await enter(server.port, lazy!.secret);
-    const ask = () => idle.write(seals[0].seal('read', good));
+    const [lazy, other] = [server.openSession(key), server.openSession(key)];
+    const idle = await enter(server.port, lazy.secret);
+    const seal = newSeal();
+    const ask = () => idle.write(seal.seal('read', good));
     // 20 MiB of replies, far more than the sockets hold.
     for (let i = 0; i < 5000; i += 1) ask();
-    const lanes = await loadNative().openDataLanes(
-      { host: '127.0.0.1', port: server.port },
-      other!.secret,
-      1,
-    );
-    lanes.post(seals[1].seal('read', good));
-    assert.equal([...(await lanes.receive(1, 1, pool, [2], [hashOfId(1)]))], [1]);
+    const lanes = await openLanes(server.port, other.secret, 1);
+    assert.equal([...(await readOne(lanes, pool))], [1]);
     lanes.close();
     await until(() => {
       if (!idle.destroyed) ask();
@@ -260,10 +258,9 @@ test('a block that is rewritten while others before it are on their way is not c
     // 16 MiB, far more than the sockets hold.
     const ids = Array.from({ length: 63 }, (_, i) => i + 1);
     for (const id of ids) pool.publish(id, hashOfId(id));
-    const seal = newSeal();
-    const { secret } = server.openSession(seal.key);
+    const { secret } = server.openSession(key);
     const reader = await enter(server.port, secret);
-    reader.write(seal.seal('read', encodeRead(readOf(ids))));
+    reader.write(newSeal().seal('read', encodeRead(readOf(ids))));
     // The reply has begun: all rows were looked at once.
     await once(reader, 'readable');
     pool.publish(63, hashOf('other tokens'));

@@ -10,11 +10,9 @@ import {
   decodeNotif,
   decodeWelcome,
   encodeNotif,
-  encodeRead,
   maxBlocksPerChunk,
   maxBlocksPerRead,
 } from '../../src/kv-transfer/messages.js';
-import { decodeRead } from './decode-read.js';
 
 function decodeAll(decoder: FrameDecoder, chunks: readonly Buffer[]): Frame[] {
   return chunks.flatMap((chunk) => [...decoder.push(chunk)]);
@@ -23,8 +21,6 @@ function decodeAll(decoder: FrameDecoder, chunks: readonly Buffer[]): Frame[] {
 function isPeerFailure(run: () => unknown): void {
   assert.throws(run, (error: unknown) => error instanceof VllmPdError && error.code === 'PEER_FAILED');
 }
-
-const hash = (digit: string) => digit.repeat(64);
 
 test('frames come out whole however the stream is cut', () => {
   const bodies = [Buffer.alloc(0), Buffer.from('a'), Buffer.alloc(1000, 7), Buffer.from('end')];
@@ -58,17 +54,6 @@ test('lengths and types that cannot be are refused', () => {
   ]) {
     isPeerFailure(() => decodeAll(new FrameDecoder(2 ** 20), [Buffer.from(bytes, 'hex')]));
   }
-});
-
-test('a read carries ids, hashes and the hold that they belong to', () => {
-  const request = {
-    seq: 77,
-    numLanes: 2,
-    requestId: 'gehalten-ü',
-    blockIds: [1, 5, 63],
-    hashes: [hash('a'), hash('0'), hash('f')],
-  };
-  assert.equal(decodeRead(encodeRead(request)), request);
 });
 
 test('a notification carries the id, and what the owner could not see', () => {

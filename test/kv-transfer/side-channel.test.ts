@@ -8,7 +8,6 @@ import { VllmPdError } from '../../src/errors.js';
 import { newNonce, proofOf } from '../../src/kv-transfer/authentication.js';
 import { FrameSeal, type Sender } from '../../src/kv-transfer/frame-seal.js';
 import { encodeFrame, FrameDecoder, type FrameType, frameHeader } from '../../src/kv-transfer/frames.js';
-import type { Seals } from '../../src/kv-transfer/greeting.js';
 import { compatibilityHash, hostIdentity } from '../../src/kv-transfer/handshake.js';
 import {
   decodeChallenge,
@@ -18,12 +17,11 @@ import {
   encodeNotif,
   encodeOpen,
   encodeOpened,
-  encodeRead,
   type Hello,
   protocolVersion,
 } from '../../src/kv-transfer/messages.js';
 import { loadNative } from '../../src/native.js';
-import { decodeRead } from './decode-read.js';
+import { decodeRead, encodeRead } from './read-body.js';
 import {
   fillBlock,
   hashOf,
@@ -55,6 +53,13 @@ interface Reply {
 const enter: unique symbol = Symbol('enter');
 /** Replies are sealed where the connection has got so far, bytes are sent as they are. */
 type Part = Buffer | Reply | typeof enter;
+
+/** What an end by hand seals and opens. */
+interface Seals {
+  readonly sent: FrameSeal;
+  readonly received: FrameSeal;
+  readonly reads: FrameSeal;
+}
 
 function sealsOf(own: 'owner' | 'reader', key: string | null, hello: Buffer, ownerNonce: string): Seals {
   const seal = (from: Sender) => new FrameSeal(from, key, { hello, ownerNonce });

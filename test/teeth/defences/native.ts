@@ -54,6 +54,13 @@ export const nativeDefences: readonly Defence[] = [
     tests: ['test/kv-transfer/data-requests.test.ts'],
   },
   {
+    against: 'a read that is sent twice',
+    file: 'native/data_request.cc',
+    text: 'std::to_string(frame_number) + " read "',
+    instead: '" read "',
+    tests: ['test/kv-transfer/data-requests.test.ts', 'test/kv-transfer/read-requests.test.ts'],
+  },
+  {
     against: 'a read of more blocks than a reply may have',
     file: 'native/data_request.cc',
     text: 'num_blocks > max_blocks_ || ',
