@@ -19,7 +19,7 @@ import type { Conversation } from './conversation.js';
 import { createConversations } from './create-conversations.js';
 import type { DatasetReport } from './datasets/selection.js';
 import { formatPercent } from './format.js';
-import { gitCommit, hostInfo } from './host.js';
+import { beginRun, hostInfo, type RunStart } from './host.js';
 import type { MetricsChoice } from './metrics-choice.js';
 import { type ByteCounts, checkKvBytes, checkPools, countKvBytes } from './node-probe.js';
 import { checkResultsDir, keepRun, runId } from './results.js';
@@ -113,7 +113,7 @@ async function openTargets(options: BenchOptions, targets: Target[]): Promise<vo
 
 async function playAndKeep(options: BenchOptions, targets: readonly Target[]): Promise<BenchResult> {
   const { workload, url, limit, signal } = options;
-  const startedAt = new Date();
+  const start = beginRun();
   const first = targets[0]!.client;
   options.onPhase?.('making texts');
   const { conversations, dataset } = await createConversations(
@@ -153,7 +153,7 @@ async function playAndKeep(options: BenchOptions, targets: readonly Target[]): P
     targets,
     conversations,
     dataset,
-    startedAt,
+    start,
     durationMs,
     played,
     checks,
@@ -248,22 +248,22 @@ function describeRun(
     readonly targets: readonly Target[];
     readonly conversations: readonly Conversation[];
     readonly dataset: DatasetReport | null;
-    readonly startedAt: Date;
+    readonly start: RunStart;
     readonly durationMs: number;
     readonly played: RunResult;
     readonly checks: readonly Check[];
   },
 ): RunInfo {
   const { bench, command, workload, overrides, url, limit } = options;
-  const { targets, conversations, dataset, startedAt, durationMs, played, checks } = facts;
+  const { targets, conversations, dataset, start, durationMs, played, checks } = facts;
   return {
-    id: runId(startedAt, bench, workload.name),
+    id: runId(start.startedAt, bench, workload.name),
     bench,
     command,
     version: packageVersion(),
-    ...gitCommit(),
+    ...start.code,
     host: hostInfo(),
-    started_at: startedAt.toISOString(),
+    started_at: start.startedAt.toISOString(),
     ended_at: new Date().toISOString(),
     duration_s: Math.round(durationMs / 100) / 10,
     complete: played.complete,

@@ -23,8 +23,24 @@ export function hostInfo(): HostInfo {
   };
 }
 
+export interface CodeVersion {
+  readonly commit: string | null;
+  /** The checkout has changes that are not in `commit`. */
+  readonly dirty: boolean;
+}
+
+/** When a run began and which code it runs: what is committed while it runs is not what it measures. */
+export interface RunStart {
+  readonly startedAt: Date;
+  readonly code: CodeVersion;
+}
+
+export function beginRun(): RunStart {
+  return { startedAt: new Date(), code: gitCommit() };
+}
+
 /** The package's own commit; null when it is installed somewhere else than at the top of its checkout. */
-export function gitCommit(): { readonly commit: string | null; readonly dirty: boolean } {
+function gitCommit(): CodeVersion {
   try {
     const top = git('rev-parse', '--show-toplevel');
     if (realpathSync(top) !== realpathSync(packageRoot)) return { commit: null, dirty: false };

@@ -1,6 +1,6 @@
 // The soak in every mode and over every transport, one after the other, and the run kept.
 import { randomBytes } from 'node:crypto';
-import { gitCommit, hostInfo } from '../bench/host.js';
+import { beginRun, hostInfo, type RunStart } from '../bench/host.js';
 import { checkResultsDir, keepFiles, runId } from '../bench/results.js';
 import type { KvLookup, KvTransferMode } from '../config.js';
 import type { EngineOptions } from '../engine-options.js';
@@ -65,7 +65,7 @@ export async function runChaos(
   options: ChaosOptions,
 ): Promise<{ readonly run: ChaosRun; readonly keptAt: string | null }> {
   if (options.resultsDir !== null) checkResultsDir(options.resultsDir);
-  const startedAt = new Date();
+  const start = beginRun();
   const deadlineMs = options.timeLimitMs === null ? null : performance.now() + options.timeLimitMs;
   const engine = mergeEngineOptions(chaosEngine, options.engine);
   const model = engine.model!;
@@ -83,7 +83,7 @@ export async function runChaos(
       soaks.push(await soakOf(options, resolved, mode, transport, timeLimitMs, onTurn));
     }
   }
-  const run = describe(options, startedAt, soaks);
+  const run = describe(options, start, soaks);
   return { run, keptAt: options.resultsDir === null ? null : keepRun(options.resultsDir, run) };
 }
 
@@ -117,13 +117,17 @@ function soakOf(
   });
 }
 
-function describe(options: ChaosOptions, startedAt: Date, soaks: readonly SoakReport[]): ChaosRun {
+function describe(
+  options: ChaosOptions,
+  { startedAt, code }: RunStart,
+  soaks: readonly SoakReport[],
+): ChaosRun {
   return {
     id: runId(startedAt, 'chaos', 'chaos'),
     bench: 'chaos',
     command: options.command,
     version: packageVersion(),
-    ...gitCommit(),
+    ...code,
     host: hostInfo(),
     started_at: startedAt.toISOString(),
     seed: options.seed,

@@ -1,13 +1,11 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
 import type { NativeModelConfig } from '../native/model-config.js';
 import type { ProbeKvType } from '../native/probe.js';
-import { memoryRead, multiplyPeak, type ProbeWork, probeContest } from './probe-work.js';
+import { memoryRead, multiplyPeak, numUncachedBytes, type ProbeWork, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 const numPrefillTokens = 512;
 const numContextTokens = 4096;
-/** Requests that decode together, so that their K and V are more than caches hold. */
-const numDecodeRequests = 4;
 const blockSize = 16;
 const dtypes: readonly ProbeKvType[] = ['float32', 'bfloat16'];
 
@@ -15,20 +13,30 @@ export function attentionGroups(model: NativeModelConfig, threads: readonly numb
   return threads.map((numThreads) => ({
     family: 'attention',
     rows: [
-      ...dtypes.flatMap((dtype) => [
-        prefillRow(model, numThreads, 0, dtype),
-        prefillRow(model, numThreads, numContextTokens, dtype),
-        decodeRow(model, numThreads, numDecodeRequests, dtype),
-        readsRow(model, numThreads, numDecodeRequests, dtype),
-        decodeRow(model, numThreads, 1, dtype),
-        readsRow(model, numThreads, 1, dtype),
-      ]),
+      ...dtypes.flatMap((dtype) => {
+        // As many together as caches do not hold the K and V of.
+        const numRequests = Math.ceil(numUncachedBytes / bytesPerRequest(model, dtype));
+        return [
+          prefillRow(model, numThreads, 0, dtype),
+          prefillRow(model, numThreads, numContextTokens, dtype),
+          ...[...new Set([numRequests, 1])].flatMap((count) => [
+            decodeRow(model, numThreads, count, dtype),
+            readsRow(model, numThreads, count, dtype),
+          ]),
+        ];
+      }),
     ],
   }));
 }
 
 function shapeOf({ numLayers, numHeads, numKvHeads, headDim }: NativeModelConfig, dtype: ProbeKvType) {
   return { numLayers, numHeads, numKvHeads, headDim, blockSize, dtype };
+}
+
+/** Of K and V of a decoding request, all layers. */
+function bytesPerRequest({ numLayers, numKvHeads, headDim }: NativeModelConfig, dtype: ProbeKvType): number {
+  const elementBytes = dtype === 'bfloat16' ? 2 : 4;
+  return elementBytes * 2 * numLayers * numKvHeads * headDim * numContextTokens;
 }
 
 function prefillRow(
@@ -67,9 +75,7 @@ function decodeOf(
   dtype: ProbeKvType,
 ): ProbeWork & { readonly numBytes: number } {
   const shape = shapeOf(model, dtype);
-  const elementBytes = dtype === 'bfloat16' ? 2 : 4;
-  const numBytes =
-    elementBytes * 2 * shape.numLayers * shape.numKvHeads * shape.headDim * numContextTokens * numRequests;
+  const numBytes = bytesPerRequest(model, dtype) * numRequests;
   const spec = {
     kind,
     numThreads,

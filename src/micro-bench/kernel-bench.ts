@@ -1,7 +1,7 @@
 // A kernel benchmark from beginning to end: every group in a process of its own, one after the other, the run kept.
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { gitCommit, type HostInfo, hostInfo } from '../bench/host.js';
+import { beginRun, type HostInfo, hostInfo, type RunStart } from '../bench/host.js';
 import { keepFiles, runId } from '../bench/results.js';
 import { VllmPdError } from '../errors.js';
 import { resolveModel } from '../model/resolve-model.js';
@@ -64,7 +64,7 @@ export interface KernelBenchResult {
 /** Throws INVALID_ARGUMENT for a filter that no row fits, INTERNAL when a row cannot be measured. */
 export async function runKernelBench(options: KernelBenchOptions): Promise<KernelBenchResult> {
   const { choice, signal } = options;
-  const startedAt = new Date();
+  const start = beginRun();
   const { isa } = loadNative();
   const modelPath = await resolveModel(options.model);
   const groups = chooseRows(await createRowGroups(modelPath), choice);
@@ -89,7 +89,7 @@ export async function runKernelBench(options: KernelBenchOptions): Promise<Kerne
     });
   }
   if (rows.length === 0) throw new VllmPdError('INTERNAL', 'Interrupted.');
-  const run = describeRun(options, startedAt, isa, rows.length === planned.length);
+  const run = describeRun(options, start, isa, rows.length === planned.length);
   const summary = { run, rows };
   return { summary, keptAt: options.resultsDir === null ? null : keepRun(options.resultsDir, summary) };
 }
@@ -131,7 +131,7 @@ function groupLimitMs({ rows }: RowGroup, timeMs: number): number {
 
 function describeRun(
   options: KernelBenchOptions,
-  startedAt: Date,
+  { startedAt, code }: RunStart,
   isa: string,
   complete: boolean,
 ): KernelRunInfo {
@@ -141,7 +141,7 @@ function describeRun(
     bench: 'kernels',
     command: options.command,
     version: packageVersion(),
-    ...gitCommit(),
+    ...code,
     host: hostInfo(),
     isa,
     model: options.model,

@@ -5,6 +5,7 @@ import {
   bytesPerWeight,
   memoryRead,
   multiplyPeak,
+  numUncachedBytes,
   peakNames,
   probeContest,
   weightTypes,
@@ -18,8 +19,7 @@ interface MatrixShape {
 
 const rowCounts = [1, 16, 128, 512] as const;
 const squareShape: MatrixShape = { k: 2048, n: 2048 };
-/** 256 MiB of weights: more than caches hold. */
-const gemvShape: MatrixShape = { k: 4096, n: 16_384 };
+const gemvK = 4096;
 
 /** From 128 rows on. */
 const askedOfPeak: Readonly<Record<ProbeWeightType, number | null>> = {
@@ -41,10 +41,19 @@ export function matmulGroups(model: NativeModelConfig, threads: readonly number[
       })),
       {
         family: 'gemv',
-        rows: [{ ...matmulRow(weightType, numThreads, 1, gemvShape), isDetail: weightType === 'float32' }],
+        rows: [
+          {
+            ...matmulRow(weightType, numThreads, 1, gemvShape(weightType)),
+            isDetail: weightType === 'float32',
+          },
+        ],
       },
     ]),
   );
+}
+
+function gemvShape(weightType: ProbeWeightType): MatrixShape {
+  return { k: gemvK, n: numUncachedBytes / bytesPerWeight[weightType] / gemvK };
 }
 
 /** The square shape and the model's largest one in a layer stand for the others; of float32 one row does. */
@@ -89,7 +98,7 @@ function matmulRow(
       unit: 'GB/s',
       limit: 'memory read',
       // Of weights that no cache keeps.
-      ...(k === gemvShape.k && weightType !== 'float32' && { asked: { kind: 'ratio', atLeast: 0.9 } }),
+      ...(k === gemvK && weightType !== 'float32' && { asked: { kind: 'ratio', atLeast: 0.9 } }),
       prepare: () => probeContest(subject, memoryRead(numThreads, numBytes)),
     };
   }

@@ -13,6 +13,9 @@ export interface ProbeWork {
 /** Multiply-adds of one round of the FMA limit, about a millisecond of one core. */
 const numFmas = 1e8;
 
+/** What is read once in a round has as many bytes, or another type of numbers would be read from a cache that keeps half as many. */
+export const numUncachedBytes = 128 * 2 ** 20;
+
 export const weightTypes: readonly ProbeWeightType[] = ['float32', 'bfloat16', 'int8'];
 
 export const bytesPerWeight = { float32: 4, bfloat16: 2, int8: 1 } as const satisfies Record<
