@@ -4,6 +4,7 @@ import os from 'node:os';
 import { type HostInfo, hostInfo } from '../bench/host.js';
 import type { Backend } from '../config.js';
 import { messageOf } from '../errors.js';
+import { importOnnxRuntime } from '../model/onnx-runtime.js';
 import type { CudaFacts } from '../native/facts.js';
 import { loadNative, type Native } from '../native.js';
 import { packageVersion } from '../version.js';
@@ -125,7 +126,7 @@ async function onnxAvailability(whyNoModule: string | null): Promise<Availabilit
   // Pools are the native module's, whatever runs the model.
   if (whyNoModule !== null) return failing(whyNoModule);
   try {
-    const { env } = await import('onnxruntime-node');
+    const { env } = await importOnnxRuntime();
     return working(`ONNX Runtime ${env.versions.node ?? env.versions.common}`);
   } catch (error) {
     return failing(`ONNX Runtime does not load: ${messageOf(error)}`);

@@ -2,9 +2,8 @@
 import type { InferenceSession, Tensor } from 'onnxruntime-node';
 import { messageOf, VllmPdError } from '../errors.js';
 import { float16ToFloat32, float32ToFloat16 } from './float16.js';
+import { importOnnxRuntime, type OnnxRuntime } from './onnx-runtime.js';
 import { type FloatType, type OnnxSignature, readSignature, type ValueInfo } from './onnx-signature.js';
-
-type OnnxRuntime = typeof import('onnxruntime-node');
 
 /** KV before a run: (num_layers, 2, num_kv_heads, num_past, head_dim), or what an earlier run kept, used up by this. */
 export type PastKv =
@@ -217,9 +216,7 @@ export class OnnxSession {
 
 async function loadRuntime(): Promise<OnnxRuntime> {
   try {
-    // CommonJS: everything hangs on the default export.
-    const loaded: { readonly default: OnnxRuntime } = await import('onnxruntime-node');
-    return loaded.default;
+    return await importOnnxRuntime();
   } catch (cause) {
     throw new VllmPdError('NATIVE_UNAVAILABLE', `ONNX Runtime does not load: ${messageOf(cause)}`, {
       cause,

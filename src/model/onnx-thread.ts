@@ -1,6 +1,7 @@
 // An exported decoder on a thread of its own, so that a run does not hold up the event loop.
 import { Worker } from 'node:worker_threads';
 import { VllmPdError } from '../errors.js';
+import { disableOnnxTelemetry } from './onnx-runtime.js';
 import type { OnnxOptions, OnnxRun, OnnxRunResult } from './onnx-session.js';
 import type { OnnxSignature } from './onnx-signature.js';
 import type { OnnxReply, OnnxTask } from './onnx-worker.js';
@@ -16,6 +17,7 @@ export class OnnxThread {
   #ended: VllmPdError | null = null;
 
   private constructor(options: OnnxOptions) {
+    disableOnnxTelemetry();
     this.#worker = new Worker(new URL('./onnx-worker.js', import.meta.url), { workerData: options });
     this.#worker.on('message', (reply: OnnxReply) => this.#take(reply));
     this.#worker.on('error', (cause) =>

@@ -66,6 +66,8 @@ const engines = {
   },
 
   async 'transformers.js'(model, numThreads) {
+    // ONNX Runtime, which it runs on, reports to Microsoft otherwise.
+    process.env.ORT_DISABLE_TELEMETRY ??= '1';
     const { AutoModelForCausalLM, BaseStreamer, env, Tensor } = await import('@huggingface/transformers');
     env.allowRemoteModels = false;
     env.localModelPath = path.dirname(path.resolve(model));

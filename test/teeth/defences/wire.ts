@@ -194,4 +194,11 @@ export const wireDefences: readonly Defence[] = [
     instead: 'rule.matches(host)',
     tests: ['test/kv-transfer/peer-policy.test.ts'],
   },
+  {
+    against: 'a runtime that reports what it runs to its maker',
+    file: 'src/model/onnx-runtime.ts',
+    text: "process.env.ORT_DISABLE_TELEMETRY ??= '1';",
+    instead: '',
+    tests: ['test/model/onnx-telemetry.test.ts'],
+  },
 ];
