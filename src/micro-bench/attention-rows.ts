@@ -1,7 +1,7 @@
 // Paged attention in the model's shape: prefill against the multiply-add peak, decode against reading K and V.
 import type { NativeModelConfig } from '../native/model-config.js';
 import type { ProbeKvType } from '../native/probe.js';
-import { memoryRead, multiplyPeak, numUncachedBytes, type ProbeWork, probeContest } from './probe-work.js';
+import { memoryRead, multiplyPeak, numUncachedBytes, probeContest } from './probe-work.js';
 import type { RowGroup, RowPlan } from './row-plan.js';
 
 const numPrefillTokens = 512;
@@ -66,41 +66,17 @@ function prefillRow(
   };
 }
 
-/** One token of each request over its context: the probe, and the bytes of K and V that it has to read. */
-function decodeOf(
-  model: NativeModelConfig,
-  kind: 'attention' | 'attention_reads',
-  numThreads: number,
-  numRequests: number,
-  dtype: ProbeKvType,
-): ProbeWork & { readonly numBytes: number } {
-  const shape = shapeOf(model, dtype);
-  const numBytes = bytesPerRequest(model, dtype) * numRequests;
-  const spec = {
-    kind,
-    numThreads,
-    numRequests,
-    numTokens: 1,
-    numContextTokens: numContextTokens - 1,
-    ...shape,
-  } as const;
-  return { spec, amount: numBytes / 1e9, numBytes };
-}
-
+/** One token of each request over its context. */
 function decodeRow(
   model: NativeModelConfig,
   numThreads: number,
   numRequests: number,
   dtype: ProbeKvType,
 ): RowPlan {
-  const work = decodeOf(model, 'attention', numThreads, numRequests, dtype);
   return {
+    ...readingRow(model, 'attention', numThreads, numRequests, dtype),
     name: `decode ${numRequests} × 1 over ${numContextTokens} ${dtype}`,
-    threads: numThreads,
-    unit: 'GB/s',
-    limit: 'memory read',
     asked: { kind: 'ratio', atLeast: 0.75 },
-    prepare: () => probeContest(work, memoryRead(numThreads, work.numBytes)),
   };
 }
 
@@ -111,12 +87,33 @@ function readsRow(
   numRequests: number,
   dtype: ProbeKvType,
 ): RowPlan {
-  const work = decodeOf(model, 'attention_reads', numThreads, numRequests, dtype);
   return {
+    ...readingRow(model, 'attention_reads', numThreads, numRequests, dtype),
     name: `reads of ${numRequests} × 1 over ${numContextTokens} ${dtype}`,
+  };
+}
+
+/** A probe that goes through K and V of all requests once, against reading as many bytes. */
+function readingRow(
+  model: NativeModelConfig,
+  kind: 'attention' | 'attention_reads',
+  numThreads: number,
+  numRequests: number,
+  dtype: ProbeKvType,
+): Omit<RowPlan, 'name'> {
+  const spec = {
+    kind,
+    numThreads,
+    numRequests,
+    numTokens: 1,
+    numContextTokens: numContextTokens - 1,
+    ...shapeOf(model, dtype),
+  } as const;
+  const numBytes = bytesPerRequest(model, dtype) * numRequests;
+  return {
     threads: numThreads,
     unit: 'GB/s',
     limit: 'memory read',
-    prepare: () => probeContest(work, memoryRead(numThreads, work.numBytes)),
+    prepare: () => probeContest({ spec, amount: numBytes / 1e9 }, memoryRead(numThreads, numBytes)),
   };
 }
