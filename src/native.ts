@@ -223,8 +223,12 @@ let loaded: Native | undefined;
 
 /** Loads the native module on the first call. Throws NATIVE_UNAVAILABLE where it is missing or does not load. */
 export function loadNative(): Native {
-  if (loaded) return loaded;
-  const file = path.join(packageRoot, 'build', 'vllm_pd.node');
+  loaded ??= loadNativeFrom(path.join(packageRoot, 'build', 'vllm_pd.node'));
+  return loaded;
+}
+
+/** The same of another file: a build for tests. Its pools and models do not go with those of another module. */
+export function loadNativeFrom(file: string): Native {
   let addon: Addon;
   try {
     addon = createRequire(import.meta.url)(file) as Addon;
@@ -241,6 +245,5 @@ export function loadNative(): Native {
       },
     );
   }
-  loaded = new LoadedNative(addon);
-  return loaded;
+  return new LoadedNative(addon);
 }

@@ -1,9 +1,8 @@
-// AMX's tile registers as functions. Tests build the kernels with VLLM_PD_AMX_TILES naming a header that does
-// the same in plain C++, for machines without AMX.
+// AMX's tile registers as functions.
 #pragma once
 
-#if defined(VLLM_PD_AMX_TILES)
-#include VLLM_PD_AMX_TILES
+#if defined(VLLM_PD_EMULATED)
+#include "cpu/emulated/amx_tiles.h"
 #else
 #include <cstdint>
 

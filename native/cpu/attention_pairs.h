@@ -11,14 +11,14 @@
 #include "cpu/simd.h"
 #if defined(VLLM_PD_AMX)
 #include "cpu/attention_tiles.h"
-#elif defined(__AVX512BF16__)
+#elif defined(VLLM_PD_AVX512_BF16)
 #include "cpu/attention_pair_rows.h"
 #endif
 
 namespace vllm_pd::cpu {
 namespace {
 
-#if defined(VLLM_PD_AMX) || defined(__AVX512BF16__)
+#if defined(VLLM_PD_AMX) || defined(VLLM_PD_AVX512_BF16)
 
 struct Pairs {
   using Unit = PairUnit;

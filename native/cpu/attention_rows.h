@@ -12,7 +12,7 @@ namespace vllm_pd::cpu {
 namespace {
 
 /** Rows taken at once at most, and how many sums of sixteen lanes each call keeps in registers. */
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
 constexpr int kDirectRows = 8;
 constexpr int kDirectSums = 16;
 #else
@@ -25,7 +25,7 @@ constexpr int direct_vecs(int num_rows) {
   return 4 * num_rows <= kDirectSums ? 4 : 2 * num_rows <= kDirectSums ? 2 : 1;
 }
 
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
 
 /** In each quarter of the vectors: lane i of out[j] is lane j of rows[i]. */
 VLLM_PD_INLINE void transpose_quarters(const __m512 rows[4], __m512 out[4]) {
@@ -61,7 +61,7 @@ VLLM_PD_INLINE void transpose_words(const uint8_t* from, V16 out[4]) {
 }
 
 /** Of each of sixteen rows, words taken at once where so many rows of queries are multiplied with them. */
-#if defined(__AVX512BF16__) && !defined(VLLM_PD_AMX)
+#if defined(VLLM_PD_AVX512_BF16) && !defined(VLLM_PD_AMX)
 constexpr int words_of(int num_rows) { return num_rows <= 4 ? 8 : 4; }
 #else
 constexpr int words_of(int) { return 4; }

@@ -141,7 +141,7 @@ class PairUnit {
    */
   static void put_row(const V16 p[kSegment / kLanes], float* row) {
     for (int i = 0; i < kSegment / kLanes; ++i) {
-#if defined(__AVX512BF16__)
+#if defined(VLLM_PD_AVX512_BF16)
       const __m512i halves = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh((__m512)p[i].part[0]));
       _mm512_storeu_si512(row + i * kLanes, _mm512_maskz_slli_epi32(0xffff, halves, 16));
 #else
@@ -161,7 +161,7 @@ class PairUnit {
       const V16 even = load(sums + column) * splat(factor);
       const V16 odd = load(sums + column + kLanes) * splat(factor);
       alignas(64) float in_order[kPanel];
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
       const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
       const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
       _mm512_store_ps(in_order, _mm512_permutex2var_ps((__m512)even.part[0], low, (__m512)odd.part[0]));
@@ -268,7 +268,7 @@ class PairUnit {
     for (int64_t key = begin; key < begin + kAmxRows; ++key, out += kAmxRowBytes) {
       const bool is_seen = key >= range.begin && key < range.end;
       const uint8_t* const from = is_seen ? args.values + slots.offset[key] + 2 * column : nullptr;
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
       const auto mask = static_cast<__mmask32>((uint64_t{1} << count) - 1);
       const __m512i row = from ? _mm512_maskz_loadu_epi16(mask, from) : _mm512_setzero_si512();
       _mm512_storeu_si512(out, row);
@@ -289,7 +289,7 @@ class PairUnit {
     for (int64_t key = 0; key < kSegment; key += kLanes) {
       const float* const from = by_key + key * kAmxRows;
       wanted.ask<2>();
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
       for (int64_t row = 0; row < num_rows; row += 4) {
         V16 out[4];
         transpose_words<kAmxRowBytes>(reinterpret_cast<const uint8_t*>(from + row), out);

@@ -101,7 +101,7 @@ struct Widened {
   /** Keys [key, key + kPanel), likewise: (head_dim, kPanel). */
   static void pack_key_panel(const AttentionArgs& args, const Slots& slots, int64_t key, Wanted& wanted, float* panel) {
     const int64_t num_words = args.head_dim / kPack;
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(VLLM_PD_AVX512)
     if (num_words % 4 == 0) {
       for (int64_t first = 0; first < kPanel; first += kWidth) {
         const uint8_t* rows[kWidth];

@@ -66,7 +66,7 @@ struct FloatFormat {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(VLLM_PD_AVX512_BF16)
 
 /** Rows are rounded to bf16; pairs are multiplied and added by vdpbf16ps. */
 struct Bf16Format {
@@ -116,7 +116,7 @@ struct Bf16Format {
 
 #endif
 
-#if defined(__AVX512VNNI__)
+#if defined(VLLM_PD_AVX512_VNNI)
 
 /** vpdpbusd multiplies unsigned rows with signed weights: rows are shifted up by 128, which `finish` takes
  * back. */
@@ -150,7 +150,7 @@ struct Int8Format {
     I16 even;
     I16 odd;
   };
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   VLLM_PD_INLINE static NativeInt widen_low(NativeInt v) {
     return (NativeInt)_mm512_srai_epi16(_mm512_slli_epi16((__m512i)v, 8), 8);
   }

@@ -23,6 +23,12 @@ extern const Kernels kernels_avx512;
 extern const Kernels kernels_avx512_vnni;
 extern const Kernels kernels_avx512_bf16;
 extern const Kernels kernels_amx;
+#if defined(VLLM_PD_EMULATED)
+extern const Kernels kernels_emulated_avx512;
+extern const Kernels kernels_emulated_avx512_vnni;
+extern const Kernels kernels_emulated_avx512_bf16;
+extern const Kernels kernels_emulated_amx;
+#endif
 #endif
 
 namespace {
@@ -66,6 +72,14 @@ std::vector<const Kernels*> available_kernels() {
   if (avx2) available.push_back(&kernels_avx2);
 #endif
   available.push_back(&kernels_portable);
+#if defined(VLLM_PD_EMULATED)
+  if (avx2) {
+    for (const Kernels* kernels : {&kernels_emulated_avx512, &kernels_emulated_avx512_vnni, &kernels_emulated_avx512_bf16,
+                                   &kernels_emulated_amx}) {
+      available.push_back(kernels);
+    }
+  }
+#endif
   return available;
 }
 

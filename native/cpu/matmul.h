@@ -20,7 +20,7 @@ struct TileShape {
 };
 
 constexpr TileShape kFloatShape{kTileRows, kTileVecs};
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
 constexpr TileShape kNarrowShape = kFloatShape;
 #else
 /** Widening takes two registers for each that holds weights. */
@@ -30,7 +30,7 @@ constexpr TileShape kNarrowShape{kTileRows > 4 ? 4 : kTileRows, kTileVecs};
  * Of as few rows, a panel is gone through once, line by line as it lies in memory, which is what they wait for: on an AVX2
  * chip (Zen 3) 1.25 to 1.4 times as fast as with half of its columns at a time.
  */
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(VLLM_PD_AVX512)
 constexpr TileShape kFewRowsShape{2, 2};
 #else
 constexpr TileShape kFewRowsShape{0, 0};

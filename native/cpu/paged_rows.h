@@ -117,7 +117,7 @@ class Wanted {
 
 /** As many bfloat16 as a register has floats, as whole numbers. GCC 12 makes five instructions of the general form with AVX2. */
 VLLM_PD_INLINE NativeInt load_halves(const uint8_t* from) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   return (NativeInt)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 #elif defined(__AVX2__)
   return (NativeInt)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -148,7 +148,7 @@ VLLM_PD_INLINE V16 load_row(const uint8_t* from, int64_t count) {
   }
 }
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(VLLM_PD_AVX512)
 /** Words [word, word + 4) of eight rows: lane i of out[j] is word word + j of rows[i]. */
 VLLM_PD_INLINE void transpose_words(const uint8_t* const rows[kWidth], int64_t word, Native out[4]) {
   __m256d pairs[4];
@@ -174,7 +174,7 @@ VLLM_PD_INLINE void transpose_words(const uint8_t* const rows[kWidth], int64_t w
 
 /** Lane i of out[j] becomes lane j of rows[i]. */
 VLLM_PD_INLINE void transpose_16x16(const V16 rows[kLanes], V16 out[kLanes]) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   // The forms with a mask of ones: what GCC 12 makes of the others warns of uninitialised values.
   __m512 a[kLanes];
   __m512 b[kLanes];

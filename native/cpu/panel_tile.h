@@ -9,7 +9,7 @@ namespace vllm_pd::cpu {
 namespace {
 
 // A tile of sums is held in registers: kTileRows rows by kTileVecs * 16 columns.
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
 constexpr int kTileRows = 12;
 constexpr int kTileVecs = 2;
 #elif defined(__AVX2__)

@@ -12,7 +12,7 @@ namespace {
 VLLM_PD_INLINE void write_elements(const V16& x, float* out) { store(out, x); }
 
 VLLM_PD_INLINE void write_elements(const V16& x, uint16_t* out) {
-#if defined(__AVX512BF16__)
+#if defined(VLLM_PD_AVX512_BF16)
   // Takes denormal floats for zeros, as whatever multiplies bf16 here does with denormal ones.
   const __m256bh halves = _mm512_cvtneps_pbh((__m512)x.part[0]);
   std::memcpy(out, &halves, sizeof(halves));
@@ -64,7 +64,7 @@ template <typename Element, int32_t kOffset>
 VLLM_PD_INLINE void write_quantized(const V16& shifted, Element* out) {
   int32_t bits[kLanes];
   std::memcpy(bits, &shifted, sizeof(bits));
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   if constexpr (sizeof(Element) == 1) {
     const __m512i lanes = _mm512_add_epi32(_mm512_loadu_si512(bits), _mm512_set1_epi32(kOffset));
     return _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_maskz_cvtepi32_epi8(0xffff, lanes));

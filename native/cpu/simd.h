@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-#if defined(__AVX512F__) || defined(__AVX2__)
+#if defined(VLLM_PD_EMULATED)
+#include "cpu/emulated/avx512.h"
+#elif defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
@@ -19,7 +21,7 @@ namespace {
 
 constexpr int kLanes = 16;
 
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
 constexpr int kWidth = 16;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
@@ -37,7 +39,7 @@ typedef int32_t QuadInt __attribute__((vector_size(16)));
 typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alias));
 
 VLLM_PD_INLINE Native native_fma(Native a, Native b, Native c) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   return (Native)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
   return (Native)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
@@ -50,7 +52,7 @@ VLLM_PD_INLINE Native native_fma(Native a, Native b, Native c) {
 
 // As the instructions have it: b where either is NaN or both are zeros. Compilers make a comparison and a blend of it.
 VLLM_PD_INLINE Native native_max(const Native& a, const Native& b) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   return (Native)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b);
 #elif defined(__AVX2__)
   return (Native)_mm256_max_ps((__m256)a, (__m256)b);
@@ -60,7 +62,7 @@ VLLM_PD_INLINE Native native_max(const Native& a, const Native& b) {
 }
 
 VLLM_PD_INLINE Native native_min(const Native& a, const Native& b) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   return (Native)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b);
 #elif defined(__AVX2__)
   return (Native)_mm256_min_ps((__m256)a, (__m256)b);
@@ -89,7 +91,7 @@ VLLM_PD_INLINE void store(float* to, const V16& v) {
 
 /** Past the caches, where the instruction set can; `to` is aligned to 64 bytes. Others see it behind stream_end(). */
 VLLM_PD_INLINE void stream(float* to, const V16& v) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   _mm512_stream_ps(to, (__m512)v.part[0]);
 #else
   store(to, v);
@@ -97,7 +99,7 @@ VLLM_PD_INLINE void stream(float* to, const V16& v) {
 }
 
 VLLM_PD_INLINE void stream_end() {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   _mm_sfence();
 #endif
 }
@@ -188,7 +190,7 @@ VLLM_PD_INLINE float reduce_max(const V16& v) { return reduce(v, native_max); }
  */
 template <int kRows, typename Join>
 VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kRows], Join join) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   const auto quarters = [](const Native& a, const Native& b, auto order) {
     return (Native)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)a, (__m512)b, order.value);
   };
@@ -229,7 +231,7 @@ VLLM_PD_INLINE V16 reduce_rows(const V16 rows[kRows], Join join) {
 
 /** The first `count` <= 16 floats, the other lanes zero. */
 VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   V16 r;
   r.part[0] = (Native)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
   return r;
@@ -241,7 +243,7 @@ VLLM_PD_INLINE V16 load_some(const float* from, int64_t count) {
 }
 
 VLLM_PD_INLINE void store_some(float* to, const V16& v, int64_t count) {
-#if defined(__AVX512F__)
+#if defined(VLLM_PD_AVX512)
   _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v.part[0]);
 #else
   float x[kLanes];

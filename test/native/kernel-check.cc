@@ -1,26 +1,36 @@
-// Compares one build's matrix products with plain ones, bf16 within rounding, int8 exactly, and its attention over
-// bfloat16 likewise. Prints the first that differs and ends with 1. Built by kernel-check.test.ts, with AMX's tiles done in plain C++.
+// Compares the matrix products of one instruction set, VLLM_PD_ISA's, with plain ones, bf16 within rounding, int8 exactly,
+// and its attention over bfloat16 likewise. Prints the first that differs and ends with 1. Run by kernel-check.test.ts.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "bfloat16.h"
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/packed_matrix.h"
 #include "float_buffer.h"
-
-namespace vllm_pd::cpu {
-extern const Kernels VLLM_PD_KERNELS;
-}
 
 using namespace vllm_pd;
 using namespace vllm_pd::cpu;
 
 namespace {
+
+/** Ends with 3 where this machine does not have what was asked for. */
+const Kernels& kernels_or_exit() {
+  try {
+    return chosen_kernels();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    std::exit(3);
+  }
+}
+const Kernels& kernels = kernels_or_exit();
 
 uint32_t state = 1;
 float random_float() {
@@ -64,10 +74,10 @@ struct Multiplier {
   std::vector<float> multiply(int64_t begin, int64_t end, int64_t gated_size = 0, uint8_t* gated_rows = nullptr,
                               int64_t gated_stride = 0) {
     const bool int8 = shape.type == WeightType::kInt8;
-    const Kernels& kernels = VLLM_PD_KERNELS;
-    const int64_t element = int8 ? kernels.int8_row_element : kernels.bf16_row_element;
+    const bool float32 = shape.type == WeightType::kFloat32;
+    const int64_t element = int8 ? kernels.int8_row_element : float32 ? sizeof(float) : kernels.bf16_row_element;
     MatmulArgs args{};
-    const int64_t block = kernels.row_block;
+    const int64_t block = float32 ? 1 : kernels.row_block;
     args.a_stride = matrix->padded_k() * element + (block == 1 ? 64 : 0);
     args.num_rows = end - begin;
     std::vector<uint8_t> rows((args.num_rows + block) * args.a_stride, 0xff);
@@ -77,14 +87,19 @@ struct Multiplier {
     for (int64_t r = 0; r < args.num_rows; ++r) {
       const float* const from = problem.a.data() + (begin + r) * problem.k;
       uint8_t* const to = rows.data() + r / block * block * args.a_stride + r % block * kRowPiece;
-      if (int8) {
+      if (float32) {
+        std::memcpy(to, from, problem.k * sizeof(float));
+      } else if (int8) {
         scales[r] = kernels.quantize_row(from, problem.k, matrix->padded_k(), block * kRowPiece, to);
       } else {
         kernels.round_row(from, problem.k, matrix->padded_k(), block * kRowPiece, to);
       }
     }
     const int64_t out_size = gated_size > 0 ? gated_size : problem.n;
-    std::vector<float> out(args.num_rows * out_size + 16, 7.0f);
+    // Whole lines are streamed.
+    FloatBuffer buffer;
+    float* const out = buffer.sized(args.num_rows * out_size + 16);
+    std::fill_n(out, args.num_rows * out_size + 16, 7.0f);
     args.a = rows.data();
     args.k = matrix->padded_k();
     args.panels = matrix->panels();
@@ -96,15 +111,15 @@ struct Multiplier {
     args.gated_stride = gated_stride;
     args.init = problem.init.data() + (gated_size > 0 ? 0 : begin * problem.n);
     args.init_stride = gated_size > 0 ? 0 : problem.n;
-    args.out = out.data();
+    args.out = out;
     args.row_scales = scales.data();
     args.column_scales = matrix->scales();
     args.column_sums = matrix->sums();
-    (int8 ? kernels.matmul_int8 : kernels.matmul_bf16)(args);
-    for (size_t i = args.num_rows * out_size; i < out.size(); ++i) {
-      if (out[i] != 7.0f) fail("wrote beyond the product");
+    (int8 ? kernels.matmul_int8 : float32 ? kernels.matmul_f32 : kernels.matmul_bf16)(args);
+    for (int64_t i = 0; i < 16; ++i) {
+      if (out[args.num_rows * out_size + i] != 7.0f) fail("wrote beyond the product");
     }
-    return out;
+    return std::vector<float>(out, out + args.num_rows * out_size);
   }
 
   const Problem& problem;
@@ -125,10 +140,12 @@ double expected(const Multiplier& m, int64_t row, int64_t column, double* tolera
   double magnitude = std::fabs(init);
   float largest = 0;
   for (int64_t i = 0; i < p.k; ++i) largest = std::max(largest, std::fabs(a[i]));
+  const bool rounds = m.shape.type == WeightType::kBFloat16 && kernels.bf16_row_element == sizeof(uint16_t);
   for (int64_t i = 0; i < p.k; ++i) {
     const double rounded = m.shape.type == WeightType::kInt8
                                ? std::nearbyint(a[i] * (127.0f / largest)) * (largest / 127.0)
-                               : from_bfloat16(to_bfloat16(a[i]));
+                           : rounds ? from_bfloat16(to_bfloat16(a[i]))
+                                    : a[i];
     sum += rounded * weights[i];
     magnitude += std::fabs(rounded * weights[i]);
   }
@@ -161,9 +178,8 @@ bool check(WeightType type, int64_t num_rows, int64_t k, int64_t n) {
   return true;
 }
 
-/** Gated products against the gates of plain ones, to the bit, where the kernels gate at all. */
+/** Gated products against the gates of plain ones, to the bit. */
 bool check_gated(WeightType type, int64_t num_rows, int64_t k, int64_t size) {
-  if (!VLLM_PD_KERNELS.gates) return true;
   const GatedRows rows{size};
   const int64_t n = rows.num_rows();
   Problem problem{num_rows, k, n, {}, {}, {}};
@@ -181,7 +197,7 @@ bool check_gated(WeightType type, int64_t num_rows, int64_t k, int64_t size) {
   const std::vector<float> gated = multiplier.multiply(0, num_rows, size);
   std::vector<float> wanted(size);
   for (int64_t row = 0; row < num_rows; ++row) {
-    VLLM_PD_KERNELS.swiglu(plain.data() + row * n, size, wanted.data());
+    kernels.swiglu(plain.data() + row * n, size, wanted.data());
     for (int64_t i = 0; i < size; ++i) {
       if (gated[row * size + i] == wanted[i]) continue;
       std::fprintf(stderr, "gated, type %d, %ld x %ld x %ld, row %ld, element %ld: expected %.9g but received %.9g\n",
@@ -190,30 +206,32 @@ bool check_gated(WeightType type, int64_t num_rows, int64_t k, int64_t size) {
     }
   }
   // The same as rows of the next product.
-  const int64_t stride = rows.padded_size() * VLLM_PD_KERNELS.bf16_row_element;
-  const int64_t block = VLLM_PD_KERNELS.row_block;
+  const int64_t stride = rows.padded_size() * kernels.bf16_row_element;
+  const int64_t block = kernels.row_block;
   const size_t num_bytes = (num_rows + block - 1) / block * block * stride;
   std::vector<uint8_t> received(num_bytes, 0xff);
   std::vector<uint8_t> expected(num_bytes, 0xff);
   multiplier.multiply(0, num_rows, size, received.data(), stride);
   for (int64_t row = 0; row < num_rows; ++row) {
     uint8_t* const to = expected.data() + row / block * block * stride + row % block * kRowPiece;
-    VLLM_PD_KERNELS.round_row(gated.data() + row * size, size, rows.padded_size(), block * kRowPiece, to);
+    kernels.round_row(gated.data() + row * size, size, rows.padded_size(), block * kRowPiece, to);
   }
   if (received != expected) fail("gated rows are not the gated products, rounded");
   return true;
 }
 
-/** Paged K and V in bfloat16, NaN where no token was: queries of some tokens over all those before them. */
+/** Paged K and V, NaN where no token was: queries of some tokens over all those before them. */
 struct AttentionProblem {
   static constexpr int64_t kBlockSize = 16;
   static constexpr int64_t kGroup = 3;
+  bool is_bfloat16;  // of K and V; else the same numbers in float32
   int64_t head_dim;
   int64_t num_heads;  // of K and V
   int64_t num_keys;
   int64_t num_tokens;          // the last ones
   std::vector<float> q;        // (num_tokens, num_heads, kGroup, head_dim)
   std::vector<uint16_t> pool;  // (num_blocks, 2, num_heads, kBlockSize, head_dim)
+  std::vector<float> wide;     // likewise
   std::vector<int32_t> table;
 
   int64_t q_stride() const { return num_heads * kGroup * head_dim; }
@@ -239,14 +257,15 @@ struct AttentionProblem {
     args.group_size = kGroup;
     args.head_dim = head_dim;
     args.block_table = table.data();
-    args.is_bfloat16 = true;
-    args.keys = reinterpret_cast<const uint8_t*>(pool.data());
-    args.values = reinterpret_cast<const uint8_t*>(pool.data() + kv_size());
-    args.block_stride = 2 * kv_size() * static_cast<int64_t>(sizeof(uint16_t));
+    args.is_bfloat16 = is_bfloat16;
+    const int64_t element = is_bfloat16 ? sizeof(uint16_t) : sizeof(float);
+    args.keys = is_bfloat16 ? reinterpret_cast<const uint8_t*>(pool.data()) : reinterpret_cast<const uint8_t*>(wide.data());
+    args.values = args.keys + kv_size() * element;
+    args.block_stride = 2 * kv_size() * element;
     args.block_size = kBlockSize;
     args.out = out.data();
     args.scratch = scratch.data();
-    VLLM_PD_KERNELS.attention(args);
+    kernels.attention(args);
     return out;
   }
 
@@ -267,8 +286,8 @@ struct AttentionProblem {
   }
 };
 
-AttentionProblem attention_problem(int64_t head_dim, int64_t num_keys, int64_t num_tokens) {
-  AttentionProblem p{head_dim, 2, num_keys, num_tokens, {}, {}, {}};
+AttentionProblem attention_problem(bool is_bfloat16, int64_t head_dim, int64_t num_keys, int64_t num_tokens) {
+  AttentionProblem p{is_bfloat16, head_dim, 2, num_keys, num_tokens, {}, {}, {}, {}};
   const int64_t num_blocks = (num_keys + p.kBlockSize - 1) / p.kBlockSize;
   for (int64_t i = 0; i < num_blocks; ++i) p.table.push_back(static_cast<int32_t>(num_blocks - 1 - i));
   for (int64_t i = 0; i < num_tokens * p.q_stride(); ++i) p.q.push_back(2 * random_float());
@@ -279,21 +298,25 @@ AttentionProblem attention_problem(int64_t head_dim, int64_t num_keys, int64_t n
       p.pool[p.place(value, i / 2 / head_dim, key) + i / 2 % head_dim] = to_bfloat16(random_float());
     }
   }
+  for (const uint16_t half : p.pool) p.wide.push_back(from_bfloat16(half));
   return p;
 }
 
 bool check_attention(const AttentionProblem& p) {
+  // Whoever multiplies pairs of bfloat16 rounds queries and probabilities to eight bits.
+  const double tolerance = p.is_bfloat16 ? 1e-2 : 1e-5;
   const std::vector<float> all = p.attend(0, p.num_tokens);
   for (int64_t token = 0; token < p.num_tokens; ++token) {
     const std::vector<float> alone = p.attend(token, token + 1);
+    std::vector<double> expected;
     for (int64_t i = 0; i < p.q_stride(); ++i) {
       const int64_t row = i / p.head_dim;
-      const double wanted = p.expected(token, row / p.kGroup, row % p.kGroup)[i % p.head_dim];
+      if (i % p.head_dim == 0) expected = p.expected(token, row / p.kGroup, row % p.kGroup);
+      const double wanted = expected[i % p.head_dim];
       const float received = all[token * p.q_stride() + i];
-      // Queries and probabilities are rounded to eight bits.
-      if (std::fabs(received - wanted) <= 1e-2 && alone[i] == received) continue;
-      std::fprintf(stderr, "attention, head size %ld, token %ld, element %ld: expected %.9g, among others %.9g, alone %.9g\n",
-                   p.head_dim, token, i, wanted, received, alone[i]);
+      if (std::fabs(received - wanted) <= tolerance && alone[i] == received) continue;
+      std::fprintf(stderr, "attention over %s, head size %ld, token %ld, element %ld: expected %.9g, among others %.9g, alone %.9g\n",
+                   p.is_bfloat16 ? "bfloat16" : "float32", p.head_dim, token, i, wanted, received, alone[i]);
       return false;
     }
   }
@@ -304,7 +327,7 @@ bool check_attention(const AttentionProblem& p) {
 
 int main() {
   int num_checked = 0;
-  for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
+  for (const WeightType type : {WeightType::kFloat32, WeightType::kBFloat16, WeightType::kInt8}) {
     for (const int64_t num_rows : {1, 2, 15, 16, 17, 31, 32, 33, 47, 70}) {
       for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 32}, {37, 51}, {130, 16}, {200, 65}, {1100, 40}}) {
         if (!check(type, num_rows, k, n)) return 1;
@@ -315,17 +338,20 @@ int main() {
   int num_gated = 0;
   for (const WeightType type : {WeightType::kBFloat16, WeightType::kInt8}) {
     for (const auto& [num_rows, size] : {std::pair<int64_t, int64_t>{1, 32}, {33, 40}, {50, 7}, {3, 48}}) {
+      if (!kernels.gates) continue;
       if (!check_gated(type, num_rows, 70, size)) return 1;
       ++num_gated;
     }
   }
   int num_attended = 0;
-  for (const int64_t head_dim : {16, 20, 64}) {
-    for (const auto& [num_keys, num_tokens] : {std::pair<int64_t, int64_t>{30, 30}, {150, 41}, {600, 3}}) {
-      if (!check_attention(attention_problem(head_dim, num_keys, num_tokens))) return 1;
-      ++num_attended;
+  for (const bool is_bfloat16 : {true, false}) {
+    for (const int64_t head_dim : {16, 20, 64, 128}) {
+      for (const auto& [num_keys, num_tokens] : {std::pair<int64_t, int64_t>{30, 30}, {150, 41}, {600, 3}}) {
+        if (!check_attention(attention_problem(is_bfloat16, head_dim, num_keys, num_tokens))) return 1;
+        ++num_attended;
+      }
     }
   }
-  std::printf("%s: %d products, %d gated, %d times attention\n", VLLM_PD_KERNELS.isa, num_checked, num_gated, num_attended);
+  std::printf("%s: %d products, %d gated, %d times attention\n", kernels.isa, num_checked, num_gated, num_attended);
   return 0;
 }

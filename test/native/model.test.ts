@@ -7,7 +7,7 @@ import { VllmPdError } from '../../src/errors.js';
 import type { ForwardInput } from '../../src/native/model.js';
 import type { NativeModelConfig, NativeWeights, TensorDtype } from '../../src/native/model-config.js';
 import { loadNative } from '../../src/native.js';
-import { availableIsas, loadModelFor } from './instruction-sets.js';
+import { availableIsas, createPoolForIsas, loadModelFor } from './instruction-sets.js';
 import {
   createPool,
   createRandom,
@@ -52,7 +52,7 @@ function toBfloat16(value: number): number {
 
 /** Instruction sets that multiply K and V in pairs of bfloat16, as they are kept. */
 function multipliesPairs(isa: string): boolean {
-  return isa === 'avx512_bf16' || isa === 'amx';
+  return /^(emulated_)?(avx512_bf16|amx)$/.test(isa);
 }
 
 async function code(run: () => unknown): Promise<[string, string]> {
@@ -81,7 +81,7 @@ async function compareWithReference(
   for (const isa of await availableIsas(random)) {
     const model = await loadModelFor(isa, random, 2);
     const blockTable = shuffledTable(numTokens, blockSize);
-    const pool = createPool(random.config, blockTable.length + 1, blockSize, kvDtype);
+    const pool = createPoolForIsas(random.config, blockTable.length + 1, blockSize, kvDtype);
     const logits = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
     const expected = multipliesPairs(isa) ? inPairs : widened;
     for (let i = 0; i < numTokens; i++) {
@@ -166,7 +166,7 @@ async function relativeError(isa: string, random: RandomModel, weights: NativeWe
   const expected = referenceLogits(random, tokens);
   const model = await loadModelFor(isa, random, 2, weights);
   const blockTable = shuffledTable(numTokens, 16);
-  const pool = createPool(random.config, blockTable.length + 1, 16);
+  const pool = createPoolForIsas(random.config, blockTable.length + 1, 16);
   const logits = await forwardChunks(model, pool, [{ tokens, begin: 0, end: numTokens, blockTable }]);
   model.close();
   pool.close();

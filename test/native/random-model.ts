@@ -6,7 +6,7 @@ import type { KvCacheDtype } from '../../src/config.js';
 import type { KvPool } from '../../src/native/kv-pool.js';
 import type { NativeModel } from '../../src/native/model.js';
 import type { NativeModelConfig, TensorDtype, TensorLocation } from '../../src/native/model-config.js';
-import { loadNative } from '../../src/native.js';
+import { loadNative, type Native } from '../../src/native.js';
 
 export type Weights = ReadonlyMap<
   string,
@@ -146,9 +146,10 @@ export function createPool(
   numBlocks: number,
   blockSize: number,
   dtype: KvCacheDtype = 'float32',
+  native: Native = loadNative(),
 ): KvPool {
   const { numLayers, numKvHeads, headDim } = config;
-  return loadNative().createPool({ numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype });
+  return native.createPool({ numBlocks, numLayers, numKvHeads, blockSize, headDim, dtype });
 }
 
 /** Tokens [begin, end) of a sequence that lies in the blocks of `blockTable`. */

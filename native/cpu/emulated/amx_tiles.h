@@ -1,0 +1,133 @@
+// What AMX's tile instructions do, on machines without AMX: for amx_tiles.h in builds for tests.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "cpu/emulated/avx512.h"
+
+namespace vllm_pd::cpu {
+namespace {
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1;
+  uint8_t start_row = 0;
+  uint8_t reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t num_rows[16] = {};
+};
+
+struct Tiles {
+  bool configured = false;
+  TileConfig config;
+  uint8_t bytes[8][16][64];
+};
+// Each thread has its own.
+thread_local Tiles tiles;
+
+/** The processor faults; so does this. */
+inline void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "AMX would fault: %s\n", what);
+  std::exit(2);
+}
+
+inline void configure_tiles(const TileConfig& config) {
+  static_assert(sizeof(TileConfig) == 64);
+  expect(config.palette == 1 && config.start_row == 0, "palette");
+  for (const uint8_t byte : config.reserved) expect(byte == 0, "reserved bytes of the configuration");
+  for (int i = 0; i < 16; ++i) {
+    expect(i < 8 || (config.num_rows[i] == 0 && config.row_bytes[i] == 0), "a tile beyond the eighth");
+    expect(config.num_rows[i] <= 16 && config.row_bytes[i] <= 64, "a tile too large");
+    expect((config.num_rows[i] == 0) == (config.row_bytes[i] == 0), "a tile of rows without columns");
+  }
+  tiles.config = config;
+  tiles.configured = true;
+  std::memset(tiles.bytes, 0, sizeof(tiles.bytes));
+}
+
+inline void release_tiles() { tiles.configured = false; }
+
+template <int kTile>
+inline void zero_tile() {
+  Tiles& t = tiles;
+  expect(t.configured, "no configuration");
+  std::memset(t.bytes[kTile], 0, sizeof(t.bytes[kTile]));
+}
+
+template <int kTile>
+inline void load_tile(const void* from, int64_t stride) {
+  zero_tile<kTile>();
+  Tiles& t = tiles;
+  for (int row = 0; row < t.config.num_rows[kTile]; ++row) {
+    std::memcpy(t.bytes[kTile][row], static_cast<const uint8_t*>(from) + row * stride, t.config.row_bytes[kTile]);
+  }
+}
+
+template <int kTile>
+inline void load_tile_once(const void* from, int64_t stride) {
+  load_tile<kTile>(from, stride);
+}
+
+template <int kTile>
+inline void store_tile_to(void* to, int64_t stride) {
+  Tiles& t = tiles;
+  expect(t.configured, "no configuration");
+  for (int row = 0; row < t.config.num_rows[kTile]; ++row) {
+    std::memcpy(static_cast<uint8_t*>(to) + row * stride, t.bytes[kTile][row], t.config.row_bytes[kTile]);
+  }
+}
+
+/** Calls `step` with each row and step of its elements, four bytes each, of one product of tiles: sums += rows times columns. */
+template <int kSums, int kRows, int kColumns, typename Step>
+VLLM_PD_EMULATED void each_step(Tiles& t, Step step) {
+  expect(t.configured, "no configuration");
+  const TileConfig& config = t.config;
+  expect(config.num_rows[kSums] == config.num_rows[kRows], "rows of sums and rows differ");
+  expect(config.row_bytes[kSums] == config.row_bytes[kColumns], "columns of sums and columns differ");
+  expect(config.row_bytes[kRows] / 4 == config.num_rows[kColumns], "steps of rows and columns differ");
+  // What lies behind the columns is zeros on both sides.
+  for (int row = 0; row < config.num_rows[kSums]; ++row) {
+    for (int i = 0; i < config.row_bytes[kRows] / 4; ++i) {
+      int32_t element;
+      std::memcpy(&element, t.bytes[kRows][row] + 4 * i, sizeof(element));
+      step(row, _mm512_set1_epi32(element), _mm512_loadu_si512(t.bytes[kColumns][i]));
+    }
+  }
+}
+
+/** A tile's products in two chains, over even and over odd k, then their sum to what was there: as the processor adds. */
+template <int kSums, int kRows, int kColumns>
+inline void multiply_bf16() {
+  Tiles& t = tiles;
+  __m512 even[16] = {};
+  __m512 odd[16] = {};
+  each_step<kSums, kRows, kColumns>(t, [&](int row, const __m512i& a, const __m512i& b) VLLM_PD_ALWAYS {
+    const auto low = [](const __m512i& pairs) VLLM_PD_ALWAYS { return (__m512)_mm512_maskz_slli_epi32(0xffff, pairs, 16); };
+    const auto high = [](const __m512i& pairs) VLLM_PD_ALWAYS { return (__m512)(pairs & _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))); };
+    even[row] = _mm512_fmadd_ps(low(a), low(b), even[row]);
+    odd[row] = _mm512_fmadd_ps(high(a), high(b), odd[row]);
+  });
+  for (int row = 0; row < 16; ++row) {
+    const auto before = (__m512)_mm512_loadu_si512(t.bytes[kSums][row]);
+    _mm512_storeu_si512(t.bytes[kSums][row], (__m512i)(before + (even[row] + odd[row])));
+  }
+}
+
+template <int kSums, int kRows, int kColumns>
+inline void multiply_int8() {
+  Tiles& t = tiles;
+  each_step<kSums, kRows, kColumns>(t, [&](int row, const __m512i& a, const __m512i& b) VLLM_PD_ALWAYS {
+    // Bytes 1 and 3 of each four, then 0 and 2, widened.
+    const auto odd = [](const __m512i& quads) VLLM_PD_ALWAYS { return _mm512_srai_epi16(quads, 8); };
+    const auto even = [](const __m512i& quads) VLLM_PD_ALWAYS { return _mm512_srai_epi16(_mm512_slli_epi16(quads, 8), 8); };
+    const __m512i products = _mm512_add_epi32(_mm512_madd_epi16(odd(a), odd(b)), _mm512_madd_epi16(even(a), even(b)));
+    uint8_t* const sums = t.bytes[kSums][row];
+    _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), products));
+  });
+}
+
+}  // namespace
+}  // namespace vllm_pd::cpu
