@@ -17,14 +17,13 @@ import type { BlockTableSink } from './block-table-sink.js';
 import { CacheQueries } from './cache-query.js';
 import { type ExternalStorage, KVCacheManager } from './kv-cache-manager.js';
 import { PrefillTracker } from './prefill-tracker.js';
-import { PromptLogprobs } from './prompt-logprobs.js';
 import { type Ending, RequestEnds } from './request-ends.js';
-import { answerOutput, ongoing, tokenOutput } from './request-outputs.js';
+import { answerOutput, ongoing } from './request-outputs.js';
 import { RunningRequests } from './running-requests.js';
 import type { SchedulerPrefixCacheStats, SchedulerState, SchedulerStepStats } from './scheduler-stats.js';
 import { SequenceLimits } from './sequence-limits.js';
 import { StepPlan } from './step-plan.js';
-import { checkStop } from './stop.js';
+import { StepResults } from './step-results.js';
 
 export interface SchedulerInit {
   readonly engineId: string;
@@ -50,7 +49,6 @@ export class Scheduler {
   readonly #connector: KVConnectorScheduler | null;
   readonly #hasher: BlockHasher;
   readonly #kvCache: KVCacheManager;
-  readonly #prefills: PrefillTracker;
   readonly #limits: SequenceLimits;
 
   /** Unfinished, cache queries left out. Each is either in `#running` or with `#admission`. */
@@ -59,7 +57,7 @@ export class Scheduler {
   readonly #admission: Admission;
   readonly #ends: RequestEnds;
   readonly #cacheQueries: CacheQueries;
-  readonly #promptLogprobs = new PromptLogprobs();
+  readonly #stepResults: StepResults;
   #stepUnderWay: readonly ScheduledRequest[] = [];
   /** Outputs of requests that ended outside updateFromOutput and whose caller was not told. */
   #pendingOutputs: EngineCoreOutput[] = [];
@@ -82,12 +80,14 @@ export class Scheduler {
     this.#connector = connector;
     this.#hasher = hasher;
     this.#kvCache = kvCache;
-    this.#prefills = prefills;
     this.#limits = new SequenceLimits(cache, scheduler);
     this.#running = running;
     this.#admission = admission;
     this.#ends = new RequestEnds({ running, admission, prefills, kvCache, hasher, connector });
     this.#cacheQueries = new CacheQueries({ engineId: init.engineId, kvCache, connector });
+    const { maxTokens } = this.#limits;
+    const finish = (request: Request, ending: Ending) => this.#finish(request, ending);
+    this.#stepResults = new StepResults({ kvCache, prefills, blockSize: cache.blockSize, maxTokens, finish });
   }
 
   // -------------------------------------------------------------------------------------------- requests in and out
@@ -192,7 +192,7 @@ export class Scheduler {
     for (const scheduled of output.scheduled) {
       // It may have ended while its step ran.
       if (scheduled.request.isFinished) continue;
-      const stepped = this.#advance(scheduled, result, grown);
+      const stepped = this.#stepResults.advance(scheduled, result, grown);
       if (stepped) outputs.push(stepped);
     }
     this.#hasher.extendAll(grown);
@@ -238,56 +238,6 @@ export class Scheduler {
       cacheQueryAnswers,
       kvConnectorMetadata: this.#connector?.buildConnectorMeta() ?? null,
     };
-  }
-
-  /**
-   * The step's tokens have KV now; takes the sampled one, and adds to `grown` who has a block more to be hashed. Null for
-   * a prompt that is not through yet.
-   */
-  #advance(
-    scheduled: ScheduledRequest,
-    result: ModelRunnerOutput,
-    grown: Request[],
-  ): EngineCoreOutput | null {
-    const { request } = scheduled;
-    const { needsPromptLogprobs } = request;
-    if (needsPromptLogprobs) {
-      const entries = result.promptLogprobs.get(request.requestId) ?? [];
-      this.#promptLogprobs.record(request, scheduled.numComputedTokens + 1, entries);
-    }
-    const { numComputedTokens } = request;
-    // Most steps of an answer complete no block.
-    if (this.#hasBlockEnd(scheduled.numComputedTokens, numComputedTokens)) {
-      this.#kvCache.cacheBlocks(request, numComputedTokens);
-    }
-    if (request.prefillStats === null && numComputedTokens >= request.numPromptTokens) {
-      request.prefillStats = this.#prefills.completed(request);
-    }
-    if (!scheduled.samples) return null;
-    const tokenId = result.sampledTokenIds.get(request.requestId);
-    if (tokenId === undefined) {
-      throw new VllmPdError(
-        'INTERNAL',
-        `Expected a sampled token for request ${request.requestId} but there is none`,
-      );
-    }
-    request.tokenIds.push(tokenId);
-    if (request.numTokens % this.#hasher.blockSize === 0) grown.push(request);
-    const stop = checkStop(request, this.#limits.maxTokens);
-    const logprobs = result.logprobs.size > 0 ? result.logprobs.get(request.requestId) : undefined;
-    const newLogprobs = logprobs ? [logprobs] : ongoing.newLogprobs;
-    // Who samples has run its whole prompt.
-    const promptLogprobs = needsPromptLogprobs ? this.#promptLogprobs.take(request) : null;
-    if (stop) {
-      return { ...this.#finish(request, stop), newTokenIds: [tokenId], newLogprobs, promptLogprobs };
-    }
-    return tokenOutput(request, [tokenId], newLogprobs, promptLogprobs);
-  }
-
-  /** True if a block ends behind `begin` and no later than `end`, in tokens. */
-  #hasBlockEnd(begin: number, end: number): boolean {
-    const { blockSize } = this.#hasher;
-    return end - (end % blockSize) > begin;
   }
 
   #digestTransfers(report: KVConnectorOutput, outputs: EngineCoreOutput[]): void {
