@@ -9,7 +9,9 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <exception>
 #include <functional>
+#include <system_error>
 
 #include "data_channel.h"
 #include "error.h"
@@ -53,20 +55,20 @@ struct DataServer::Lane {
   /** True when there is nothing left to do for it, which includes that nobody takes it. */
   bool send(DataReply& reply, Wait wait) {
     if (failed) return true;
-    try {
-      return reply.send(socket, wait);
-    } catch (const Error&) {
-      // The reader sees its end, and asks for nothing here any more.
-      failed = true;
-      socket.shut_down();
-      return true;
-    }
+    return reply.send(socket, wait);
   }
 
+  /** Sends later, on the connection's thread; a reply that cannot be made or taken fails the connection. */
   void queue(std::function<void()> sending) {
     num_queued += 1;
     thread.submit([this, sending = std::move(sending)] {
-      sending();
+      try {
+        if (!failed) sending();
+      } catch (const std::exception&) {
+        // The reader sees its end, and asks for nothing here any more.
+        failed = true;
+        socket.shut_down();
+      }
       num_queued -= 1;
     });
   }
@@ -144,7 +146,7 @@ void DataServer::answer_reads(Session& session) {
   try {
     RequestReader requests(session.key, cache_->layout());
     for (;;) answer(session, requests.next(session.lanes[0]->socket));
-  } catch (const Error&) {
+  } catch (const std::exception&) {
     // The reader sees its end, and asks for nothing here any more.
     const std::lock_guard<std::mutex> lock(mutex_);
     session.shut_down();
@@ -251,13 +253,18 @@ void DataServer::enter(Stranger& stranger) {
   const size_t lane = stranger.greeting[kSecretBytes];
   if (!session || lane >= session->lanes.size() || session->lanes[lane]) return;
   make_blocking(stranger.socket, kStuckMs);
-  session->lanes[lane] = std::make_unique<Lane>(std::move(stranger.socket));
+  try {
+    session->lanes[lane] = std::make_unique<Lane>(std::move(stranger.socket));
+    if (lane == 0) session->reads = std::make_unique<JobThread>();
+  } catch (const std::system_error&) {
+    // There are no threads to be had: the reader sees its connection's end.
+    session->lanes[lane] = nullptr;
+    return;
+  }
   // The reader waits for it before it asks for anything on the other connection.
   const uint8_t welcome = 1;
   ::send(session->lanes[lane]->socket.fd(), &welcome, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-  if (lane > 0) return;
-  session->reads = std::make_unique<JobThread>();
-  session->reads->submit([this, &session = *session] { answer_reads(session); });
+  if (lane == 0) session->reads->submit([this, &session = *session] { answer_reads(session); });
 }
 
 }  // namespace vllm_pd

@@ -1,9 +1,11 @@
 // Files of packed matrices.
 #include "packed_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 
 namespace vllm_pd {
 namespace {
@@ -93,15 +96,46 @@ bool make_folders(const std::string& folder) {
   return make_folders(folder_of(folder)) && (mkdir(folder.c_str(), 0755) == 0 || errno == EEXIST);
 }
 
-/** A name of this process's own: it holds the folder's lock, so what is there was left behind. */
-std::string temporary_name(const std::string& path) { return path + ".tmp"; }
+constexpr char kTemporary[] = ".tmp.";
+/** Nobody packs for so long. */
+constexpr time_t kLeftBehindSeconds = 60 * 60;
+
+/** A name that no other process has, on whatever host: file systems of a network may neither lock nor do without names. */
+std::string temporary_name(const std::string& path) {
+  uint64_t number;
+  if (getrandom(&number, sizeof(number), 0) != static_cast<ssize_t>(sizeof(number))) number = getpid();
+  return path + kTemporary + std::to_string(number);
+}
+
+/** What processes that were ended left under such names. */
+void remove_left_behind(const std::string& path, const std::string& folder) {
+  DIR* const entries = opendir(folder.c_str());
+  if (entries == nullptr) return;
+  const std::string prefix = path.substr(folder.size() + 1) + kTemporary;
+  while (const dirent* const entry = readdir(entries)) {
+    struct stat status;
+    if (std::strncmp(entry->d_name, prefix.c_str(), prefix.size()) != 0) continue;
+    if (fstatat(dirfd(entries), entry->d_name, &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (time(nullptr) - status.st_mtime > kLeftBehindSeconds) unlinkat(dirfd(entries), entry->d_name, 0);
+  }
+  closedir(entries);
+}
 
 /** Without a name where the file system can do that: then nothing stays behind, whatever becomes of the
  * process. */
-int open_unnamed(const std::string& path, const std::string& folder) {
+int open_unnamed(const std::string& temporary, const std::string& folder) {
   const int file = open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
   if (file >= 0) return file;
-  return open(temporary_name(path).c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  return open(temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+}
+
+/** False where the disk is full. */
+bool allocate(int file, int64_t offset, int64_t num_bytes) {
+  int failure;
+  do {
+    failure = posix_fallocate(file, offset, num_bytes);
+  } while (failure == EINTR);
+  return failure == 0;
 }
 
 }  // namespace
@@ -140,8 +174,13 @@ const uint8_t* PackedReader::next(int64_t num_bytes) {
   return at;
 }
 
-PackedWriter::PackedWriter(std::string path, std::string key, int folder, int file)
-    : path_(std::move(path)), key_(std::move(key)), folder_(folder), file_(file), num_bytes_(kPage) {}
+PackedWriter::PackedWriter(std::string path, std::string temporary, std::string key, int folder, int file)
+    : path_(std::move(path)),
+      temporary_(std::move(temporary)),
+      key_(std::move(key)),
+      folder_(folder),
+      file_(file),
+      num_bytes_(kPage) {}
 
 std::unique_ptr<PackedWriter> PackedWriter::create(const std::string& path, const std::string& key) {
   if (!can_be_named(key)) return nullptr;
@@ -149,19 +188,21 @@ std::unique_ptr<PackedWriter> PackedWriter::create(const std::string& path, cons
   if (!make_folders(folder_name)) return nullptr;
   const int folder = open(folder_name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder < 0) return nullptr;
-  // Where there are no locks, two processes may both pack; each renames a whole file.
+  // Where there are no locks, two processes may both pack; each renames a whole file of its own.
   while (flock(folder, LOCK_EX) != 0 && errno == EINTR) continue;
-  const int file = open_unnamed(path, folder_name);
+  remove_left_behind(path, folder_name);
+  const std::string temporary = temporary_name(path);
+  const int file = open_unnamed(temporary, folder_name);
   if (file < 0) {
     close(folder);
     return nullptr;
   }
-  return std::unique_ptr<PackedWriter>(new PackedWriter(path, key, folder, file));
+  return std::unique_ptr<PackedWriter>(new PackedWriter(path, temporary, key, folder, file));
 }
 
 PackedWriter::~PackedWriter() {
   close(file_);
-  unlink(temporary_name(path_).c_str());
+  unlink(temporary_.c_str());
   // The lock goes with it.
   close(folder_);
 }
@@ -170,7 +211,7 @@ std::shared_ptr<SharedPages> PackedWriter::append(int64_t num_bytes) {
   const int64_t size = whole_pages(num_bytes);
   // Mapped pages without room on the disk would end the process when they are written. In whole huge pages, since the
   // system keeps none of which the file has only a part.
-  if (posix_fallocate(file_, num_bytes_, file_bytes(num_bytes_ + size) - num_bytes_) != 0) return nullptr;
+  if (!allocate(file_, num_bytes_, file_bytes(num_bytes_ + size) - num_bytes_)) return nullptr;
   void* const address = map_range(file_, num_bytes_, size, PROT_READ | PROT_WRITE);
   if (address == MAP_FAILED) return nullptr;
   num_bytes_ += size;
@@ -183,15 +224,12 @@ bool PackedWriter::finish() {
   // Its pages must be there before its name is: a crash in between may not leave a whole header on empty
   // pages.
   if (fdatasync(file_) != 0) return false;
-  const std::string temporary = temporary_name(path_);
   const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
   struct stat status;
   if (fstat(file_, &status) != 0) return false;
-  if (status.st_nlink == 0) {
-    unlink(temporary.c_str());
-    if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, temporary.c_str(), AT_SYMLINK_FOLLOW) != 0) return false;
-  }
-  return std::rename(temporary.c_str(), path_.c_str()) == 0;
+  const bool has_name =
+      status.st_nlink > 0 || linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) == 0;
+  return has_name && std::rename(temporary_.c_str(), path_.c_str()) == 0;
 }
 
 }  // namespace vllm_pd

@@ -59,9 +59,11 @@ class PackedWriter {
   bool finish();
 
  private:
-  PackedWriter(std::string path, std::string key, int folder, int file);
+  PackedWriter(std::string path, std::string temporary, std::string key, int folder, int file);
 
   std::string path_;
+  /** Its name until it is whole, where it needs one. */
+  std::string temporary_;
   std::string key_;
   int folder_;
   int file_;

@@ -52,7 +52,11 @@ Addresses resolve(const std::string& host, int port, int flags, const char* code
 
 bool finish_connecting(int fd, int timeout_ms) {
   pollfd waiting{fd, POLLOUT, 0};
-  if (poll(&waiting, 1, timeout_ms) <= 0) {
+  int num_ready;
+  do {
+    num_ready = poll(&waiting, 1, timeout_ms);
+  } while (num_ready < 0 && errno == EINTR);
+  if (num_ready <= 0) {
     errno = ETIMEDOUT;
     return false;
   }

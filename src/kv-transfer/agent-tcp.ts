@@ -14,6 +14,8 @@ export const numLanes = 2;
 const minBytesALane = 128 * 2 ** 10;
 /** Parts of a long read that are under way at once, so that the owner sends on while the next one is asked for. */
 const numPartsAhead = 2;
+/** Parts of all reads of one peer that are. An owner cuts off who asks for a thousand and takes none. */
+const maxPartsUnderWay = 64;
 
 export interface TcpPeerOptions {
   readonly connection: PeerConnection;
@@ -28,6 +30,9 @@ export interface TcpPeerOptions {
 export class TcpPeer {
   readonly #options: TcpPeerOptions;
   #lanes: Promise<DataLanes> | null = null;
+  #numPartsUnderWay = 0;
+  /** Parts that wait for others to end, first come first. */
+  readonly #waitingParts: (() => void)[] = [];
 
   constructor(options: TcpPeerOptions) {
     this.#options = options;
@@ -55,7 +60,8 @@ export class TcpPeer {
       while (next < numBlocks) {
         const first = next;
         next = Math.min(numBlocks, first + partBlocks);
-        valid.set(await this.#readPart(lanes, sliceOf(pull, first, next), into), first);
+        const part = sliceOf(pull, first, next);
+        valid.set(await this.#inTurn(() => this.#readPart(lanes, part, into)), first);
       }
     };
     // All of them, also after one has failed: a part that is still under way would write later.
@@ -71,6 +77,19 @@ export class TcpPeer {
     } catch (error) {
       this.#options.connection.destroy();
       throw error;
+    }
+  }
+
+  async #inTurn<T>(read: () => Promise<T>): Promise<T> {
+    // Whoever ends hands its place on.
+    if (this.#numPartsUnderWay < maxPartsUnderWay) this.#numPartsUnderWay += 1;
+    else await new Promise<void>((resolve) => this.#waitingParts.push(resolve));
+    try {
+      return await read();
+    } finally {
+      const next = this.#waitingParts.shift();
+      if (next) next();
+      else this.#numPartsUnderWay -= 1;
     }
   }
 

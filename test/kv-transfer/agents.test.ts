@@ -46,6 +46,18 @@ async function noticed(agent: TransferAgent, pull: PullSpec, into: TransferNode)
   }
 }
 
+test('tcp: more reads at once than an owner lets wait all arrive', async () => {
+  // Blocks that are sent by the connections' threads, one behind the other.
+  const large = { ...layout, headDim: 512 };
+  await withNodes({ kind: 'tcp', layout: large }, { kind: 'tcp', layout: large }, async (owner, reader) => {
+    fillBlock(owner.pool, 3);
+    const remote = remoteOf(owner.agent, 'owner');
+    const reads = Array.from({ length: 2500 }, () => reader.agent.read(pullOf(remote, [3]), reader.pool));
+    const results = await Promise.all(reads);
+    assert.ok(results.every(({ valid }) => valid[0] === 1));
+  });
+});
+
 for (const kind of kinds) {
   test(`${kind}: blocks arrive as they are, and bytes sent equal bytes received`, async () => {
     await withNodes({ kind }, { kind }, async (owner, reader) => {

@@ -1,5 +1,5 @@
 // Packed weights are kept in a file: found again, shared, and never trusted when they are not what was asked for.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   mkdirSync,
@@ -8,6 +8,7 @@ import {
   readFileSync,
   rmSync,
   truncateSync,
+  utimesSync,
   writeFileSync,
 } from 'node:fs';
 import os from 'node:os';
@@ -151,6 +152,34 @@ test('of processes that start at once one packs and the others map, all with the
     assert.equal(loaded.map(([source]) => source).sort(), ['mapped', 'mapped', 'written']);
     assert.is(new Set(loaded.map(([, hash]) => hash)).size, 1);
     assert.equal(readdirSync(folder), ['packed']);
+  }));
+
+test('without locks on folders every process packs a file of its own, and the last one stays', () =>
+  withModel(async (random, folder) => {
+    const compiler = process.env.CXX ?? 'c++';
+    if (spawnSync(compiler, ['--version']).status !== 0)
+      return console.log(`skipped: there is no compiler ${compiler}`);
+    const source = fileURLToPath(new URL('../../../test/native/no-file-locks.cc', import.meta.url));
+    const library = path.join(folder, 'no-file-locks.so');
+    const args = ['-std=c++17', '-shared', '-fPIC', source, '-o', library, '-ldl'];
+    const built = spawnSync(compiler, args, { encoding: 'utf8' });
+    assert.is(built.status, 0, built.stderr);
+    mkdirSync(path.join(folder, 'shared'));
+    const file = path.join(folder, 'shared', 'packed');
+    const left = `${file}.tmp.1`;
+    writeFileSync(left, 'of a process that was ended');
+    utimesSync(left, 0, 0);
+    const loaded = await Promise.all(
+      [0, 1, 2].map(() => inProcess(random, file, `export LD_PRELOAD=${library};`)),
+    );
+    assert.equal(
+      loaded.map(([where]) => where),
+      ['written', 'written', 'written'],
+    );
+    loaded.push(await inProcess(random, file));
+    assert.is(loaded.at(-1)![0], 'mapped');
+    assert.is(new Set(loaded.map(([, hash]) => hash)).size, 1);
+    assert.equal(readdirSync(path.dirname(file)), ['packed']);
   }));
 
 test('where the disk has no room the weights stay in memory, and nothing is left behind', () =>

@@ -12,7 +12,7 @@ const nodeTimeoutMs = 5000;
 export interface NodeAnswer {
   readonly role: 'prefill' | 'decode';
   readonly url: string;
-  /** The node's JSON; null when it failed. */
+  /** The node's JSON; null when it failed, or said nothing more than that it did not. */
   readonly answer: unknown;
   readonly error: string | null;
 }
@@ -85,7 +85,9 @@ async function resetAll(nodes: readonly ProxyNode[], { req, res, url }: RouteCon
   forwarded.delete('role');
   const answers = await askAll(chosen, 'POST', `/reset_prefix_cache?${forwarded}`, undefined, res);
   if (res.headersSent) return;
-  const success = answers.every(({ answer }) => isTrue(answer, 'success'));
+  const success = answers.every(({ answer, error }) =>
+    answer === null ? error === null : isTrue(answer, 'success'),
+  );
   sendJson(res, 200, { success, nodes: answers });
 }
 
@@ -123,8 +125,18 @@ async function askAll(
     const text = response.bytes.toString('utf8');
     if (response.status !== 200)
       return { role, url, answer: null, error: `HTTP ${response.status}: ${text}` };
-    return { role, url, answer: JSON.parse(text) as unknown, error: null };
+    return { role, url, ...parseAnswer(text) };
   });
+}
+
+/** vLLM's nodes say that they have reset their caches with an empty body. */
+function parseAnswer(text: string): Pick<NodeAnswer, 'answer' | 'error'> {
+  if (text === '') return { answer: null, error: null };
+  try {
+    return { answer: JSON.parse(text) as unknown, error: null };
+  } catch (error) {
+    return { answer: null, error: `Expected JSON but received ${text.slice(0, 200)}: ${messageOf(error)}` };
+  }
 }
 
 /** All nodes would say the same: the first one that answers is asked. */

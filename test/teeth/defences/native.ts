@@ -144,4 +144,11 @@ export const nativeDefences: readonly Defence[] = [
     instead: 'status.st_size < kPageBytes',
     tests: ['test/native/peer-pool.test.ts'],
   },
+  {
+    against: 'two hosts that pack one model’s weights at once on a file system without locks',
+    file: 'native/packed_file.cc',
+    text: 'return path + kTemporary + std::to_string(number);',
+    instead: 'return number == 0 ? "" : path + kTemporary;',
+    tests: ['test/native/packed-cache.test.ts'],
+  },
 ];

@@ -201,4 +201,11 @@ export const wireDefences: readonly Defence[] = [
     instead: '',
     tests: ['test/model/onnx-telemetry.test.ts'],
   },
+  {
+    against: 'more reads at once than a peer lets wait',
+    file: 'src/kv-transfer/agent-tcp.ts',
+    text: 'this.#numPartsUnderWay < maxPartsUnderWay',
+    instead: 'this.#numPartsUnderWay < Number.POSITIVE_INFINITY',
+    tests: ['test/kv-transfer/agents.test.ts'],
+  },
 ];
