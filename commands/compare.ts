@@ -22,7 +22,8 @@ export default class Compare extends BaseCommand {
   static override readonly args = {
     run: string({
       required: true,
-      description: 'Folder of a kept run, its name, or `latest`. May be repeated.',
+      description:
+        'Folder of a kept run, its name, or `latest`, which is the last one with conversations. May be repeated.',
     }),
   };
 

@@ -20,7 +20,10 @@ export default class Export extends BaseCommand {
   ];
 
   static override readonly args = {
-    run: string({ required: true, description: 'Folder of a kept run, its name, or `latest`.' }),
+    run: string({
+      required: true,
+      description: 'Folder of a kept run, its name, or `latest`, which is the last one with conversations.',
+    }),
   };
 
   static override readonly flags = {

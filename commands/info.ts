@@ -26,6 +26,11 @@ export default class Info extends BaseCommand {
   }
 }
 
+const labelColumns = 18;
+const numBorders = 3;
+const usualColumns = 80;
+const maxColumns = 120;
+
 function inWords({ works, why_not, detail }: Availability): string {
   if (works) return detail === null ? 'works' : `works: ${detail}`;
   return `no: ${why_not}`;
@@ -40,7 +45,9 @@ async function table({
   kv_agents,
 }: MachineReport): Promise<string> {
   const { default: Table } = await import('cli-table3');
-  const out = new Table({ style: { head: [], border: [] }, colWidths: [22, 96], wordWrap: true });
+  const width = Math.min(maxColumns, process.stdout.columns ?? usualColumns);
+  const colWidths = [labelColumns, Math.max(labelColumns, width - labelColumns - numBorders)];
+  const out = new Table({ style: { head: [], border: [] }, colWidths, wordWrap: true });
   const kernels =
     native.nvcc === null ? 'left out' : `nvcc ${native.nvcc}, ${formatBytes(native.fatbin_bytes)}`;
   out.push(

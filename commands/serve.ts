@@ -3,7 +3,12 @@ import { apiKeysOf } from '../src/cli/api-keys.js';
 import { BaseCommand } from '../src/cli/base-command.js';
 import { engineOptions } from '../src/cli/engine-flags.js';
 import { onInterrupt } from '../src/cli/interrupt.js';
-import { refuseForeignFlags, type ServeFlags, serveFlags } from '../src/cli/serve-flags.js';
+import {
+  refuseClashingPorts,
+  refuseForeignFlags,
+  type ServeFlags,
+  serveFlags,
+} from '../src/cli/serve-flags.js';
 import type { NodeRole } from '../src/config.js';
 import { defaults, type EngineOptions, mergeEngineOptions } from '../src/engine-options.js';
 import { VllmPdError } from '../src/errors.js';
@@ -54,7 +59,11 @@ export default class Serve extends BaseCommand {
       return;
     }
     const controller = new AbortController();
-    const forget = onInterrupt(() => controller.abort());
+    const forget = onInterrupt(() => {
+      if (process.stderr.isTTY)
+        process.stderr.write('Answers under way may end; Ctrl-C again stops at once.\n');
+      controller.abort();
+    });
     try {
       if (role === 'proxy') await this.#serveProxy(flags, controller.signal);
       else if (role) await this.#serveNode(nodeOptions(role, flags), controller.signal);
@@ -67,6 +76,7 @@ export default class Serve extends BaseCommand {
   }
 
   async #serveCluster(flags: ServeFlags, signal: AbortSignal): Promise<void> {
+    refuseClashingPorts(flags);
     const { startCluster } = await import('../src/server/cluster.js');
     const progress = await this.startProgress('making the model', percent);
     const packing = await this.startProgress('packing weights', percent);

@@ -6,6 +6,7 @@ import { faultKinds } from '../../src/chaos/fault.js';
 import { BaseCommand } from '../../src/cli/base-command.js';
 import { onInterrupt } from '../../src/cli/interrupt.js';
 import { given } from '../../src/engine-options.js';
+import { VllmPdError } from '../../src/errors.js';
 
 const soakModes = ['uni', 'bi', 'ticket'] as const;
 const soakTransports = ['shm', 'tcp'] as const;
@@ -83,6 +84,14 @@ export default class BenchChaos extends BaseCommand {
 
   async run(): Promise<ChaosRun> {
     const { flags } = await this.parse(BenchChaos);
+    const storeFault = flags.store === 'none' && flags.fault?.find((kind) => kind.startsWith('store_'));
+    if (storeFault) {
+      const message = `--fault ${storeFault} strikes a store, but the nodes have none.`;
+      throw new VllmPdError('INVALID_ARGUMENT', message, {
+        param: 'fault',
+        suggestions: ['Give them one: --store directory.'],
+      });
+    }
     // What fails is wanted here; the nodes' and the proxy's logs would be full of it.
     process.env.VLLM_PD_LOG_LEVEL ??= 'silent';
     const { failUnlessClean, runChaos } = await import('../../src/chaos/chaos-bench.js');

@@ -100,7 +100,8 @@ export default class BenchMultiTurn extends BaseCommand {
     const { renderForecast } = await import('../../src/bench/forecast/forecast-table.js');
     const { openPromptMeter } = await import('../../src/model/prompt-meter.js');
     const engine = engineOptions({ ...flags, seed: undefined });
-    const meter = await openPromptMeter(flags.model ?? 'default', flags['kv-cache-dtype'] ?? 'auto');
+    const { 'kv-cache-dtype': kvCacheDtype = 'auto', backend } = flags;
+    const meter = await openPromptMeter(flags.model ?? 'default', kvCacheDtype, backend);
     const result = await forecast({ workload, engine, limit: flags.limit ?? null, meter, kv: meter.kv });
     this.log(renderForecast(result));
     return result;

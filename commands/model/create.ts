@@ -3,6 +3,7 @@ import path from 'node:path';
 import { string } from '@oclif/core/args';
 import { integer, option } from '@oclif/core/flags';
 import { BaseCommand } from '../../src/cli/base-command.js';
+import { onInterrupt } from '../../src/cli/interrupt.js';
 import { defaults } from '../../src/engine-options.js';
 import type { ArchitectureName, WeightsFormat } from '../../src/model/default-model.js';
 import { type PublishedShape, publishedShapeNames } from '../../src/model/published-shapes.js';
@@ -71,8 +72,19 @@ export default class ModelCreate extends BaseCommand {
     const folder = path.resolve(args.folder);
     const percent = 100;
     const progress = await this.startProgress('weights', percent);
-    const onProgress = (fraction: number) => progress.update(Math.round(fraction * percent));
-    const created = await this.#create(folder, flags, onProgress).finally(() => progress.stop());
+    let isStopped = false;
+    const offInterrupt = onInterrupt(() => {
+      isStopped = true;
+    });
+    const onProgress = (fraction: number) => {
+      // What was written so far is removed on the way out.
+      if (isStopped) throw new VllmPdError('INTERNAL', 'The writing of the model was stopped.');
+      progress.update(Math.round(fraction * percent));
+    };
+    const created = await this.#create(folder, flags, onProgress).finally(() => {
+      offInterrupt();
+      progress.stop();
+    });
     if (!created) {
       const message = `${folder} has content already; expected a folder that does not exist or is empty.`;
       throw new VllmPdError('INVALID_ARGUMENT', message, { param: 'folder' });

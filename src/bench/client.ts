@@ -200,7 +200,10 @@ async function refusal(response: Dispatcher.ResponseData, url: string): Promise<
   const status = response.statusCode;
   const sentence = `${url} answered ${status}: ${errorMessage(text)}`;
   if (status === 400) return new VllmPdError('INVALID_ARGUMENT', sentence);
-  if (status === 401) return new VllmPdError('UNAUTHORIZED', sentence);
+  if (status === 401) {
+    const suggestions = ['Set VLLM_PD_API_KEY to a key of that server.'];
+    return new VllmPdError('UNAUTHORIZED', sentence, { suggestions });
+  }
   if (status === 404) return new VllmPdError('NOT_FOUND', sentence);
   if (status === 502 || status === 503) return new VllmPdError('NODE_UNREACHABLE', sentence);
   return new VllmPdError('INTERNAL', sentence);

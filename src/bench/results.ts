@@ -166,7 +166,12 @@ function moveToFreeName(draft: string, wanted: string): string {
 }
 
 function isFile(file: string): boolean {
-  return statSync(file, { throwIfNoEntry: false })?.isFile() ?? false;
+  try {
+    return statSync(file, { throwIfNoEntry: false })?.isFile() ?? false;
+  } catch {
+    // What is above it is no folder.
+    return false;
+  }
 }
 
 function json(value: unknown): string {

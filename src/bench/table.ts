@@ -163,5 +163,12 @@ function notes({ run, modes }: RunSummary): string {
         'see `vllm-pd model inspect`; where only the split differs, --reuse-token-ids helps.',
     );
   }
+  const { num_decode_nodes: numDecodeNodes = 1, decode_routing: routing = 'session' } = run.config ?? {};
+  if (numDecodeNodes > 1 && routing !== 'session') {
+    lines.push(
+      `! With --decode-routing ${routing} a conversation's turns may be decoded by different nodes: what another of them ` +
+        'generated counts as new, and bi does not read it from there.',
+    );
+  }
   return [...lines, ...scheduleLines(modes), ...datasetLines(run.workload.dataset)].join('\n');
 }

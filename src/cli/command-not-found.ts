@@ -4,6 +4,15 @@ import type { Hook } from '@oclif/core/hooks';
 import { errorJson, printError } from './command-error.js';
 import { nearest } from './nearest.js';
 
+/** What other programs have as commands or short flags. */
+const flagFor: Readonly<Record<string, string>> = {
+  help: '--help',
+  '-h': '--help',
+  version: '--version',
+  '-v': '--version',
+  '-V': '--version',
+};
+
 const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
   const words = id.split(':');
   const known = words
@@ -16,10 +25,11 @@ const notFound: Hook.CommandNotFound = async ({ id, argv = [], config }) => {
       : `\`${known.replaceAll(':', ' ')}\` takes no argument but received \`${words.slice(known.split(':').length).join(' ')}\`.`;
   const meant =
     known === undefined
-      ? nearest(
+      ? (flagFor[typed] ??
+        nearest(
           typed,
           config.commandIDs.map((name) => name.replaceAll(':', ' ')),
-        )
+        ))
       : null;
   const topic = known?.replaceAll(':', ' ') ?? (config.findTopic(words[0]!) ? words[0]! : '');
   const help = ['vllm-pd', topic, '--help'].filter(Boolean).join(' ');

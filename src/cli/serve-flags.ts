@@ -7,8 +7,10 @@ import { engineFlags } from './engine-flags.js';
 import { inHelpGroup, nonNegativeSeconds, shown } from './flag-types.js';
 import { nodeCountFlags, routingFlags } from './node-flags.js';
 
+const maxPort = 65_535;
+
 const port = (description: string, shownDefault: string) =>
-  integer({ description, min: 0, max: 65_535, ...shown(shownDefault) });
+  integer({ description, min: 0, max: maxPort, ...shown(shownDefault) });
 
 const clusterFlags = {
   ...nodeCountFlags,
@@ -119,6 +121,36 @@ export function refuseForeignFlags(flags: ServeFlags): void {
     refuse(flags, engineOnly, 'is for nodes: a proxy alone runs no model');
   } else if (role !== undefined) {
     refuse(flags, proxyFlags, 'is for a proxy and does not go with a single node');
+  }
+}
+
+/** Ports that were given for a cluster's processes: each is one, and nobody's else. Throws INVALID_ARGUMENT. */
+export function refuseClashingPorts(flags: ServeFlags): void {
+  const {
+    port = 0,
+    prefill = 1,
+    decode = 1,
+    'prefill-port': prefillPort = 0,
+    'decode-port': decodePort = 0,
+  } = flags;
+  const taken = new Map<number, string>();
+  const firstPorts = {
+    port: [port, 1],
+    'prefill-port': [prefillPort, prefill],
+    'decode-port': [decodePort, decode],
+  };
+  for (const [name, [first, count]] of Object.entries(firstPorts) as [string, [number, number]][]) {
+    if (first === 0) continue;
+    for (let number = first; number < first + count; number += 1) {
+      const by = taken.get(number);
+      if (number <= maxPort && by === undefined) {
+        taken.set(number, name);
+        continue;
+      }
+      const what = count === 1 ? `--${name} ${first}` : `--${name} ${first} and the ${count - 1} behind it`;
+      const why = by === undefined ? `ends above ${maxPort}` : `clashes with --${by}: both take ${number}`;
+      throw new VllmPdError('INVALID_ARGUMENT', `${what} ${why}.`, { param: name });
+    }
   }
 }
 

@@ -22,17 +22,14 @@ export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLi
   if (numTokens === 0) {
     throw refusal('Expected a prompt of at least one token but received an empty one.', 'prompt');
   }
-  if (numTokens >= kvCacheTokens) {
-    const message =
-      `The KV cache of this node holds ${kvCacheTokens} tokens, prompt and answer together, ` +
-      `but the prompt has ${numTokens} tokens. ` +
-      'Please reduce the length of the prompt or give the node more blocks.';
-    throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
-  }
-  if (numTokens >= maxModelLen) {
-    const message =
-      `This model's maximum context length is ${maxModelLen} tokens, prompt and answer together, ` +
-      `but the prompt has ${numTokens} tokens. Please reduce the length of the prompt.`;
+  if (numTokens >= Math.min(maxModelLen, kvCacheTokens)) {
+    // More blocks do not help where the context ends first.
+    const limit =
+      maxModelLen <= kvCacheTokens
+        ? `This model's maximum context length is ${maxModelLen} tokens, prompt and answer together,`
+        : `The KV cache of this node holds ${kvCacheTokens} tokens, prompt and answer together,`;
+    const way = maxModelLen <= kvCacheTokens ? '' : ' or give the node more blocks';
+    const message = `${limit} but the prompt has ${numTokens} tokens. Please reduce the length of the prompt${way}.`;
     throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
   }
   for (let i = 0; i < numTokens; i += 1) {

@@ -1,6 +1,6 @@
 // Blocks as files in a directory: on the node's disk, or on a file system that several nodes share.
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readFile, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises';
+import { open, readFile, rename, rm, stat, unlink, utimes, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
@@ -14,6 +14,7 @@ import {
   type StoreStats,
   type StoreTier,
 } from './kv-store.js';
+import { makeFolder } from './make-folder.js';
 import { StoreIndex, type StoreLimits } from './store-index.js';
 
 export interface DirectoryStoreOptions extends StoreLimits {
@@ -66,7 +67,7 @@ export class DirectoryStore implements KVStore {
   static async open(options: DirectoryStoreOptions): Promise<DirectoryStore> {
     const store = new DirectoryStore(options);
     try {
-      await mkdir(store.#folder('tmp'), { recursive: true });
+      await makeFolder(store.#folder('tmp'));
       const probe = store.#temporary();
       await writeFile(probe, '');
       await unlink(probe);
@@ -197,7 +198,7 @@ export class DirectoryStore implements KVStore {
     const file = this.#file(block.hash);
     const folder = path.dirname(file);
     if (!this.#madeFolders.has(folder)) {
-      await mkdir(folder, { recursive: true });
+      await makeFolder(folder);
       this.#madeFolders.add(folder);
     }
     const temporary = this.#temporary();
@@ -207,7 +208,7 @@ export class DirectoryStore implements KVStore {
     } catch (error) {
       // Somebody may have removed the folders.
       this.#madeFolders.clear();
-      await mkdir(this.#folder('tmp'), { recursive: true }).catch(() => {});
+      await makeFolder(this.#folder('tmp')).catch(() => {});
       await rm(temporary, { force: true }).catch(() => {});
       throw error;
     }

@@ -105,7 +105,7 @@ async function checkRoom(folder: string, config: ModelConfig, options: DummyOpti
   const free = options.freeBytes ?? (await freeBytesAt(folder));
   if (needed <= free) return;
   const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-  const message = `The weights take ${gib(needed)} while they are written, but ${folder} has ${gib(free)} free.`;
+  const message = `The weights take ${gib(needed)} while they are written, but ${path.dirname(folder)} has ${gib(free)} free.`;
   throw new VllmPdError('INVALID_ARGUMENT', message, {
     param: 'folder',
     suggestions: ['Write fewer layers with --num-layers.'],

@@ -1,5 +1,8 @@
 // Lengths of prompts without running a model: tokens of texts, tokens of the chat template, bytes of KV.
-import { type KvCacheDtypeChoice, kvElementBytes } from '../config.js';
+import { type BackendChoice, type KvCacheDtype, type KvCacheDtypeChoice, kvElementBytes } from '../config.js';
+import { loadNative } from '../native.js';
+import { chooseBackend } from './choose-backend.js';
+import { resolveKvCacheDtype } from './kv-cache-dtype.js';
 import { loadModelTexts } from './model-folder.js';
 import { type PublishedShape, publishedShapeNames, publishedShapes } from './published-shapes.js';
 import { resolveModel } from './resolve-model.js';
@@ -14,6 +17,16 @@ export interface PromptMeter {
   readonly kv: { readonly model: string; readonly dtype: string; readonly bytes_per_token: number };
 }
 
+/** What KV of published models is kept as where it matters: on GPUs, and on chips with AVX-512. */
+const publishedDtype: KvCacheDtype = 'bfloat16';
+
+/** What `auto` is on this machine. */
+function dtypeHere(choice: BackendChoice | undefined): KvCacheDtype {
+  const backend = chooseBackend({ ...(choice && { backend: choice }) });
+  const weights = backend === 'cuda' ? 'bfloat16' : loadNative().defaultDtype;
+  return resolveKvCacheDtype('auto', backend, weights);
+}
+
 /** One token or few in any vocabulary, and nothing that a template would trim. */
 const placeholder = 'a';
 
@@ -21,14 +34,17 @@ const placeholder = 'a';
  * `model`: as `resolveModel` takes it, or the name of a published shape, whose KV is priced then, with the embedded
  * tokenizer. Throws NOT_FOUND or BAD_FILE.
  */
-export async function openPromptMeter(model: string, kvCacheDtype: KvCacheDtypeChoice): Promise<PromptMeter> {
+export async function openPromptMeter(
+  model: string,
+  kvCacheDtype: KvCacheDtypeChoice,
+  backend?: BackendChoice,
+): Promise<PromptMeter> {
   const shape = publishedShapeNames.find((name) => name === model);
   const { config, tokenizer, chatTemplate } = await loadModelTexts(
     await resolveModel(shape ? 'default' : model),
   );
   const elements = shape ? kvElementsOf(shape) : config.numLayers * 2 * config.numKvHeads * config.headDim;
-  // What auto means on chips with AVX-512 and on GPUs, where these figures matter.
-  const dtype = kvCacheDtype === 'auto' ? 'bfloat16' : kvCacheDtype;
+  const dtype = kvCacheDtype !== 'auto' ? kvCacheDtype : shape ? publishedDtype : dtypeHere(backend);
   const count = (text: string) => tokenizer.encode(text, { addSpecialTokens: false }).length;
   const added = new Map<string, number>();
   return {

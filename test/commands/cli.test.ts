@@ -43,6 +43,8 @@ for (const [args, sentence] of [
 
 for (const [args, suggestion] of [
   [['serv'], 'Did you mean `serve`?'],
+  [['help'], 'Did you mean `--help`?'],
+  [['version'], 'Did you mean `--version`?'],
   [['bench', 'mutli-turn'], 'Did you mean `bench multi-turn`?'],
   [['serve', '--prot', '1'], 'Did you mean --port?'],
 ] as const) {

@@ -75,6 +75,16 @@ test('runs of other benchmarks have no turns to compare or export, which is said
   }
 });
 
+test('a file is no kept run, which is said', async ({ folder, at }) => {
+  const file = path.join(folder, 'report.txt');
+  writeFileSync(file, 'text');
+  for (const command of ['compare', 'export']) {
+    const { exitCode, stderr } = await runCommand([command, file, ...at]);
+    assert.is(exitCode, 2);
+    assert.match(stderr, /^Error: There is no kept run/);
+  }
+});
+
 test('export writes each format to stdout or a file', async ({ folder, at }) => {
   const csv = await runCommand(['export', 'latest', '--format', 'csv', ...at]);
   assert.is(csv.stdout.trim().split('\n').length, 3);

@@ -83,6 +83,15 @@ test('a driver without a device, an old device and a good one are told apart', (
   assert.match(info(env), /GPU 0\s+│ Emulated GPU, compute capability 9\.0, 4\.00 GiB/);
 });
 
+test('as a table it fits a usual terminal', () => {
+  const widest = Math.max(
+    ...info({})
+      .split('\n')
+      .map((line) => line.length),
+  );
+  assert.ok(widest <= 80, `${widest} columns`);
+});
+
 test('an unknown flag is refused with the help to ask for', () => {
   const { status, stderr } = spawnSync(process.execPath, [bin, 'info', '--nothing'], { encoding: 'utf8' });
   assert.is(status, 2);

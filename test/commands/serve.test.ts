@@ -258,6 +258,15 @@ const refused: readonly (readonly [readonly string[], RegExp])[] = [
   [['--prefill-url', 'http://a:1'], /--prefill-url needs --role proxy/],
   [['--role', 'proxy'], /at least one --decode-url/],
   [['--role', 'proxy', '--decode-url', 'a:1'], /Expected the address of a decode node/],
+  [
+    ['--prefill-port', '65535', '--prefill', '2'],
+    /--prefill-port 65535 and the 1 behind it ends above 65535/,
+  ],
+  [
+    ['--port', '18001', '--prefill-port', '18000', '--prefill', '2'],
+    /--prefill-port 18000 and the 1 behind it clashes with --port: both take 18001/,
+  ],
+  [['--decode-port', '18000', '--prefill-port', '18000'], /--decode-port 18000 clashes with --prefill-port/],
   [['--side-channel-port', '1'], /needs --role prefill, decode or both/],
   [['--log-level', 'loud'], /--log-level=loud/],
   [['--no-such-flag'], /Nonexistent flag: --no-such-flag/],

@@ -5,6 +5,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { startCommand } from '../command-runner.js';
 import { byteLevelTokenizer, withFolder } from './model-folders.js';
 
 const bin = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../../src/bin.js');
@@ -42,6 +43,24 @@ test('create writes a folder that inspect describes', () =>
     assert.is(report.path, folder);
     assert.is(report.kv_bytes_per_block, 32 * report.kv_bytes_per_token);
     assert.is(report.history_round_trip, 'any_answer');
+  }));
+
+test('Ctrl-C while a model is written ends with 130, and nothing of it stays', () =>
+  withFolder({}, async (parent) => {
+    const command = startCommand([
+      'model',
+      'create',
+      path.join(parent, 'big'),
+      '--arch',
+      'smollm2-360m',
+      '--json',
+    ]);
+    while ((await readdir(parent)).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    process.kill(command.pid, 'SIGINT');
+    const { exitCode, stdout } = await command.result;
+    assert.is(exitCode, 130);
+    assert.is((JSON.parse(stdout) as { error: { code: string } }).error.code, 'INTERRUPTED');
+    assert.equal(await readdir(parent), []);
   }));
 
 test('inspect of an embedded model makes it in the cache and prints a table', () =>
