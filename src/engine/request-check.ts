@@ -25,10 +25,10 @@ export function checkPrompt(promptTokenIds: readonly number[], limits: RequestLi
   if (numTokens >= Math.min(maxModelLen, kvCacheTokens)) {
     // More blocks do not help where the context ends first.
     const limit =
-      maxModelLen <= kvCacheTokens
+      maxModelLen < kvCacheTokens
         ? `This model's maximum context length is ${maxModelLen} tokens, prompt and answer together,`
         : `The KV cache of this node holds ${kvCacheTokens} tokens, prompt and answer together,`;
-    const way = maxModelLen <= kvCacheTokens ? '' : ' or give the node more blocks';
+    const way = maxModelLen < kvCacheTokens ? '' : ' or give the node more blocks';
     const message = `${limit} but the prompt has ${numTokens} tokens. Please reduce the length of the prompt${way}.`;
     throw new VllmPdError('PROMPT_TOO_LONG', message, { param: 'prompt' });
   }
