@@ -41,20 +41,17 @@ constexpr TileShape shape_of() {
   return Format::kStepK == 1 ? kFloatShape : kNarrowShape;
 }
 /**
- * How far ahead a panel is asked for that one tile of rows goes through, and into which cache (3 = the nearest). Where
- * AVX2 widens weights, nearer than elsewhere; there float32 loses by it.
+ * How far ahead a panel is asked for that one tile of rows goes through, and into which cache what is asked for comes (3 =
+ * the nearest): of few rows of narrow weights later and nearer than else. With float32 they lose by it, and where several
+ * tiles go through a panel, the next one would push it out of the nearest cache.
  */
-#if defined(__AVX2__) && !defined(VLLM_PD_AVX512)
-template <typename Format>
-constexpr bool kAsksLate = Format::kStepK > 1;
-#else
-template <typename Format>
-constexpr bool kAsksLate = false;
-#endif
-template <typename Format>
-constexpr int64_t kPanelAhead = kAsksLate<Format> ? 2 * 1024 : 8 * 1024;
-template <typename Format>
-constexpr int kCacheAhead = kAsksLate<Format> ? 3 : 2;
+template <typename Format, int kVecs>
+constexpr bool kAsksLate = Format::kStepK > 1 && kVecs == kFewRowsShape.vecs;
+template <typename Format, int kVecs>
+constexpr int64_t kPanelAhead = kAsksLate<Format, kVecs> ? 2 * 1024 : 8 * 1024;
+template <typename Format, int kVecs>
+constexpr int kCacheAhead = kAsksLate<Format, kVecs> ? 3 : 2;
+static_assert(kFewRowsShape.vecs == 0 || (kFewRowsShape.vecs != kFloatShape.vecs && kFewRowsShape.vecs != kNarrowShape.vecs));
 
 VLLM_PD_INLINE V16 finish_sums(const V16& sums, const MatmulArgs&, int64_t, int64_t) { return sums; }
 
@@ -104,8 +101,8 @@ void matmul_tile(const MatmulArgs& args, int64_t row, int64_t column, const Pane
   const uint8_t* ahead = panel_ahead.begin;
   const int64_t ahead_step = panel_ahead.bytes_a_step;
   for (int64_t i = 0; i < num_steps; ++i, a += kRowStep, panel += kStepBytes, ahead += ahead_step) {
-    __builtin_prefetch(ahead, 0, kCacheAhead<Format>);
-    __builtin_prefetch(ahead + ahead_step / 2, 0, kCacheAhead<Format>);
+    __builtin_prefetch(ahead, 0, kCacheAhead<Format, kVecs>);
+    __builtin_prefetch(ahead + ahead_step / 2, 0, kCacheAhead<Format, kVecs>);
     typename Format::Columns columns[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) columns[v] = Format::load_columns(panel + v * kLanes * 4);
@@ -144,7 +141,7 @@ VLLM_PD_INLINE void matmul_in_tiles(const MatmulArgs& args) {
       // is mostly read next, by whichever thread.
       PanelAhead ahead{panel, 0};
       if (num_tiles == 1) {
-        ahead = {panel + kPanelAhead<Format>, kStepBytes};
+        ahead = {panel + kPanelAhead<Format, kVecs>, kStepBytes};
       } else if (row < 2 * tile_rows) {
         ahead = {panel + panel_bytes + row / tile_rows * (panel_bytes / 2), kStepBytes / 2};
       }
