@@ -55,6 +55,16 @@ const turns = [
 const run = createRunInfo({ checks: [{ name: 'outputs are identical', ok: true, detail: '2 turns' }] });
 const summary = summarizeRun(run, turns);
 
+test('where a conversation moves between decode nodes it is said what the ledger cannot know', () => {
+  const render = (routing: 'session' | 'round-robin') => {
+    const { config } = createRunInfo();
+    const nodes = { num_prefill_nodes: 1, num_decode_nodes: 2, decode_routing: routing };
+    return renderRun(summarizeRun(createRunInfo({ config: { ...config!, ...nodes } }), turns), turns);
+  };
+  assert.match(render('round-robin'), /! With --decode-routing round-robin .* counts as new/);
+  assert.not.match(render('session'), '--decode-routing');
+});
+
 test('the headline says what was saved, how much faster that was, and whether the answers are the same', () => {
   assert.is(
     headline(summary),
