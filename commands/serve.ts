@@ -76,7 +76,7 @@ export default class Serve extends BaseCommand {
   }
 
   async #serveCluster(flags: ServeFlags, signal: AbortSignal): Promise<void> {
-    refuseClashingPorts(flags);
+    refuseClashingPorts(flags, defaultPorts.proxy);
     const { startCluster } = await import('../src/server/cluster.js');
     const progress = await this.startProgress('making the model', percent);
     const packing = await this.startProgress('packing weights', percent);

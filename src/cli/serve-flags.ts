@@ -124,10 +124,13 @@ export function refuseForeignFlags(flags: ServeFlags): void {
   }
 }
 
-/** Ports that were given for a cluster's processes: each is one, and nobody's else. Throws INVALID_ARGUMENT. */
-export function refuseClashingPorts(flags: ServeFlags): void {
+/**
+ * Ports of a cluster's processes, the proxy's `defaultPort` unless one was given: each is one, and nobody's else. Throws
+ * INVALID_ARGUMENT.
+ */
+export function refuseClashingPorts(flags: ServeFlags, defaultPort: number): void {
   const {
-    port = 0,
+    port = defaultPort,
     prefill = 1,
     decode = 1,
     'prefill-port': prefillPort = 0,

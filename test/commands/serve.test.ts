@@ -266,6 +266,7 @@ const refused: readonly (readonly [readonly string[], RegExp])[] = [
     ['--port', '18001', '--prefill-port', '18000', '--prefill', '2'],
     /--prefill-port 18000 and the 1 behind it clashes with --port: both take 18001/,
   ],
+  [['--prefill-port', '8000'], /--prefill-port 8000 clashes with --port: both take 8000/],
   [['--decode-port', '18000', '--prefill-port', '18000'], /--decode-port 18000 clashes with --prefill-port/],
   [['--side-channel-port', '1'], /needs --role prefill, decode or both/],
   [['--log-level', 'loud'], /--log-level=loud/],
