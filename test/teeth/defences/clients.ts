@@ -169,9 +169,9 @@ export const clientDefences: readonly Defence[] = [
     tests: ['test/engine/request-stream.test.ts'],
   },
   {
-    against: 'prompts longer than the context',
+    against: 'prompts longer than the context or the pool',
     file: 'src/engine/request-check.ts',
-    text: 'if (numTokens >= maxModelLen) {',
+    text: 'if (numTokens >= Math.min(maxModelLen, kvCacheTokens)) {',
     instead: 'if (numTokens < 0) {',
     tests: ['test/engine/engine.test.ts', 'test/server/api/bad-input.test.ts'],
   },
