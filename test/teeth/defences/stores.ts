@@ -119,7 +119,7 @@ export const storeDefences: readonly Defence[] = [
   {
     against: 'a directory that is deleted under its store',
     file: 'src/kv-store/directory-store.ts',
-    text: "await mkdir(this.#folder('tmp'), { recursive: true }).catch(() => {});",
+    text: "await makeFolder(this.#folder('tmp')).catch(() => {});",
     instead: '',
     tests: failing,
   },
