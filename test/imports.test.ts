@@ -15,6 +15,7 @@ const vocabulary = new Set([
   'engine-options',
   'errors',
   'log',
+  'make-folder',
   'version',
 ]);
 

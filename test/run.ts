@@ -16,7 +16,7 @@ interface FileResult {
 }
 
 /** A test that needs something absent prints `skipped: <why>` and still passes in uvu's eyes; it is counted apart. */
-const skipMark = /^skipped: .+$/gm;
+const skipMark = /(?<=^[•✘ ]*)skipped: .+$/gm;
 
 function count(output: string, label: string): number {
   const match = new RegExp(`${label}:\\s+(\\d+)`).exec(output);

@@ -1,9 +1,6 @@
 // AMX's tile registers as functions.
 #pragma once
 
-#if defined(VLLM_PD_EMULATED)
-#include "cpu/emulated/amx_tiles.h"
-#else
 #include <cstdint>
 
 namespace vllm_pd::cpu {
@@ -17,6 +14,16 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {};
   uint8_t num_rows[16] = {};
 };
+
+}  // namespace
+}  // namespace vllm_pd::cpu
+
+#if defined(VLLM_PD_EMULATED)
+#include "cpu/emulated/amx_tiles.h"
+#else
+
+namespace vllm_pd::cpu {
+namespace {
 
 // In assembly: GCC 12's intrinsics paste the tile's number into it as written, so a template's argument will
 // not do.

@@ -42,8 +42,7 @@ constexpr TileShape shape_of() {
 }
 /**
  * How far ahead a panel is asked for that one tile of rows goes through, and into which cache what is asked for comes (3 =
- * the nearest): of few rows of narrow weights later and nearer than else. With float32 they lose by it, and where several
- * tiles go through a panel, the next one would push it out of the nearest cache.
+ * the nearest): of few rows of narrow weights later and nearer than else. With float32 they lose by it.
  */
 template <typename Format, int kVecs>
 constexpr bool kAsksLate = Format::kStepK > 1 && kVecs == kFewRowsShape.vecs;

@@ -1,6 +1,5 @@
 // Kept runs: one folder each below results/, written whole or not at all, and read back.
 import {
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -12,6 +11,7 @@ import {
 } from 'node:fs';
 import path from 'node:path';
 import { messageOf, VllmPdError } from '../errors.js';
+import { makeFolderSync } from '../make-folder.js';
 import { turnsToCsv, turnsToJsonLines } from './export-turns.js';
 import type { MetricsChoice } from './metrics-choice.js';
 import type { RunInfo } from './run-info.js';
@@ -63,7 +63,7 @@ export async function keepRun(
 /** Writes a run's files by their names; returns the folder. */
 export function keepFiles(resultsDir: string, id: string, files: Readonly<Record<string, string>>): string {
   return keeping(resultsDir, () => {
-    mkdirSync(resultsDir, { recursive: true });
+    makeFolderSync(path.resolve(resultsDir));
     // Written aside and renamed: whoever looks into results/ never sees half a run.
     const draft = mkdtempSync(path.join(resultsDir, '.draft-'));
     try {

@@ -4,6 +4,7 @@ import { open, readFile, rename, rm, stat, unlink, utimes, writeFile } from 'nod
 import path from 'node:path';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
 import { createLogger } from '../log.js';
+import { makeFolder } from '../make-folder.js';
 import type { BlockHash } from '../wire.js';
 import { chainIdOf, decodeChain, decodeRecord, encodeRecord, recordHeaderBytes } from './block-record.js';
 import { removeStaleTemporaries, scanBlocks } from './directory-scan.js';
@@ -14,7 +15,6 @@ import {
   type StoreStats,
   type StoreTier,
 } from './kv-store.js';
-import { makeFolder } from './make-folder.js';
 import { StoreIndex, type StoreLimits } from './store-index.js';
 
 export interface DirectoryStoreOptions extends StoreLimits {

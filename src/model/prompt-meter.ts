@@ -22,7 +22,8 @@ const publishedDtype: KvCacheDtype = 'bfloat16';
 
 /** What `auto` is on this machine. */
 function dtypeHere(choice: BackendChoice | undefined): KvCacheDtype {
-  const backend = chooseBackend({ ...(choice && { backend: choice }) });
+  // Prices are asked for GPUs that are elsewhere, too.
+  const backend = choice === 'cuda' ? choice : chooseBackend({ ...(choice && { backend: choice }) });
   const weights = backend === 'cuda' ? 'bfloat16' : loadNative().defaultDtype;
   return resolveKvCacheDtype('auto', backend, weights);
 }

@@ -1,7 +1,8 @@
 // Writes a folder aside and moves it into place: whoever looks sees all of it or nothing.
-import { chmod, mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { hasCode, messageOf, VllmPdError } from '../errors.js';
+import { makeFolder } from '../make-folder.js';
 
 const temporaryMark = '.tmp-';
 const abandonedAfterMs = 3_600_000;
@@ -22,7 +23,7 @@ export async function writeWholeFolder(
   await removeAbandoned(folder);
   let temporary: string | undefined;
   try {
-    await mkdir(path.dirname(folder), { recursive: true });
+    await makeFolder(path.dirname(folder));
     temporary = await mkdtemp(folder + temporaryMark);
     await chmod(temporary, 0o755);
     await write(temporary);

@@ -21,6 +21,7 @@ test('KV of a model that runs here has the type that it is kept as here', async 
   const { kv } = await openPromptMeter('tiny', 'auto', 'cpu');
   assert.is(kv.dtype, loadNative().defaultDtype);
   assert.is((await openPromptMeter('tiny', 'auto', 'onnx')).kv.dtype, 'float32');
+  assert.is((await openPromptMeter('tiny', 'auto', 'cuda')).kv.dtype, 'bfloat16');
   assert.is((await openPromptMeter('tiny', 'float32', 'cpu')).kv.bytes_per_token, 2 * 512);
 });
 

@@ -141,7 +141,7 @@ const types: readonly Types[] = [
   { dtype: 'bfloat16', quantization: 'int8', kv: 'bfloat16' },
 ];
 
-// Emulation takes ten times as long as a chip, and kernel-check.cc has all sizes: here it computes what an instruction set
+// Emulation takes many times as long as AVX2 by itself, and kernel-check.cc has all sizes: here it computes what an instruction set
 // has code of its own for, in the usual sizes and in odd ones.
 const emulatedTypes: Readonly<Record<string, readonly Types[]>> = {
   emulated_avx512: types,

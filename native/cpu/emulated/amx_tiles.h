@@ -11,14 +11,6 @@
 namespace vllm_pd::cpu {
 namespace {
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {};
-  uint8_t num_rows[16] = {};
-};
-
 struct Tiles {
   bool configured = false;
   TileConfig config;
@@ -57,21 +49,12 @@ inline void zero_tile() {
   std::memset(t.bytes[kTile], 0, sizeof(t.bytes[kTile]));
 }
 
-/** Nearly all tiles are a line wide. */
-inline void copy_row(uint8_t* to, const uint8_t* from, int num_bytes) {
-  if (num_bytes == 64) {
-    std::memcpy(to, from, 64);
-  } else {
-    std::memcpy(to, from, num_bytes);
-  }
-}
-
 template <int kTile>
 inline void load_tile(const void* from, int64_t stride) {
   zero_tile<kTile>();
   Tiles& t = tiles;
   for (int row = 0; row < t.config.num_rows[kTile]; ++row) {
-    copy_row(t.bytes[kTile][row], static_cast<const uint8_t*>(from) + row * stride, t.config.row_bytes[kTile]);
+    std::memcpy(t.bytes[kTile][row], static_cast<const uint8_t*>(from) + row * stride, t.config.row_bytes[kTile]);
   }
 }
 
@@ -85,7 +68,7 @@ inline void store_tile_to(void* to, int64_t stride) {
   Tiles& t = tiles;
   expect(t.configured, "no configuration");
   for (int row = 0; row < t.config.num_rows[kTile]; ++row) {
-    copy_row(static_cast<uint8_t*>(to) + row * stride, t.bytes[kTile][row], t.config.row_bytes[kTile]);
+    std::memcpy(static_cast<uint8_t*>(to) + row * stride, t.bytes[kTile][row], t.config.row_bytes[kTile]);
   }
 }
 
@@ -115,7 +98,7 @@ VLLM_PD_EMULATED_INLINE __m512i step_of_row(const Tiles& t, int tile, int row, i
 /** While it lives, denormal numbers count as zeros and become zeros, as in tiles. */
 struct WithoutDenormals {
   const unsigned before = _mm_getcsr();
-  WithoutDenormals() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | 0x40 /* and what is read */); }
+  WithoutDenormals() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); }
   ~WithoutDenormals() { _mm_setcsr(before); }
 };
 

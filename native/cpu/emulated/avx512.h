@@ -1,6 +1,6 @@
 // The AVX-512 instructions that the kernels use, done with AVX2: for simd.h in builds that are checked on machines without
-// AVX-512. Every lane has the bits that the instruction gives (Intel 64 and IA-32 Architectures Software Developer's
-// Manual, volume 2), but that NaNs may have others.
+// AVX-512. Every lane as the manual has it (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2), but
+// that NaNs may have other bits.
 #pragma once
 
 #include <immintrin.h>
@@ -62,7 +62,6 @@
 
 namespace vllm_pd::cpu {
 namespace {
-
 
 /** Half `i` of a register, which is one of AVX2's. */
 template <typename Half, typename Whole>

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import type { NodeAnswer } from '../../../src/server/proxy/admin.js';
 import { startProxy } from '../../../src/server/proxy/proxy.js';
 
 async function startFake(body: string): Promise<Server> {
@@ -18,8 +19,13 @@ async function startFake(body: string): Promise<Server> {
 
 const urlOf = (server: Server) => `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 
+interface ResetAnswer {
+  readonly success: boolean;
+  readonly nodes: readonly NodeAnswer[];
+}
+
 /** The proxy's answer to a reset when P and D answer so. */
-async function reset(bodies: readonly [p: string, d: string]): Promise<{ status: number; answer: unknown }> {
+async function reset(bodies: readonly [p: string, d: string]): Promise<ResetAnswer> {
   const [p, d] = [await startFake(bodies[0]), await startFake(bodies[1])];
   const proxy = await startProxy({
     host: '127.0.0.1',
@@ -31,7 +37,8 @@ async function reset(bodies: readonly [p: string, d: string]): Promise<{ status:
   });
   try {
     const response = await fetch(`${proxy.url}/reset_prefix_cache`, { method: 'POST' });
-    return { status: response.status, answer: await response.json() };
+    assert.is(response.status, 200);
+    return (await response.json()) as ResetAnswer;
   } finally {
     await proxy.close();
     for (const server of [p, d]) {
@@ -42,12 +49,7 @@ async function reset(bodies: readonly [p: string, d: string]): Promise<{ status:
 }
 
 test('nodes that reset their caches and say nothing more, as vLLM’s do, count as done', async () => {
-  const { status, answer } = await reset(['', '']);
-  assert.is(status, 200);
-  const { success, nodes } = answer as {
-    success: boolean;
-    nodes: { answer: unknown; error: string | null }[];
-  };
+  const { success, nodes } = await reset(['', '']);
   assert.is(success, true);
   assert.equal(
     nodes.map((node) => [node.answer, node.error]),
@@ -59,12 +61,7 @@ test('nodes that reset their caches and say nothing more, as vLLM’s do, count 
 });
 
 test('a node that answers something else than JSON is reported beside the other one', async () => {
-  const { status, answer } = await reset(['<html>', '{"success":true}']);
-  assert.is(status, 200);
-  const { success, nodes } = answer as {
-    success: boolean;
-    nodes: { answer: unknown; error: string | null }[];
-  };
+  const { success, nodes } = await reset(['<html>', '{"success":true}']);
   assert.is(success, false);
   assert.match(nodes[0]!.error!, /^Expected JSON but received <html>/);
   assert.equal(nodes[1]!.answer, { success: true });
