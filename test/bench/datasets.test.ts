@@ -17,7 +17,8 @@ import { VllmPdError } from '../../src/errors.js';
 
 const sample = (name: string) =>
   fileURLToPath(new URL(`../../../test/bench/datasets/${name}`, import.meta.url));
-const published = (name: string) => fileURLToPath(new URL(`../../../../shared/data/${name}`, import.meta.url));
+const published = (name: string) =>
+  fileURLToPath(new URL(`../../../../shared/data/${name}`, import.meta.url));
 
 const countWords = async (text: string) => text.split(' ').filter(Boolean).length;
 
